@@ -1,0 +1,101 @@
+"""The command line: ``lightning-drift fit | validate | predict | export``."""
+
+import logging
+import os
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from lightning_drift.errors import UserError
+
+USAGE = """usage: lightning-drift COMMAND [options]
+
+commands:
+  fit       fine-tune a model on photos, rendering seed grids on the way
+  validate  render the grids of a checkpoint again
+  predict   dream: render prompts and seeds from a checkpoint, an export or a base model
+  export    write a checkpoint as a diffusers folder or one .safetensors file for A1111, Forge and ComfyUI
+
+lightning-drift COMMAND --help lists the options of a command; fit and predict run without any.
+Options of the classes: fit --model.help, fit --data.help, predict --model.help, predict --data.help.
+"""
+
+
+# What libraries say that a user can do nothing about.
+QUIET = (
+    ".*does not have many workers.*",  # the photos are in memory
+    ".*Total length of `list` across ranks is zero.*",  # a fit has no validation data
+    ".*module\\(s\\) in eval mode at the start of training.*",  # a frozen text encoder
+    r"(?s).*(Jsonargparse|add_instantiator|instantiate_classes|skip_none).*",  # LightningCLI's old interfaces
+    ".*torch.jit.script.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The arguments; None for those of the process.
+
+    Returns:
+        The exit status: 0, or 2 after an error that is the user's to mend.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if words[0] == "--version":
+        print(f"lightning-drift {version('lightning-drift')}")
+        return 0
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        if words[0] == "export":
+            from lightning_drift.export import main as export
+
+            export(words[1:])
+        elif words[0] in ("fit", "validate", "predict"):
+            _run(argv)
+        else:
+            raise UserError(f"{words[0]!r} is not a command; lightning-drift --help lists them")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(argv: list[str] | None) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    _check_configs(sys.argv[1:] if argv is None else argv)
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from lightning_drift.drift_cli import DriftCLI
+
+    for name in ("lightning.pytorch", "lightning.fabric"):  # which set their own level when imported
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        DriftCLI(argv)
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+
+
+def _check_configs(words: list[str]) -> None:
+    """Name the file whose YAML is broken, which the parser's own report leaves out."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        path = Path(value or following)
+        if option in ("-c", "--config") and path.is_file():
+            try:
+                yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""The ``parameters`` text of a PNG, as AUTOMATIC1111's web UI writes and reads it."""
+
+import json
+from collections.abc import Mapping
+
+
+def infotext(prompt: str, negative_prompt: str, settings: Mapping[str, object]) -> str:
+    """Format generation parameters.
+
+    The layout: the prompt, a line ``Negative prompt: …`` if there is one, and one last line ``key: value,
+    key: value`` that readers split on commas; a value holding a comma, a colon or a line break is
+    JSON-quoted.
+
+    Args:
+        prompt: The prompt, any text.
+        negative_prompt: The negative prompt; empty means none.
+        settings: The last line's pairs in order, at least three (readers take fewer for prompt text).
+
+    Returns:
+        The text.
+    """
+    pairs = ", ".join(f"{key}: {_quote(str(value))}" for key, value in settings.items())
+    negative = f"Negative prompt: {negative_prompt}\n" if negative_prompt else ""
+    return f"{prompt}\n{negative}{pairs}"
+
+
+def _quote(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value

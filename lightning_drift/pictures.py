@@ -1,0 +1,210 @@
+"""Decode any picture file into an upright sRGB image, or say in a sentence why not."""
+
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+try:
+    import pillow_heif
+except ImportError:  # an optional dependency: a HEIC file is then refused with a sentence
+    pass
+else:
+    pillow_heif.register_heif_opener()
+
+EXTENSIONS = (
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".tif", ".tiff", ".heic", ".heif",
+)  # fmt: skip
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "TIFF", "HEIF", "GIF")
+"""Decoders that a file's content may choose, whatever its name says; Pillow's rarer ones stay shut."""
+
+_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+
+
+class UndecodableError(Exception):
+    """A file that cannot be used as a picture; the message completes the sentence ``<file> …``."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        image: Mode ``RGB``, upright, in sRGB, opaque.
+        remarks: What was decided on the way and the user may want to know, each a short phrase.
+    """
+
+    image: Image.Image
+    remarks: tuple[str, ...]
+
+
+def decode(path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> Picture:
+    """Read a picture as a person sees it.
+
+    EXIF orientation is applied, the embedded ICC profile converted to sRGB (relative colorimetric with black
+    point compensation, as photo editors do), transparency laid over ``background``. Of several frames or
+    pages the first is taken. 16-bit samples are scaled to 8 bits; floating-point samples are read as 0 to 1.
+
+    Args:
+        path: The file; its content and not its name decides the format.
+        background: The sRGB colour seen through transparent parts, 0 to 255 each.
+
+    Returns:
+        The picture and remarks.
+
+    Raises:
+        UndecodableError: The file is no picture, is damaged, or cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UndecodableError(f"cannot be opened ({error.strerror or error})") from error
+    if not data:
+        raise UndecodableError("is empty (0 bytes)")
+    with warnings.catch_warnings():
+        # Pillow warns above 89 megapixels and refuses above 178; phones do take 108: refusing is enough.
+        warnings.simplefilter("ignore")
+        return _decode(data, background)
+
+
+def _decode(data: bytes, background: tuple[int, int, int]) -> Picture:
+    remarks: list[str] = []
+    image = _load(data)
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a JPEG with a preview or depth map
+        kind = "pages" if image.format == "TIFF" else "frames"
+        remarks.append(f"several {kind}, the first is used")
+    profile = image.info.get("icc_profile")
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:
+        remarks.append("unreadable EXIF data, taken as upright")
+    try:
+        colour, alpha = _split_alpha(image)
+        rgb = _to_srgb(colour, profile, remarks)
+    except UndecodableError:
+        raise
+    except Exception as error:
+        raise UndecodableError(f"has pixels that cannot be converted to RGB ({error})") from error
+    if alpha is not None:
+        ground = Image.new("RGB", rgb.size, background)
+        ground.paste(rgb, mask=alpha)
+        rgb = ground
+    return Picture(rgb, tuple(remarks))
+
+
+def _load(data: bytes) -> Image.Image:
+    """Open and decode the first frame; turn every way this fails into one sentence."""
+    Image.init()
+    try:
+        image = Image.open(BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError as error:
+        raise UndecodableError(_what_instead(data)) from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise UndecodableError(
+            f"has more pixels than is safe to decode (above {limit} megapixels: a decompression bomb?)"
+        ) from error
+    except Exception as error:
+        raise UndecodableError(f"is damaged ({error})") from error
+    try:
+        image.load()
+    except Exception as error:
+        raise UndecodableError(f"is damaged or cut short ({error})") from error
+    return image
+
+
+def _what_instead(data: bytes) -> str:
+    """Name what a file is that no decoder takes."""
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not an image (a download that went wrong?)"
+    if data[4:8] == b"ftyp":
+        brand = data[8:12]
+        if (
+            brand in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc")
+            and "HEIF" not in Image.OPEN
+        ):
+            return "is a HEIC image: to read those, pip install pillow-heif"
+        if brand in (b"isom", b"mp41", b"mp42", b"qt  ", b"M4V "):
+            return "is a video, not an image"
+    if start.startswith(b"<?xml") or start.startswith(b"<svg"):
+        return "is XML or SVG, not a photograph"
+    if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"GIF8")) or (
+        data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    ):
+        return "is damaged, or of a variant that cannot be read"
+    return "is not an image"
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Part colour (mode L, RGB, CMYK, LAB or YCbCr, 8 bits) from opacity (mode L, or None where opaque)."""
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        return _deep_grey(image)
+    if image.has_transparency_data:
+        if mode in ("LA", "La"):
+            grey, alpha = image.convert("LA").split()
+            return grey, alpha
+        rgba = image.convert("RGBA")
+        return rgba.convert("RGB"), rgba.getchannel("A")
+    if mode == "1":
+        return image.convert("L"), None
+    if mode in ("L", "CMYK", "LAB", "RGB"):
+        return image, None
+    return image.convert("RGB"), None
+
+
+def _deep_grey(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Scale grey of 16 or 32 bits an integer, or of floating point, to 8 bits."""
+    samples = np.asarray(image)
+    alpha = None
+    if image.mode == "F":
+        inside = np.isfinite(samples) & (samples >= 0) & (samples <= 1)
+        if not np.isfinite(samples).all() or inside.mean() < 0.99:
+            raise UndecodableError("has floating-point samples outside 0 to 1: save it with 8 or 16 bits")
+        grey = np.rint(np.clip(samples, 0, 1) * 255)
+    else:
+        low, high = int(samples.min()), int(samples.max())
+        if image.mode == "I" and not (low >= 0 and 255 < high <= 65535):
+            raise UndecodableError(
+                f"has 32-bit samples of unclear range ({low} to {high}): save it with 8 or 16 bits"
+            )
+        grey = np.rint(samples.astype(np.float64) / 257)  # 65535 = 257 * 255
+        key = image.info.get("transparency")
+        if isinstance(key, int):
+            alpha = Image.fromarray(np.where(samples == key, 0, 255).astype(np.uint8))
+    return Image.fromarray(grey.astype(np.uint8)), alpha
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None, remarks: list[str]) -> Image.Image:
+    """Convert 8-bit colour to sRGB through its profile; without a usable one, by the mode's plain formula."""
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(profile))
+            mode = _PROFILE_MODES[source.profile.xcolor_space.strip()]
+            if mode == "RGB" and image.mode == "L":  # common: grey pixels, an RGB profile
+                image = image.convert("RGB")
+            if mode == image.mode:
+                return _transform(image, source)
+            reason = f"is for {mode} while the pixels are {image.mode}"
+        except (OSError, KeyError, ValueError, TypeError, ImageCms.PyCMSError):
+            reason = "cannot be read"
+        remarks.append(f"colour profile that {reason}, taken as sRGB")
+    return image.convert("RGB")
+
+
+def _transform(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+    converted = ImageCms.profileToProfile(
+        image,
+        source,
+        _SRGB,
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    assert converted is not None  # None is for inPlace=True only
+    return converted

@@ -1,0 +1,224 @@
+"""UpscaleImages: which pictures to upscale; reading one with its transparency and profile."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from PIL import Image, ImageCms, ImageOps
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_drift.errors import UserError
+from lightning_drift.pictures import EXTENSIONS, decode
+
+TILE_CAPTIONS = ".tiles.txt"
+
+
+@dataclass
+class UpscaleRequest:
+    """One picture to make: an image file and a sample of it.
+
+    Args:
+        path: The image file.
+        name: Name of the result, without ending.
+        seed: Seed of its noise.
+        sample: Its number among `samples`, from 0.
+        samples: Pictures made of this image.
+        caption: What is in the picture; may be empty.
+        tile_captions: A caption for each window, instead of `caption`; empty for none.
+        content: First 10 hexadecimal digits of the file's SHA-256.
+    """
+
+    path: Path
+    name: str
+    seed: int
+    sample: int = 0
+    samples: int = 1
+    caption: str = ""
+    tile_captions: tuple[str, ...] = ()
+    content: str = ""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The caption of each window, or the one for all."""
+        return self.tile_captions or (self.caption,)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A decoded image file.
+
+    Attributes:
+        image: Upright, mode RGB.
+        alpha: Its transparency, mode L; None where opaque.
+        icc_profile: The profile that the colours of `image` are in; None for sRGB.
+    """
+
+    image: Image.Image
+    alpha: Image.Image | None
+    icc_profile: bytes | None
+
+
+def read_source(path: Path) -> Source:
+    """Read an image upright, with its transparency, and in its own RGB profile.
+
+    Colours of an RGB file stay as they are, so that the result can carry the same profile; those of other
+    modes (CMYK, Lab, grey with a profile) are converted to sRGB.
+
+    Raises:
+        UndecodableError: The file is no picture, is damaged, or cannot be read.
+    """
+    image = decode(path).image  # says in a sentence what is wrong with a bad file
+    with Image.open(path) as opened:
+        profile = opened.info.get("icc_profile")
+        alpha = None
+        own: Image.Image = opened
+        try:
+            own = ImageOps.exif_transpose(opened)
+        except Exception:  # unreadable EXIF data: taken as upright, as `decode` does
+            own.load()
+        if own.has_transparency_data and own.mode not in ("I", "I;16", "F"):
+            rgba = own.convert("RGBA")
+            image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
+        elif own.mode in ("RGB", "P"):
+            image = own.convert("RGB")
+        keeps = isinstance(profile, bytes) and own.mode in ("RGB", "RGBA", "P") and _is_rgb(profile)
+    return Source(image, alpha, profile if keeps else None)
+
+
+def _is_rgb(profile: bytes) -> bool:
+    try:
+        return ImageCms.ImageCmsProfile(BytesIO(profile)).profile.xcolor_space.strip() == "RGB"
+    except (OSError, ImageCms.PyCMSError):
+        return False
+
+
+class _Requests(Dataset[UpscaleRequest]):
+    """Requests, with the hash of their file and the seed that follows from it added when they are reached."""
+
+    def __init__(self, requests: Sequence[UpscaleRequest]) -> None:
+        self.requests = requests
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __getitem__(self, index: int) -> UpscaleRequest:
+        request = self.requests[index]
+        if not request.content:
+            try:
+                with request.path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256")
+            except OSError:  # said when the picture is read
+                return request
+            request.content = digest.hexdigest()[:10]
+            if request.seed < 0:
+                request.seed = int.from_bytes(digest.digest()[-2:], "big")
+        return request
+
+
+class UpscaleImages(LightningDataModule):
+    """The pictures to upscale.
+
+    Beside ``photo.png`` a file ``photo.txt`` may hold its caption, and ``photo.tiles.txt`` a caption a line
+    for the windows of tiled sampling, row by row. Further samples of an image are named ``photo_2``,
+    ``photo_3``, ….
+
+    Args:
+        images: A folder of images, one image, or a list of both. Of a folder hidden files, subfolders and
+            ``contact_sheet.png`` are left out.
+        seed: Seed of the noise, the same for every image; -1 gives each image its own, 0 to 65535, which
+            follows from its contents, so that a stopped run goes on with the same.
+        num_samples: Pictures to make of each image, which differ in their noise.
+        captions: Use the captions found beside the images.
+        batch_size: Pictures of equal size to restore together. A picture does not depend on it beyond
+            rounding.
+    """
+
+    def __init__(
+        self,
+        images: str | list[str],
+        seed: int = 1234,
+        num_samples: int = 1,
+        captions: bool = True,
+        batch_size: int = 1,
+    ) -> None:
+        super().__init__()
+        if num_samples < 1:
+            raise UserError(f"data.num_samples: {num_samples} is not a number of pictures; give 1 or more")
+        if batch_size < 1:
+            raise UserError(f"data.batch_size: {batch_size} is not a number of pictures; give 1 or more")
+        if seed < -1:
+            raise UserError(
+                f"data.seed: {seed} is not a seed; give 0 or more, or -1 for one of each image's own"
+            )
+        paths = [
+            path for name in ([images] if isinstance(images, str) else images) for path in _find(Path(name))
+        ]
+        stems = Counter(path.stem for path in paths)
+        names = [path.stem if stems[path.stem] == 1 else path.name for path in paths]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"data.images: several images are called {twice[0]}; give their folders one at a time"
+            )
+        self.requests = [
+            UpscaleRequest(
+                path=path,
+                name=name if sample == 0 else f"{name}_{sample + 1}",
+                seed=seed,
+                sample=sample,
+                samples=num_samples,
+                caption=_read_caption(path.with_suffix(".txt")) if captions else "",
+                tile_captions=_read_tile_captions(path.with_suffix(TILE_CAPTIONS)) if captions else (),
+            )
+            for path, name in zip(paths, names, strict=True)
+            for sample in range(num_samples)
+        ]
+        self.batch_size = batch_size
+
+    def predict_dataloader(self) -> DataLoader[UpscaleRequest]:
+        """Batches are lists of requests; Lightning shares them out over the devices, none twice."""
+        return DataLoader(_Requests(self.requests), batch_size=self.batch_size, collate_fn=list)
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Requests hold no tensors."""
+        return batch
+
+
+def _find(path: Path) -> list[Path]:
+    path = path.expanduser()
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"data.images: no such file or folder: {path}")
+    found = sorted(
+        file
+        for file in path.iterdir()
+        if file.is_file() and file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
+    )
+    found = [file for file in found if file.stem != "contact_sheet"]
+    if not found:
+        raise UserError(f"data.images: the folder {path} holds no images ({', '.join(EXTENSIONS)})")
+    return found
+
+
+def _read_caption(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    try:
+        return " ".join(path.read_text(encoding="utf-8-sig").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.captions: {path} cannot be read as UTF-8 text ({error})") from error
+
+
+def _read_tile_captions(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.captions: {path} cannot be read as UTF-8 text ({error})") from error

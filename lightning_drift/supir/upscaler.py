@@ -1,0 +1,376 @@
+"""The predict stage that prints: SUPIR on an SDXL base."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from PIL import Image
+from tqdm import tqdm
+
+from lightning_drift.callbacks.image_writer import Picture
+from lightning_drift.errors import UserError, notice
+from lightning_drift.infotext import infotext
+from lightning_drift.pictures import UndecodableError
+from lightning_drift.supir.frames import Frame, frame, to_image, to_tensor
+from lightning_drift.supir.hub import find_model
+from lightning_drift.supir.images import Source, UpscaleRequest, read_source
+from lightning_drift.supir.memory import Memory
+from lightning_drift.supir.method import LATENT, Method
+from lightning_drift.supir.noise import AddressedNoise, Noise, ReferenceNoise
+from lightning_drift.supir.restoration import Restorer
+from lightning_drift.supir.samplers import Sampling
+from lightning_drift.supir.weights import Checkpoints, open_checkpoints
+
+LICENCE = (
+    "SUPIR's weights are licensed by their owner, SupPixel, for non-commercial use only; none come with this "
+    "program"
+)
+PROMPT = "sharp textures, fine grain, rich color depth"
+NEGATIVE_PROMPT = "blurry, low quality, jpeg artifacts"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+class SupirUpscaler(LightningModule):
+    """Upscales pictures with SUPIR v0 (Yu et al. 2024, arXiv:2401.13627) on an SDXL base model.
+
+    The defaults are those of the essay's prints, 512x512 to 2048x2048. Every result is exactly `upscale`
+    times its input; transparency and an RGB profile are kept. SUPIR's weights are licensed for non-commercial
+    use.
+
+    Args:
+        supir: SUPIR's own weights: ``SUPIR-v0Q.ckpt`` (quality; heavy degradations), ``SUPIR-v0F.ckpt``
+            (fidelity; light ones), or their pruned ``.safetensors``. A local file, or
+            ``owner/repository/file`` on the hub.
+        sdxl: The SDXL base with its autoencoder and text encoders: a single-file checkpoint, a diffusers
+            folder, or a hub id.
+        prompt: General prompt, added to the caption of each picture ("a_prompt").
+        negative_prompt: What to steer away from ("n_prompt").
+        upscale: Scale of the output, 0.25 to 16.
+        min_size: Shortest side to process, in pixels; smaller pictures are enlarged to it and shrunk back.
+        edm_steps: Sampler steps, 2 to 999.
+        s_cfg: Guidance scale at the end of sampling.
+        linear_cfg: Let the guidance scale run from `spt_linear_cfg` to `s_cfg`; false keeps `s_cfg`.
+        spt_linear_cfg: Guidance scale at the start of sampling.
+        s_stage1: Restoration scale: pulls towards the stage-1 picture, smaller is stronger; 0 or less is off.
+        control_scale: How closely the picture's own structure is followed, 0 (not at all) to 1 ("s_stage2").
+        linear_control: Let the control scale run from `spt_linear_control` to `control_scale`.
+        spt_linear_control: Control scale at the start of sampling ("spt_linear_s_stage2").
+        s_churn: Noise added back during sampling (edm sampler), 0 or more.
+        s_noise: Factor of added noise.
+        eta: Stochasticity of the dpmpp_2m_sde sampler, 0 to 1.
+        sampler: edm (the default of SUPIR), or dpmpp_2m_sde, for distilled "lightning" base models and few
+            steps.
+        color_fix: Take coarse colours from a reference picture: Wavelet, AdaIn or None.
+        color_reference: That reference: stage1, the picture decoded after the first encoder, or input, the
+            picture itself.
+        tile_size: Sample in overlapping windows of so many pixels, a multiple of 32, which needs less memory
+            and more operations; 0 samples the picture whole.
+        tile_overlap: Smallest overlap of neighbouring windows in pixels, a multiple of 8.
+        tile_batch: Windows that go through the network together.
+        diff_dtype: Precision of the network; auto is float16 on a GPU and float32 on a CPU.
+        ae_dtype: Precision of the autoencoder, float32 or bfloat16; auto is bfloat16 on a GPU that has it,
+            else float32.
+        memory: Measures against running out of memory, each with those before it. full: none. offload: parts
+            are on the device only while they work. sequential: guidance in two passes, the autoencoder in
+            strips. stream: the network's weights come layer by layer. 8bit: sequential with 8-bit weights,
+            the only one that changes the picture beyond rounding. auto chooses one of the first four from the
+            free memory and says why.
+        compile: Compile the network with torch.compile: minutes at the start and for each new picture size,
+            faster steps after.
+        size_condition: Edge of the picture that the model is told it paints, 256 to 4096; SUPIR knows 1024.
+        reference_numerics: Do everything as the original program does, its quirks included: prompts joined
+            without a separator, pictures stretched to multiples of 64, bfloat16 noise levels, sampled
+            posterior, its noise order, asymmetric tile weights, truncated pixels.
+        encoder_tile_size: With reference_numerics, tile the encoder as the original does, in pixels (its
+            default is 512); 0 does not. Otherwise the memory option chooses an exact way.
+        decoder_tile_size: Likewise for the decoder, in latent cells of 8 pixels (its default is 64).
+    """
+
+    def __init__(
+        self,
+        supir: str = "SUPIR-v0Q.ckpt",
+        sdxl: str = "RunDiffusion/Juggernaut-XL-v9",
+        prompt: str = PROMPT,
+        negative_prompt: str = NEGATIVE_PROMPT,
+        upscale: float = 4.0,
+        min_size: int = 1024,
+        edm_steps: int = 30,
+        s_cfg: float = 3.0,
+        linear_cfg: bool = True,
+        spt_linear_cfg: float = 1.0,
+        s_stage1: float = -1.0,
+        control_scale: float = 0.9,
+        linear_control: bool = False,
+        spt_linear_control: float = 0.0,
+        s_churn: float = 5.0,
+        s_noise: float = 1.01,
+        eta: float = 1.0,
+        sampler: Literal["edm", "dpmpp_2m_sde"] = "edm",
+        color_fix: Literal["Wavelet", "AdaIn", "None"] = "Wavelet",
+        color_reference: Literal["stage1", "input"] = "stage1",
+        tile_size: int = 0,
+        tile_overlap: int = 512,
+        tile_batch: int = 1,
+        diff_dtype: Dtype = "auto",
+        ae_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        memory: Memory = "auto",
+        compile: bool = False,
+        size_condition: int = 1024,
+        reference_numerics: bool = False,
+        encoder_tile_size: int = 0,
+        decoder_tile_size: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_range("upscale", upscale, 0.25, 16)
+        _check_range("min_size", min_size, 64, 8192)
+        _check_range("edm_steps", edm_steps, 2, 999)
+        for name, value in (("s_cfg", s_cfg), ("spt_linear_cfg", spt_linear_cfg)):
+            _check_range(name, value, 0, 30)
+        _check_range("s_stage1", s_stage1, -100, 100)
+        for name, value in (("control_scale", control_scale), ("spt_linear_control", spt_linear_control)):
+            _check_range(name, value, 0, 1)
+        _check_range("s_churn", s_churn, 0, 1000)
+        _check_range("s_noise", s_noise, 0, 2)
+        _check_range("eta", eta, 0, 1)
+        _check_range("size_condition", size_condition, 256, 4096)
+        _check_range("tile_batch", tile_batch, 1, 1024)
+        if tile_size and (tile_size < 256 or tile_size % 32):
+            raise UserError(f"model.tile_size: {tile_size} is not 0 or a multiple of 32 of at least 256")
+        if tile_size and (not 0 <= tile_overlap < tile_size or tile_overlap % LATENT):
+            raise UserError(
+                f"model.tile_overlap: {tile_overlap} is no multiple of {LATENT} below tile_size, {tile_size}"
+            )
+        if bool(encoder_tile_size) != bool(decoder_tile_size):
+            raise UserError("model.encoder_tile_size and model.decoder_tile_size: give both or neither")
+        if encoder_tile_size and not reference_numerics:
+            raise UserError(
+                "model.encoder_tile_size belongs to reference_numerics; without it model.memory: sequential "
+                "tiles the autoencoder exactly"
+            )
+        if encoder_tile_size:
+            _check_range("encoder_tile_size", encoder_tile_size, 64, 8192)
+            _check_range("decoder_tile_size", decoder_tile_size, 8, 1024)
+        if compile and memory == "stream":
+            raise UserError("model.compile does not go with model.memory: stream; switch one of them off")
+        self.supir, self.sdxl = supir, sdxl
+        self.prompt, self.negative_prompt = prompt, negative_prompt
+        self.upscale, self.min_size = upscale, min_size
+        self.sampling = Sampling(
+            sampler=sampler,
+            steps=edm_steps,
+            s_cfg=s_cfg,
+            spt_linear_cfg=spt_linear_cfg if linear_cfg else None,
+            s_stage1=s_stage1,
+            control_scale=control_scale,
+            spt_control_scale=spt_linear_control if linear_control else None,
+            s_churn=s_churn,
+            s_noise=s_noise,
+            eta=eta,
+            reference=reference_numerics,
+        )
+        self.color_fix, self.color_reference = color_fix, color_reference
+        self.tile, self.stride = tile_size // LATENT, (tile_size - tile_overlap) // LATENT
+        self.tile_batch = tile_batch
+        self.diff_dtype, self.ae_dtype = diff_dtype, ae_dtype
+        self.memory: Memory = memory
+        self.compile_network = compile
+        self.size_condition = size_condition
+        self.reference = reference_numerics
+        self.vae_tiles = (encoder_tile_size, decoder_tile_size) if encoder_tile_size else None
+        self.checkpoints: Checkpoints | None = None
+        self.failures: list[str] = []
+        self._restorer: Restorer | None = None
+        self._hashes: dict[str, str] = {}
+        self._sources: tuple[Path, Source] | None = None
+
+    # -- before the first picture ------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Open and check both models, reading no weights.
+
+        Raises:
+            UserError: A model is missing, damaged, incomplete or of another kind.
+        """
+        notice(LICENCE)
+        if self.checkpoints is None:
+            self.checkpoints = open_checkpoints(
+                find_model(self.supir, "supir"), find_model(self.sdxl, "sdxl")
+            )
+            self._hashes = self.checkpoints.hashes()
+
+    def method(self) -> Method:
+        """How pictures are restored on this module's device."""
+        return Method(
+            sampling=self.sampling,
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            color_fix=self.color_fix,
+            color_reference=self.color_reference,
+            tile=self.tile,
+            stride=self.stride,
+            tile_batch=self.tile_batch,
+            diff_dtype=DTYPES[self._precision("diff")],
+            ae_dtype=DTYPES[self._precision("ae")],
+            vae_tiles=self.vae_tiles,
+            memory=self.memory,
+            compile=self.compile_network,
+            size=self.size_condition,
+            reference=self.reference,
+        )
+
+    def _precision(self, part: Literal["diff", "ae"]) -> str:
+        chosen = self.diff_dtype if part == "diff" else self.ae_dtype
+        if chosen != "auto":
+            return chosen
+        if self.device.type == "cpu":
+            return "float32"
+        if part == "diff":
+            return "float16"
+        return "bfloat16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+    def on_predict_start(self) -> None:
+        """Forget failures of an earlier run."""
+        self.failures.clear()
+
+    # -- pictures ----------------------------------------------------------------------------------
+
+    def describe(self, request: UpscaleRequest) -> tuple[str, dict[str, str]]:
+        """File name and PNG text of a request's picture; the text holds all that decides its pixels."""
+        settings: dict[str, object] = {
+            **self.method().described(),
+            "Seed": request.seed,
+            "Sample": f"{request.sample + 1} of {request.samples}" if self.reference else request.sample + 1,
+            "Upscale": f"{self.upscale:g}",
+            "Min size": self.min_size,
+            "Model": Path(self.sdxl).stem,
+            "SUPIR": Path(self.supir).stem,
+            **self._hashes,
+        }
+        if request.tile_captions:
+            settings["Tile captions"] = " | ".join(request.tile_captions)
+        settings["Input hash"] = request.content
+        separator = "" if self.reference else ", "
+        prompt = separator.join(text for text in (request.caption, self.prompt) if text)
+        return request.name, {"parameters": infotext(prompt, self.negative_prompt, settings)}
+
+    def predict_step(self, batch: list[UpscaleRequest], batch_idx: int = 0) -> list[Picture]:
+        """Upscale a batch of requests; those that fail are reported at the end."""
+        # Weights are swapped in and out of the modules, which inference tensors do not allow.
+        with torch.inference_mode(False), torch.no_grad():
+            groups: dict[tuple[object, ...], list[tuple[UpscaleRequest, Source, Frame]]] = {}
+            for request in batch:
+                try:
+                    source, sizes = self._read(request)
+                except UserError as error:
+                    self._fail(request, str(error))
+                    continue
+                # The reference's noise comes from one stream for each image.
+                key = (sizes.padded, request.path if self.reference else None)
+                groups.setdefault(key, []).append((request, source, sizes))
+            return [picture for group in groups.values() for picture in self._upscale(group)]
+
+    def _read(self, request: UpscaleRequest) -> tuple[Source, Frame]:
+        if self._sources is None or self._sources[0] != request.path:
+            try:
+                self._sources = (request.path, read_source(request.path))
+            except UndecodableError as error:
+                raise UserError(str(error)) from error
+        source = self._sources[1]
+        sizes = frame(*source.image.size, self.upscale, self.min_size, self.reference)
+        count = self.method().window_count(*sizes.padded)
+        if request.tile_captions and len(request.tile_captions) != count:
+            raise UserError(
+                f"has {len(request.tile_captions)} tile captions, but is sampled in {count} windows; give as "
+                "many lines, or set model.tile_size and model.tile_overlap accordingly"
+            )
+        return source, sizes
+
+    def _upscale(self, group: list[tuple[UpscaleRequest, Source, Frame]]) -> list[Picture]:
+        restorer = self._ready()
+        names = ", ".join(request.name for request, _, _ in group)
+        try:
+            with self._bar(names) as bar:
+                made = restorer.restore(
+                    torch.stack([to_tensor(source.image, sizes) for _, source, sizes in group]),
+                    [request.captions for request, _, _ in group],
+                    [self._noise(request) for request, _, _ in group],
+                    [(request.path, request.content) for request, _, _ in group],
+                    on_step=bar.update,
+                )
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            advice = (
+                "model.memory: sequential, stream or 8bit, a smaller model.tile_size, or data.batch_size 1"
+            )
+            for request, _, _ in group:
+                self._fail(request, f"does not fit into the device's memory; try {advice}")
+            return []
+        return [
+            self._finish(request, source, to_image(pixels, sizes, self.reference))
+            for (request, source, sizes), pixels in zip(group, made, strict=True)
+        ]
+
+    def _ready(self) -> Restorer:
+        """The restorer, with all prompts of the run encoded, so that the text encoders can go."""
+        if self._restorer is None:
+            assert self.checkpoints is not None
+            self._restorer = Restorer(self.checkpoints, self.method(), self.device)
+            self._restorer.encode_prompts(self._all_captions())
+        return self._restorer
+
+    def _all_captions(self) -> Iterable[str]:
+        data = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        requests: list[UpscaleRequest] = getattr(data, "requests", [])
+        return [caption for request in requests for caption in request.captions]
+
+    def _noise(self, request: UpscaleRequest) -> Noise:
+        if self.reference:
+            return ReferenceNoise(request.seed, request.sample, request.samples, self.device)
+        return AddressedNoise(request.seed, request.sample, self.device)
+
+    def _bar(self, name: str) -> Any:
+        shown = self._trainer is not None and self.trainer.progress_bar_callback is not None
+        hidden = not shown or not self.trainer.is_global_zero
+        return tqdm(
+            total=self.sampling.steps, desc=name, unit="step", leave=False, position=1, disable=hidden
+        )
+
+    def _finish(self, request: UpscaleRequest, source: Source, image: Image.Image) -> Picture:
+        if source.alpha is not None:
+            image.putalpha(source.alpha.resize(image.size, Image.Resampling.BICUBIC))
+        name, text = self.describe(request)
+        return Picture(request, name, image, text, source.icc_profile)
+
+    # -- failures ----------------------------------------------------------------------------------
+
+    def _fail(self, request: UpscaleRequest, reason: str) -> None:
+        sentence = f"{request.path} {reason}" if not reason.startswith(str(request.path)) else reason
+        if request.sample == 0 or sentence not in self.failures:
+            notice(f"skipped: {sentence}")
+        if sentence not in self.failures:
+            self.failures.append(sentence)
+
+    def on_predict_end(self) -> None:
+        """Let the weights go and report what failed.
+
+        Raises:
+            UserError: Pictures could not be made; the message lists them.
+        """
+        self._restorer = None
+        failures = list(self.failures)
+        if self.trainer.world_size > 1:
+            gathered: list[list[str]] = [[] for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(gathered, failures)
+            failures = list(dict.fromkeys(failure for rank in gathered for failure in rank))
+        if failures:
+            listing = "".join(f"\n  {failure}" for failure in failures)
+            number = "one image" if len(failures) == 1 else f"{len(failures)} images"
+            raise UserError(f"{number} could not be upscaled, the others are done:{listing}")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"model.{name}: {value:g} is out of range; give {low:g} to {high:g}")

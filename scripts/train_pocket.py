@@ -1,0 +1,93 @@
+"""Train the pocket's networks, one stage a command; every command goes on from where it was stopped.
+
+    python scripts/train_pocket.py --stage autoencoder --state ../pocket_state --steps 20000
+    python scripts/train_pocket.py --stage text        --state ../pocket_state --steps 4000
+    python scripts/train_pocket.py --stage eye         --state ../pocket_state --steps 4000
+    python scripts/train_pocket.py --stage unet        --state ../pocket_state --steps 60000
+    python scripts/train_pocket.py --stage assemble    --state ../pocket_state --out pipeline
+
+``--stage paint --cache FOLDER --workers N`` paints all scenes beforehand, so that a GPU does not wait.
+Each stage keeps ``last.ckpt``, its averaged weights (fp16) and a TensorBoard log in ``STATE/<stage>``. The
+UNet needs the weights of the autoencoder and of the text encoder. ``--init FOLDER`` starts stages that have
+no checkpoint from weights in ``FOLDER/<stage>``, such as the committed ``training/pocket``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--stage", required=True, choices=["autoencoder", "text", "eye", "unet", "paint", "assemble"]
+    )
+    parser.add_argument("--state", type=Path, required=True, help="folder of checkpoints, logs and weights")
+    parser.add_argument("--init", type=Path, help="folder with <stage>/ weights to start from")
+    parser.add_argument(
+        "--cache", type=Path, help="folder for painted scenes (12 MiB per 1,024); none: paint anew"
+    )
+    parser.add_argument("--steps", type=int, help="optimizer steps in all")
+    parser.add_argument("--batch-size", type=int, help="scenes in a step")
+    parser.add_argument("--learning-rate", type=float, help="full learning rate")
+    parser.add_argument(
+        "--cooldown", type=float, default=0.4, help="fraction of the steps with a falling rate"
+    )
+    parser.add_argument("--scenes", type=int, default=200_000, help="number of distinct scenes")
+    parser.add_argument("--world", type=int, default=0, help="seed of the world")
+    parser.add_argument("--seed", type=int, help="seed of initialisation, order and noise")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--workers", type=int, default=0, help="processes that paint and prepare batches")
+    parser.add_argument("--precision", default="bf16-mixed", help="Lightning precision, bf16-mixed or 32")
+    parser.add_argument("--minutes", type=float, default=4.0, help="time between checkpoints")
+    parser.add_argument("--freeze-encoder", action="store_true", help="autoencoder: train the decoder alone")
+    parser.add_argument("--out", type=Path, help="assemble: folder of the finished pipeline")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+    import torch
+
+    torch.set_num_threads(args.threads)
+    from lightning_drift.errors import UserError
+    from lightning_drift.pocket.scene_data import Scenes, paint
+    from lightning_drift.pocket.stages import DEFAULTS, assemble, build_stage
+    from lightning_drift.pocket.train_unet import LatentScenes
+    from lightning_drift.pocket.training import Schedule, train
+
+    if args.stage == "assemble":
+        assemble(args.state, args.out or args.state / "pipeline", args.init)
+        return
+    scenes = Scenes(args.world, args.scenes, 64, args.cache)
+    if args.stage == "paint":
+        if args.cache is None:
+            raise UserError("--stage paint needs --cache FOLDER to paint into")
+        paint(scenes, args.workers)
+        return
+    steps, batch_size, rate, seed = DEFAULTS[args.stage]
+    schedule = Schedule(
+        steps=args.steps or steps,
+        batch_size=args.batch_size or batch_size,
+        learning_rate=args.learning_rate or rate,
+        cooldown=args.cooldown,
+        seed=seed if args.seed is None else args.seed,
+    )
+    stage = build_stage(args.stage, args.state, schedule, scenes, args.init, args.freeze_encoder)
+    if args.workers and isinstance(stage.scenes, LatentScenes):
+        stage.scenes.prepare()
+    train(stage, args.state / args.stage, args.precision, args.minutes, args.workers)
+
+
+if __name__ == "__main__":
+    main()

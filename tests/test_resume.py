@@ -1,0 +1,120 @@
+"""Kill -9 at random moments, on the real command and the real stack."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_checkpointing import assert_same_bits
+
+from lightning_drift.checkpointing import read_checkpoint
+
+STEPS = 24
+OPTIONS = [
+    "--model.optimizer=bitsandbytes.optim.AdamW8bit",
+    "--model.learning_rate=1e-4",
+    "--model.log_every_n_steps=1",
+    "--model.weight_change_every_n_steps=6",
+    f"--trainer.max_steps={STEPS}",
+    "--step_checkpoint.steps=8,16",
+    "--step_checkpoint.last_every_n_steps=1",
+    f"--seed_grid.steps=0,7,16,{STEPS}",
+    "--seed_grid.num_inference_steps=2",
+    "--seed_grid.groups={dream: {prompts: 'a tree, a moon', seeds: 0-1}}",
+]
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "lightning_drift", "fit", *options]
+    with open(folder / "log.txt", "ab") as log:
+        return subprocess.Popen(
+            command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
+        )
+
+
+def finish(process: subprocess.Popen[bytes], folder: Path) -> None:
+    assert process.wait(timeout=300) == 0, (folder / "log.txt").read_text()[-3000:]
+
+
+def kill_when(process: subprocess.Popen[bytes], moment: object) -> None:
+    """Kill as soon as ``moment()`` is true; the run must not have ended before."""
+    deadline = time.monotonic() + 300
+    while not moment():  # type: ignore[operator]
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def run_folder(folder: Path) -> Path:
+    (found,) = (folder / "tb_logs" / "coffee").iterdir()
+    return found
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
+
+
+def test_a_run_killed_twice_ends_like_the_unbroken_one(tiny_sd: str, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    unbroken, killed = (start(folder, f"--model.pipeline={tiny_sd}", *OPTIONS) for folder in (whole, broken))
+
+    def checkpoints() -> Path:
+        return run_folder(broken) / "checkpoints"
+
+    # First in the middle of a save, of a step not known beforehand.
+    saves = random.Random(time.time_ns()).randint(2, 7)
+    seen: set[int] = set()
+
+    def saving() -> bool:
+        partials = list((broken / "tb_logs").glob("coffee/*/checkpoints/*.partial"))
+        seen.update(path.stat().st_ino for path in partials if path.exists())
+        return len(seen) >= saves
+
+    kill_when(killed, saving)
+    last = checkpoints() / "last.ckpt"
+    first_stop = read_checkpoint(last)["global_step"]
+    assert 1 <= first_stop < STEPS
+
+    # Then at a random moment after the second milestone's grid.
+    config = f"{run_folder(broken)}/config.yaml"
+    killed = start(broken, "-c", config, "--ckpt_path", "last")
+    kill_when(
+        killed,
+        lambda: (
+            (run_folder(broken) / "grids" / "dream_step=00007.png").exists()
+            and time.sleep(random.random() / 2) is None
+        ),
+    )
+    second_stop = read_checkpoint(last)["global_step"]
+    assert first_stop <= second_stop < STEPS
+
+    finish(start(broken, "-c", config, "--ckpt_path", "last"), broken)
+    finish(unbroken, whole)
+
+    runs = run_folder(whole), run_folder(broken)
+    assert_same_bits(*(read_checkpoint(run / "checkpoints" / "last.ckpt") for run in runs))
+    assert not list(runs[1].rglob("*.partial"))
+    for step in (0, 7, 16, STEPS):
+        grids = [np.asarray(Image.open(run / "grids" / f"dream_step={step:05d}.png")) for run in runs]
+        assert np.array_equal(*grids), step
+    drift = [(run / "grids" / "dream_drift.png").read_bytes() for run in runs]
+    assert drift[0] == drift[1]  # the sheet over all milestones, those before the kills included
+    # The event files tell one story: every point once, the same values.
+    ours, theirs = scalars(runs[0]), scalars(runs[1])
+    assert [step for step, _ in theirs["train/loss"]] == list(range(1, STEPS + 1))
+    assert ours == theirs
+    assert len(list(runs[1].glob("config.resume-*.yaml"))) >= 1
