@@ -1,14 +1,17 @@
 """Kill -9 at random moments, on the real command and the real stack."""
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_checkpointing import assert_same_bits
@@ -30,12 +33,27 @@ OPTIONS = [
 ]
 
 
+started: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    yield
+    while started:
+        process = started.pop()
+        process.kill()
+        process.wait()
+
+
 def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "lightning_drift", "fit", *options]
     with open(folder / "log.txt", "ab") as log:
-        return subprocess.Popen(
-            command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
+        started.append(
+            subprocess.Popen(
+                command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
+            )
         )
+    return started[-1]
 
 
 def finish(process: subprocess.Popen[bytes], folder: Path) -> None:
@@ -80,8 +98,9 @@ def test_a_run_killed_twice_ends_like_the_unbroken_one(tiny_sd: str, tmp_path: P
     seen: set[int] = set()
 
     def saving() -> bool:
-        partials = list((broken / "tb_logs").glob("coffee/*/checkpoints/*.partial"))
-        seen.update(path.stat().st_ino for path in partials if path.exists())
+        for path in (broken / "tb_logs").glob("coffee/*/checkpoints/*.partial"):
+            with contextlib.suppress(FileNotFoundError):  # finished and renamed meanwhile
+                seen.add(path.stat().st_ino)
         return len(seen) >= saves
 
     kill_when(killed, saving)

@@ -101,14 +101,21 @@ class Batches(IterableDataset[dict[str, Any]]):
         self._order = torch.empty(0, dtype=torch.long)
 
     def batch(self, step: int) -> dict[str, Any]:
-        """Batch ``step``: ``step``, ``images`` (n, 3, size, size) in -1..1, ``captions`` and ``full``."""
+        """Batch ``step``: ``step``, ``images`` (n, 3, size, size) in -1..1, and what is said of them.
+
+        ``captions`` are loose and ``full`` name everything; ``objects`` and ``colours`` are single words,
+        empty where a scene has none.
+        """
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)
         turn = positions[0] // self.scenes.count
         indices = [self._index(position) for position in positions]
         batch: dict[str, Any] = {"step": step, "images": self.scenes.images(indices)}
         if self.with_captions:
             batch["captions"] = self.scenes.captions(indices, turn)
-            batch["full"] = [full_caption(self.scenes.scene(index)) for index in indices]
+            described = [self.scenes.scene(index) for index in indices]
+            batch["full"] = [full_caption(scene) for scene in described]
+            batch["objects"] = [scene.object or "" for scene in described]
+            batch["colours"] = [scene.colour or "" for scene in described]
         return batch
 
     def _index(self, position: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -131,6 +132,8 @@ class UNetStage(Stage):
         drop: float = 0.1,
     ) -> None:
         super().__init__(model, schedule, scenes, captions=True, ema_decay=0.9995)
+        # On the CPU torch's fused attention is slow to go back through: this is half as fast again.
+        model.set_attn_processor(AttnProcessor())
         self.frozen = {
             "text_encoder": text_encoder.eval().requires_grad_(False)
         }  # a dict: not in the checkpoint
