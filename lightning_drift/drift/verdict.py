@@ -1,0 +1,230 @@
+"""The verdict: one of five zones, a position in the corridor, and the reasons in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+from lightning_drift.drift.intervals import Interval
+from lightning_drift.errors import UserError
+
+__all__ = ["DECIDING", "PROVENANCE", "ZONES", "Interval", "Thresholds", "Verdict", "judge"]
+
+ZONES = ("under-drifted", "dreaming", "forgetting", "cooked", "broken")
+DECIDING = ("language", "drift_prompt", "tilt", "spread", "copy", "pull", "aim")
+
+PROVENANCE = "calibrated on the pocket model's prototype; not yet checked on Stable Diffusion v1.5"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where the zones end. Calibrated on the pocket model's prototype; not yet checked on SD v1.5.
+
+    Args:
+        drift_prompt: Below it, and below ``tilt``, a checkpoint is under-drifted; in distances between the
+            base's prompts. Prototype: 0.02-0.05 while nothing is seen, 0.07-0.34 while dreaming.
+        tilt: Likewise for the composition, in re-rolls of the seed. Prototype: up to 0.18 while nothing is
+            seen.
+        language_keep: Below it language is being forgotten. Prototype: 0.80, lowered after a held-out subject
+            still dreamt at 0.72.
+        language_lost: Below it language is lost. Prototype, and agreed on by eye on a held-out subject.
+        spread: Below it different prompts give one picture. Prototype: 0.48 or more before, then under 0.1.
+        copy: Share of pictures that are copies of a photo from which on a checkpoint is cooked. Synthetic
+            blends with photos only: the prototype copied nothing.
+        pull: Above it, and above ``aim``, what lost its language went to the photos: cooked. Prototype:
+            0.5 and more when cooked, under 0.16 when broken.
+        aim: See ``pull``. Prototype: 0.6 and more when cooked, 0.1-0.3 when broken.
+        stray_pull: What left the base without a pull above it is broken, not dreaming. Prototype: 0.08 and
+            more while dreaming, 0.02 at most for pictures shuffled, tinted or mirrored.
+        stray_aim: Likewise for the aim. Prototype: 0.49 and more while dreaming, 0.1 at most for such
+            pictures.
+    """
+
+    drift_prompt: float = 0.06
+    tilt: float = 0.2
+    language_keep: float = 0.70
+    language_lost: float = 0.30
+    spread: float = 0.35
+    copy: float = 0.5
+    pull: float = 0.3
+    aim: float = 0.3
+    stray_pull: float = 0.03
+    stray_aim: float = 0.2
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 < getattr(self, field.name) < 1:
+                raise UserError(
+                    f"clip_drift.thresholds.{field.name}: {getattr(self, field.name)} is not between 0 and 1"
+                )
+        for low, high in (
+            ("language_lost", "language_keep"),
+            ("stray_pull", "pull"),
+            ("stray_aim", "aim"),
+        ):
+            if getattr(self, low) > getattr(self, high):
+                raise UserError(
+                    f"clip_drift.thresholds.{low}: {getattr(self, low)} is above {high} "
+                    f"({getattr(self, high)}); give less"
+                )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Where a checkpoint is.
+
+    Attributes:
+        zone: One of ``ZONES``.
+        borderline: The zone it may be in instead, where the interval of a measure crosses a threshold; None
+            where the zone is clear.
+        position: 0 the base, 25 where dreaming begins, 50 where forgetting begins, 75 where language is lost,
+            100 nothing but the photos, or nothing at all.
+        reason: A sentence on why, with the numbers that decided in brackets.
+    """
+
+    zone: str
+    borderline: str | None
+    position: float
+    reason: str
+
+
+def judge(measures: Mapping[str, Interval], thresholds: Thresholds | None = None) -> Verdict:
+    """The zone of a checkpoint.
+
+    >>> base = dict.fromkeys(DECIDING, Interval(0.0, 0.0, 0.0))
+    >>> base |= dict.fromkeys(("language", "spread"), Interval(1.0, 1.0, 1.0))
+    >>> judge(base).zone, judge(base).position
+    ('under-drifted', 0.0)
+
+    Args:
+        measures: What `DriftMeter` computed; ``DECIDING`` at least, the others enrich the reason.
+        thresholds: Where zones end; None for the defaults.
+
+    Raises:
+        ValueError: A deciding measure is missing, as it is without a CLIP: there is no verdict then.
+    """
+    if missing := [name for name in DECIDING if name not in measures]:
+        raise ValueError(f"no verdict without {', '.join(missing)}")
+    limits = thresholds or Thresholds()
+    values = {name: interval.value for name, interval in measures.items()}
+    zone = _zone(values, limits)
+    return Verdict(
+        zone=zone,
+        borderline=_borderline(measures, values, zone, limits),
+        position=round(_position(values, zone, limits), 2),
+        reason=_REASONS[zone](values, limits),
+    )
+
+
+def _zone(m: Mapping[str, float], limits: Thresholds) -> str:
+    gone = m["language"] < limits.language_lost or m["spread"] < limits.spread
+    if m["copy"] > limits.copy:
+        return "cooked"
+    if gone:
+        return "cooked" if m["pull"] > limits.pull and m["aim"] > limits.aim else "broken"
+    if m["drift_prompt"] < limits.drift_prompt and m["tilt"] < limits.tilt:
+        return "under-drifted" if m["language"] >= limits.language_keep else "forgetting"
+    if m["pull"] <= limits.stray_pull or m["aim"] <= limits.stray_aim:
+        return "broken"
+    return "forgetting" if m["language"] < limits.language_keep else "dreaming"
+
+
+def _borderline(
+    measures: Mapping[str, Interval], values: Mapping[str, float], zone: str, limits: Thresholds
+) -> str | None:
+    """The other zone that the largest part of a deciding measure's interval lies in, if any."""
+    parts = 40
+    share: dict[str, float] = {}
+    for name in DECIDING:
+        low, high = measures[name].low, measures[name].high
+        found = [_zone({**values, name: low + (high - low) * i / parts}, limits) for i in range(parts + 1)]
+        for other in set(found) - {zone}:
+            share[other] = max(share.get(other, 0.0), found.count(other) / len(found))
+    return max(share, key=lambda other: share[other]) if share else None
+
+
+def _position(m: Mapping[str, float], zone: str, limits: Thresholds) -> float:
+    keep, lost = limits.language_keep, limits.language_lost
+    if zone == "under-drifted":
+        parts, start = [m["drift_prompt"] / limits.drift_prompt, m["tilt"] / limits.tilt], 0
+    elif zone == "dreaming":
+        parts, start = [(1 - m["language"]) / (1 - keep)], 25
+    elif zone == "forgetting":
+        parts, start = [(keep - m["language"]) / (keep - lost)], 50
+    else:
+        language, spread = (lost - m["language"]) / lost, (limits.spread - m["spread"]) / limits.spread
+        parts, start = [language, spread, (m["copy"] - limits.copy) / (1 - limits.copy)], 75
+    return start + 25 * min(max(0.0, *parts), 1.0)
+
+
+# -- reasons --------------------------------------------------------------------------------------------
+
+
+def _under_drifted(m: Mapping[str, float], limits: Thresholds) -> str:
+    return (
+        "The pictures are still almost those of the base model; the photos have hardly touched them "
+        f"(drift {m['drift_prompt']:.2f} of {limits.drift_prompt:.2f}, tilt {m['tilt']:.2f} of "
+        f"{limits.tilt:.2f})."
+    )
+
+
+def _dreaming(m: Mapping[str, float], limits: Thresholds) -> str:
+    return (
+        f"The prompts still decide the picture; {_traces(m)} "
+        f"(language {m['language']:.2f}, above {limits.language_keep:.2f}; drift {m['drift_prompt']:.2f}; "
+        f"pull towards the photos {m['pull']:.2f})."
+    )
+
+
+def _traces(m: Mapping[str, float]) -> str:
+    """What of the photos has come into the pictures."""
+    coloured, tilted = m.get("palette_pull", 0.0) > 0.15, m["tilt"] > 0.5
+    if coloured and tilted:
+        return "the photos' colours have moved into it, and compositions have shifted"
+    if coloured:
+        return "the photos' colours have moved into it"
+    if tilted:
+        return "compositions have shifted towards the photos"
+    return "something of the photos has come into it"
+
+
+def _forgetting(m: Mapping[str, float], limits: Thresholds) -> str:
+    photos = " and the photos show through" if m["pull"] > limits.pull and m["aim"] > limits.aim else ""
+    return (
+        f"The model is forgetting language: prompts decide less of the picture{photos} "
+        f"(language {m['language']:.2f}, below {limits.language_keep:.2f}; spread between prompts "
+        f"{m['spread']:.2f}; pull towards the photos {m['pull']:.2f})."
+    )
+
+
+def _cooked(m: Mapping[str, float], limits: Thresholds) -> str:
+    if m["copy"] > limits.copy:
+        what = "Most pictures are copies of the photos"
+    elif m["spread"] < limits.spread:
+        what = "Whatever is asked, the pictures look alike, and like the photos"
+    else:
+        what = "The prompts hardly matter any more; the pictures are smears of the photos"
+    return (
+        f"{what} (language {m['language']:.2f}, spread between prompts {m['spread']:.2f}, pull towards the "
+        f"photos {m['pull']:.2f}, copies {m['copy']:.0%})."
+    )
+
+
+def _broken(m: Mapping[str, float], limits: Thresholds) -> str:
+    if m["language"] < limits.language_lost or m["spread"] < limits.spread:
+        what = "The pictures have fallen apart: prompts no longer matter, and no photo took their place"
+    else:
+        what = "The pictures have changed, but not towards the photos: this is damage, not drift"
+    return (
+        f"{what} (pull towards the photos {m['pull']:.2f}, aim {m['aim']:.2f}, language {m['language']:.2f}, "
+        f"drift {m['drift_prompt']:.2f})."
+    )
+
+
+_REASONS: dict[str, Callable[[Mapping[str, float], Thresholds], str]] = {
+    "under-drifted": _under_drifted,
+    "dreaming": _dreaming,
+    "forgetting": _forgetting,
+    "cooked": _cooked,
+    "broken": _broken,
+}
