@@ -21,6 +21,7 @@ from lightning_drift.drift.composition import layout
 from lightning_drift.drift.copying import SIDE as THUMBNAIL_SIDE
 from lightning_drift.drift.copying import thumbnail
 from lightning_drift.drift.frozen_clip import FrozenClip
+from lightning_drift.drift.texture import neighbour_difference
 from lightning_drift.errors import UserError
 
 
@@ -32,12 +33,14 @@ class Features:
         layout: Mean L* in 8x8 fields, shape (n, 8, 8), 0..100.
         lab: Mean L*a*b*, shape (n, 3).
         thumbnail: Mean sRGB in 16x16 fields, shape (n, 3, 16, 16), 0..1.
+        roughness: Mean difference of L* between neighbouring pixels, shape (n,).
         clip: Unit CLIP embeddings, shape (n, d); None where there is no CLIP.
     """
 
     layout: Tensor
     lab: Tensor
     thumbnail: Tensor
+    roughness: Tensor
     clip: Tensor | None = None
 
     @classmethod
@@ -50,28 +53,33 @@ class Features:
         """
         if not images:
             raise ValueError("no pictures")
-        layouts, labs, thumbnails = [], [], []
+        found: dict[str, list[Tensor]] = {"layout": [], "lab": [], "thumbnail": [], "roughness": []}
         for image in images:
             pixels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
             lab = srgb_to_lab(pixels)
-            layouts.append(layout(lab[None, ..., 0]))
-            labs.append(lab.mean((0, 1))[None])
-            thumbnails.append(thumbnail(pixels.movedim(-1, 0)[None]))
+            found["layout"].append(layout(lab[None, ..., 0]))
+            found["lab"].append(lab.mean((0, 1))[None])
+            found["thumbnail"].append(thumbnail(pixels.movedim(-1, 0)[None]))
+            found["roughness"].append(neighbour_difference(lab[None, ..., 0]))
         embedded = clip.embed_images(images) if clip else None
-        return cls(torch.cat(layouts), torch.cat(labs), torch.cat(thumbnails), embedded)
+        return cls(**{name: torch.cat(parts) for name, parts in found.items()}, clip=embedded)
 
     def __len__(self) -> int:
         return len(self.lab)
 
     def __getitem__(self, index: Sequence[int] | Tensor) -> Features:
         """The features of some of the pictures."""
-        chosen = torch.as_tensor(index)
-        clip = None if self.clip is None else self.clip[chosen]
-        return Features(self.layout[chosen], self.lab[chosen], self.thumbnail[chosen], clip)
+        chosen = torch.as_tensor(index, dtype=torch.long)
+        return Features(**{name: tensor[chosen] for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """The features by name, as a checkpoint may hold them; `from_tensors` takes them back."""
-        named = {"layout": self.layout, "lab": self.lab, "thumbnail": self.thumbnail}
+        named = {
+            "layout": self.layout,
+            "lab": self.lab,
+            "thumbnail": self.thumbnail,
+            "roughness": self.roughness,
+        }
         return named if self.clip is None else named | {"clip": self.clip}
 
     @classmethod
@@ -85,6 +93,7 @@ class Features:
             "layout": (LAYOUT_SIDE, LAYOUT_SIDE),
             "lab": (3,),
             "thumbnail": (3, THUMBNAIL_SIDE, THUMBNAIL_SIDE),
+            "roughness": (),
         }
         lengths = {len(tensor) for tensor in tensors.values() if tensor.ndim}
         fits = all(name in tensors and tuple(tensors[name].shape[1:]) == shapes[name] for name in shapes)

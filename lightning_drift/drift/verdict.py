@@ -11,7 +11,7 @@ from lightning_drift.errors import UserError
 __all__ = ["DECIDING", "PROVENANCE", "ZONES", "Interval", "Thresholds", "Verdict", "judge"]
 
 ZONES = ("under-drifted", "dreaming", "forgetting", "cooked", "broken")
-DECIDING = ("language", "drift_prompt", "tilt", "spread", "copy", "pull", "aim")
+DECIDING = ("language", "drift_prompt", "tilt", "spread", "copy", "pull", "aim", "roughness")
 
 PROVENANCE = "calibrated on the pocket model's prototype; not yet checked on Stable Diffusion v1.5"
 
@@ -34,10 +34,11 @@ class Thresholds:
         pull: Above it, and above ``aim``, what lost its language went to the photos: cooked. Prototype:
             0.5 and more when cooked, under 0.16 when broken.
         aim: See ``pull``. Prototype: 0.6 and more when cooked, 0.1-0.3 when broken.
-        stray_pull: What left the base without a pull above it is broken, not dreaming. Prototype: 0.08 and
-            more while dreaming, 0.02 at most for pictures shuffled, tinted or mirrored.
-        stray_aim: Likewise for the aim. Prototype: 0.49 and more while dreaming, 0.1 at most for such
-            pictures.
+        stray: What left the base with less pull than this share of ``drift_prompt`` is broken, not dreaming.
+            Prototype: 0.5 and more while dreaming; later 0.3 and more on a set of dark photos, and 0.05 at
+            most for random changes of the base's weights.
+        smooth: Collapsed pictures of less roughness are void, hence broken and not cooked. Synthetic only.
+        rough: Collapsed pictures of more roughness are noise, hence broken and not cooked. Synthetic only.
     """
 
     drift_prompt: float = 0.06
@@ -48,20 +49,16 @@ class Thresholds:
     copy: float = 0.5
     pull: float = 0.3
     aim: float = 0.3
-    stray_pull: float = 0.03
-    stray_aim: float = 0.2
+    stray: float = 0.15
+    smooth: float = 0.2
+    rough: float = 2.5
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if not 0 < getattr(self, field.name) < 1:
-                raise UserError(
-                    f"clip_drift.thresholds.{field.name}: {getattr(self, field.name)} is not between 0 and 1"
-                )
-        for low, high in (
-            ("language_lost", "language_keep"),
-            ("stray_pull", "pull"),
-            ("stray_aim", "aim"),
-        ):
+            value, most = getattr(self, field.name), 100 if field.name == "rough" else 1
+            if not 0 < value < most:
+                raise UserError(f"clip_drift.thresholds.{field.name}: {value} is not between 0 and {most}")
+        for low, high in (("language_lost", "language_keep"), ("smooth", "rough")):
             if getattr(self, low) > getattr(self, high):
                 raise UserError(
                     f"clip_drift.thresholds.{low}: {getattr(self, low)} is above {high} "
@@ -92,7 +89,7 @@ def judge(measures: Mapping[str, Interval], thresholds: Thresholds | None = None
     """The zone of a checkpoint.
 
     >>> base = dict.fromkeys(DECIDING, Interval(0.0, 0.0, 0.0))
-    >>> base |= dict.fromkeys(("language", "spread"), Interval(1.0, 1.0, 1.0))
+    >>> base |= dict.fromkeys(("language", "spread", "roughness"), Interval(1.0, 1.0, 1.0))
     >>> judge(base).zone, judge(base).position
     ('under-drifted', 0.0)
 
@@ -117,16 +114,22 @@ def judge(measures: Mapping[str, Interval], thresholds: Thresholds | None = None
 
 
 def _zone(m: Mapping[str, float], limits: Thresholds) -> str:
-    gone = m["language"] < limits.language_lost or m["spread"] < limits.spread
     if m["copy"] > limits.copy:
         return "cooked"
-    if gone:
-        return "cooked" if m["pull"] > limits.pull and m["aim"] > limits.aim else "broken"
+    if _lost(m, limits):
+        to_photos = m["pull"] > limits.pull and m["aim"] > limits.aim
+        return "cooked" if to_photos and limits.smooth < m["roughness"] < limits.rough else "broken"
+    language = m["language"] >= limits.language_keep
     if m["drift_prompt"] < limits.drift_prompt and m["tilt"] < limits.tilt:
-        return "under-drifted" if m["language"] >= limits.language_keep else "forgetting"
-    if m["pull"] <= limits.stray_pull or m["aim"] <= limits.stray_aim:
+        return "under-drifted" if language else "forgetting"
+    if m["pull"] < limits.stray * m["drift_prompt"]:
         return "broken"
-    return "forgetting" if m["language"] < limits.language_keep else "dreaming"
+    return "dreaming" if language else "forgetting"
+
+
+def _lost(m: Mapping[str, float], limits: Thresholds) -> bool:
+    """Whether prompts no longer decide anything."""
+    return m["language"] < limits.language_lost or m["spread"] < limits.spread
 
 
 def _borderline(
@@ -211,7 +214,11 @@ def _cooked(m: Mapping[str, float], limits: Thresholds) -> str:
 
 
 def _broken(m: Mapping[str, float], limits: Thresholds) -> str:
-    if m["language"] < limits.language_lost or m["spread"] < limits.spread:
+    if _lost(m, limits) and m["roughness"] >= limits.rough:
+        what = "The pictures have dissolved into noise"
+    elif _lost(m, limits) and m["roughness"] <= limits.smooth:
+        what = "The pictures are empty"
+    elif _lost(m, limits):
         what = "The pictures have fallen apart: prompts no longer matter, and no photo took their place"
     else:
         what = "The pictures have changed, but not towards the photos: this is damage, not drift"
