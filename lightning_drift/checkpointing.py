@@ -127,6 +127,11 @@ class StepCheckpoint(Checkpoint):
         self.keep = keep
         self.dirpath = dirpath
         self.last_saved: Path | None = None
+        self._required = -1
+
+    def require(self, step: int) -> None:
+        """Save this step, if it is the present one, and do not delete it until another is required."""
+        self._required = step
 
     def folder(self, trainer: Trainer) -> Path:
         """Where the files go."""
@@ -149,7 +154,7 @@ class StepCheckpoint(Checkpoint):
         step, every = self.milestones.new_step(trainer, batch_idx), self.last_every_n_steps
         if step is None:
             return
-        if step in self.milestones.steps:
+        if step in self.milestones.steps or step == self._required:
             self._save(trainer, pl_module, PATTERN.format(step=step))
             self._prune(trainer)
         if (every and step % every == 0) or step == trainer.max_steps:
@@ -168,12 +173,14 @@ class StepCheckpoint(Checkpoint):
         self.last_saved = path
 
     def _prune(self, trainer: Trainer) -> None:
+        folder = self.folder(trainer)  # asks all ranks
         if self.keep is None or not trainer.is_global_zero:
             return
         # By time, not by step: after going back to an earlier step, what lies ahead of it is the older file.
-        saved = sorted(self.folder(trainer).glob("step=*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        saved = sorted(folder.glob("step=*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         for old in saved[: -self.keep]:
-            old.unlink()
+            if old.name != PATTERN.format(step=self._required):
+                old.unlink()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -360,8 +360,11 @@ class DreamBooth(LightningModule):
             self.log("loss", loss, prog_bar=True, logger=False)
             self._log(metrics)
         if self._weight_change and step % self.weight_change_every_n_steps == 0:
-            changes = self._weight_change.measure(self.trained())
-            self._log({f"drift/weights/{block}": change for block, change in changes.items()})
+            self._log({f"drift/weights/{block}": change for block, change in self.weight_changes().items()})
+
+    def weight_changes(self) -> dict[str, float]:
+        """Relative change of each trained block against the base (`WeightChange`); empty if not watched."""
+        return self._weight_change.measure(self.trained()) if self._weight_change else {}
 
     def _log(self, metrics: dict[str, float]) -> None:
         if self.logger is not None:

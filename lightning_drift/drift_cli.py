@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 
+from lightning_drift.callbacks.clip_drift import ClipDrift
 from lightning_drift.callbacks.image_writer import ImageWriter
 from lightning_drift.callbacks.progress import StepProgressBar
 from lightning_drift.callbacks.run_folder import RunFolder
@@ -106,6 +107,7 @@ class DriftCLI(LightningCLI):
         else:
             parser.add_lightning_class_args(StepCheckpoint, "step_checkpoint")
             parser.add_lightning_class_args(SeedGrid, "seed_grid")
+            parser.add_lightning_class_args(ClipDrift, "clip_drift")
             parser.link_arguments("seed_everything", "model.init_args.seed")
             parser.link_arguments("seed_everything", "data.init_args.seed")
 
