@@ -1,4 +1,4 @@
-"""The command line: ``lightning-drift fit | validate | predict | export``."""
+"""The command line: ``lightning-drift fit | validate | predict | corridor | export``."""
 
 import logging
 import os
@@ -17,9 +17,10 @@ commands:
   fit       fine-tune a model on photos, rendering seed grids on the way
   validate  render the grids of a checkpoint again
   predict   dream: render prompts and seeds from a checkpoint, an export or a base model
+  corridor  fit several learning rates, look at each after several steps, and write one page about all of it
   export    write a checkpoint as a diffusers folder or one .safetensors file for A1111, Forge and ComfyUI
 
-lightning-drift COMMAND --help lists the options of a command; fit and predict run without any.
+lightning-drift COMMAND --help lists the options of a command; fit, predict and corridor run without any.
 Options of the classes: fit --model.help, fit --data.help, predict --model.help, predict --data.help.
 """
 
@@ -43,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: The arguments; None for those of the process.
 
     Returns:
-        The exit status: 0, or 2 after an error that is the user's to mend.
+        The exit status: 0, or 2 after an error that is the user's to mend. A corridor returns 1 if one of its
+        fits failed and 130 if it was interrupted.
     """
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
@@ -58,6 +60,11 @@ def main(argv: list[str] | None = None) -> int:
             from lightning_drift.export import main as export
 
             export(words[1:])
+        elif words[0] == "corridor":
+            from lightning_drift.corridor.command import main as corridor
+
+            _check_configs(words)
+            return corridor(words[1:])
         elif words[0] in ("fit", "validate", "predict"):
             _run(argv)
         else:

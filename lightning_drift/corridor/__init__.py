@@ -1,0 +1,1 @@
+"""The corridor: learning rate x steps, fitted cell by cell, read from event files, shown on one page."""

@@ -1,0 +1,74 @@
+"""Which checkpoint to keep: as far along the corridor as the model still dreams."""
+
+import shlex
+from dataclasses import dataclass
+
+from lightning_drift.corridor.plan import rate_text
+from lightning_drift.corridor.read import Cell, Table
+from lightning_drift.drift.verdict import ZONES
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen checkpoint, or what to try next.
+
+    Attributes:
+        cell: The checkpoint; None if none dreams.
+        sentence: Why this one, or why none and what to change.
+        export: The command that exports it; empty if there is no file to export.
+        dream: The command that dreams of it; likewise.
+    """
+
+    cell: Cell | None
+    sentence: str
+    export: str = ""
+    dream: str = ""
+
+
+def choose(table: Table) -> Choice:
+    """Choose the farthest checkpoint that still dreams, one without a borderline verdict if there is any.
+
+    Of two in the same position the one with a file wins, then the lower rate.
+    """
+    measured = [cell for cell in table.cells.values() if cell.zone is not None and cell.position is not None]
+    dreaming = [cell for cell in measured if cell.zone == "dreaming"]
+    if not measured:
+        return Choice(None, "No verdict is available, so none is chosen; compare the grids by eye.")
+    if not dreaming:
+        return Choice(None, f"No checkpoint dreams. {_advice(measured)}")
+    clear = [cell for cell in dreaming if cell.borderline is None]
+    rates = {run.name: run.rate for run in table.runs}
+
+    def order(cell: Cell) -> tuple[float, bool, float]:
+        return cell.position or 0.0, cell.checkpoint is not None, -rates[cell.run]
+
+    cell = max(clear or dreaming, key=order)
+    where = f"Learning rate {rate_text(rates[cell.run])}, step {cell.step}"
+    others = len(dreaming) - 1
+    if clear:
+        why = (
+            "the farthest along the corridor that is clearly dreaming"
+            if others
+            else "the only one that dreams"
+        )
+    else:
+        why = f"it dreams, but on the border of {cell.borderline}; no other is clearer"
+    if cell.checkpoint is None:
+        return Choice(cell, f"{where}: {why}. Its checkpoint was not kept.")
+    file = shlex.quote(cell.checkpoint.as_posix())
+    title = f"{table.title}-{cell.run}-step{cell.step:05d}"
+    return Choice(
+        cell,
+        f"{where}: {why}.",
+        f"lightning-drift export --ckpt_path {file} --to exports --title {shlex.quote(title)}",
+        f"lightning-drift predict --model.pipeline {file}",
+    )
+
+
+def _advice(measured: list[Cell]) -> str:
+    zones = {ZONES.index(str(cell.zone)) for cell in measured}
+    if zones == {0}:
+        return "All of them are under-drifted: train longer, or raise the learning rate."
+    if 0 not in zones:
+        return "All of them have gone past it: look at earlier steps, or lower the learning rate."
+    return "The corridor lies between two of them: look at steps or learning rates in between."

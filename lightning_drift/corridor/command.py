@@ -1,0 +1,251 @@
+"""The ``corridor`` command: fit several learning rates, or write the page of what was fitted."""
+
+import io
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from lightning_drift.corridor.plan import make_plan, take_up
+from lightning_drift.corridor.report import write_report
+from lightning_drift.errors import UserError, notice
+
+# Decided by the corridor, fit by fit.
+_TAKEN = {
+    "model.learning_rate": "--lr",
+    "model.init_args.learning_rate": "--lr",
+    "trainer.max_steps": "--steps",
+    "step_checkpoint.steps": "--steps",
+    "seed_grid.steps": "--steps",
+    "clip_drift.steps": "--steps",
+    "ckpt_path": None,
+}
+
+USAGE = """usage: lightning-drift corridor [-c FILE] [--lr RATES] [--steps STEPS] [options of fit]
+       lightning-drift corridor report FOLDER [--to FILE]
+
+"""
+
+
+def corridor(
+    fit: list[str],
+    recipe: dict[str, Any],
+    lr: str | None = None,
+    steps: str | None = None,
+    devices: str | None = None,
+    name: str | None = None,
+) -> int:
+    """Fit every learning rate once, look at it after each of the steps, and write one page about all of it.
+
+    The learning rate is constant, so one fit per rate covers all its steps. What is finished is skipped, what
+    was stopped goes on, and a fit that fails becomes a failed cell. Any option of ``lightning-drift fit``
+    may follow and holds for all fits. A configuration file may hold a section ``corridor`` with ``lr``,
+    ``steps``, ``devices``, ``name`` and ``recipe``, a configuration beside it to begin from.
+
+    Args:
+        fit: Options of the fits.
+        recipe: The configurations' ``corridor`` sections, joined.
+        lr: Learning rates, such as ``1e-6,2e-6,4e-6``.
+        steps: Optimizer steps to look at, such as ``800,1200,1600``.
+        devices: GPUs such as ``0,1``, for as many fits side by side; ``cpu`` (``cpu,cpu`` for two fits that
+            share it); ``auto`` for every visible GPU or else the CPU, the default.
+        name: The corridor's folder, ``tb_logs/<subject>/<name>``; by default ``corridor``.
+
+    Returns:
+        The exit status: 1 if a fit failed, else 0.
+
+    Raises:
+        UserError: An option is wrong, or the folder holds a corridor made in another way.
+        KeyboardInterrupt: After all fits were stopped in order.
+    """
+    from lightning_drift.corridor.sweep import Sweep, find_slots
+
+    lr, steps = lr or recipe.get("lr"), steps or recipe.get("steps")
+    for option, value in (("lr", lr), ("steps", steps)):
+        if value is None:
+            raise UserError(
+                f"corridor.{option}: give it, for example --lr 1e-6,2e-6,4e-6 --steps 800,1200,1600"
+            )
+    config = _fit_config(fit)
+    plan = make_plan(config, lr, steps, name or recipe.get("name") or "corridor")  # type: ignore[arg-type]
+    asked = plan.rates
+    slots = find_slots(
+        str(devices or recipe.get("devices") or "auto"), str((config.get("trainer") or {}).get("accelerator"))
+    )
+    plan = take_up(plan)
+    page = plan.folder / "corridor.html"
+    print(f"{len(plan.rates)} learning rates x {len(plan.steps)} steps in {plan.folder}", flush=True)
+
+    def renew() -> None:
+        try:
+            write_report(plan.folder, page)
+        except OSError as error:
+            notice(f"cannot write {page}: {error.strerror or error}; the fits go on")
+
+    sweep = Sweep(plan, list(asked), slots, renew)
+    try:
+        sweep.run()
+    finally:
+        renew()
+    print(f"\nThe page:     {page}\nContact sheet: {page.with_suffix('.png')}")
+    print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(plan.root / plan.subject))}")
+    return 1 if sweep.failed else 0
+
+
+def report(folder: str, to: str | None = None) -> Path:
+    """Write the page and the contact sheet of runs that are there already.
+
+    Args:
+        folder: A corridor's folder, a folder of several runs, or the folder of one run of ``fit``.
+        to: The page's file; the contact sheet gets the same name in ``.png``. By default ``corridor.html`` in
+            the folder.
+
+    Returns:
+        The page's file.
+
+    Raises:
+        UserError: There is no run in the folder, or the page cannot be written.
+    """
+    page = Path(to) if to else Path(folder) / "corridor.html"
+    if page.suffix != ".html":
+        raise UserError(f"to: {page} is not a page's name; let it end in .html")
+    try:
+        write_report(Path(folder), page)
+    except OSError as error:
+        raise UserError(f"to: cannot write {page} ({error.strerror or error})") from error
+    return page
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``lightning-drift corridor`` with its command line.
+
+    Returns:
+        The exit status: 0; 1 if a fit failed; 130 if it was interrupted.
+    """
+    if argv[:1] == ["report"]:
+        about, _, _ = (report.__doc__ or "").partition("\n")
+        parser = ArgumentParser(prog="lightning-drift corridor report", description=about)
+        parser.add_argument("folder", type=str, help="A corridor's folder, several runs' or one run's.")
+        parser.add_function_arguments(report, as_positional=False, skip={"folder"})
+        page = report(**parser.parse_args(argv[1:]).as_dict())
+        print(f"wrote {page} and {page.with_suffix('.png').name} beside it")
+        return 0
+    about = " ".join((corridor.__doc__ or "").partition("Args:")[0].split())
+    parser = ArgumentParser(prog="lightning-drift corridor", description=about, add_help=False)
+    parser.add_function_arguments(corridor, as_positional=False, skip={"fit", "recipe"})
+    if "-h" in argv or "--help" in argv:
+        text = io.StringIO()
+        parser.print_help(text)
+        print(USAGE + text.getvalue().partition("\n\n")[2], end="")
+        print("  -c, --config FILE     Configuration of the fits, with a section `corridor` or without one.")
+        return 0
+    own, fit = _split(argv)
+    options = parser.parse_args(own).as_dict()
+    with tempfile.TemporaryDirectory(prefix="corridor-") as scratch:
+        fit, recipe = _read_configs(fit, Path(scratch))
+        if "--print_config" in fit:
+            fit.remove("--print_config")
+            print(yaml.safe_dump({"corridor": recipe, **_fit_config(fit)}, sort_keys=False), end="")
+            raise SystemExit(0)
+        previous = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return corridor(fit, recipe, **options)
+        except KeyboardInterrupt:
+            notice(f"stopped; go on with: lightning-drift corridor {shlex.join(argv)}".rstrip())
+            return 130
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell the corridor's own options from those of the fits.
+
+    Raises:
+        UserError: An option is the corridor's to set.
+    """
+    own: list[str] = []
+    fit: list[str] = []
+    words = iter(argv)
+    for word in words:
+        option, has_value, _ = word.partition("=")
+        if option in ("--lr", "--steps", "--devices", "--name"):
+            own += [word] if has_value else [word, *([value] if (value := next(words, None)) else [])]
+            continue
+        if option.removeprefix("--") in _TAKEN and option.startswith("--"):
+            instead = _TAKEN[option.removeprefix("--")]
+            hint = f"use {instead}" if instead else "it resumes by itself"
+            raise UserError(f"{option}: the corridor sets this for each fit; {hint}")
+        fit.append(word)
+    return own, fit
+
+
+def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str, Any]]:
+    """Take the ``corridor`` sections out of the configurations and put the recipes they name ahead of them.
+
+    Without any configuration the packaged corridor of the pocket model is used.
+
+    Returns:
+        The fits' options and the sections, joined.
+
+    Raises:
+        UserError: A section is not one.
+    """
+    given = [i for i, word in enumerate(words) if word.partition("=")[0] in ("-c", "--config")]
+    if not given:
+        words, given = ["-c", str(files("lightning_drift") / "defaults" / "corridor.yaml"), *words], [0]
+    fit: list[str] = []
+    recipe: dict[str, Any] = {}
+    skip = False
+    for i, word in enumerate(words):
+        if skip:
+            skip = False
+            continue
+        if i not in given:
+            fit.append(word)
+            continue
+        _, has_value, value = word.partition("=")
+        if not has_value:
+            value, skip = (words[i + 1] if i + 1 < len(words) else ""), True
+        path = Path(value)
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not isinstance(config, dict) or "corridor" not in config:
+            fit += ["-c", value]  # fit says what is wrong with it
+            continue
+        section = config.pop("corridor")
+        known = {"lr", "steps", "devices", "name", "recipe"}
+        if not isinstance(section, dict) or set(section) - known:
+            raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(known))}")
+        recipe |= section
+        if "recipe" in section:
+            fit += ["-c", str(path.parent / section["recipe"])]
+        rest = scratch / f"{i}.yaml"
+        rest.write_text(yaml.safe_dump(config), encoding="utf-8")
+        fit += ["-c", str(rest)] if config else []
+    return fit, recipe
+
+
+def _fit_config(words: list[str]) -> dict[str, Any]:
+    """What ``fit`` makes of its options, checked before anything runs.
+
+    Raises:
+        UserError: It refuses them.
+    """
+    command = [sys.executable, "-m", "lightning_drift", "fit", *words, "--print_config"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        raise UserError(sentences[-1] if sentences else lines[-1] if lines else "fit refuses its options")
+    return dict(yaml.safe_load(result.stdout))

@@ -1,0 +1,192 @@
+"""One fit of a corridor as a process of its own: started, watched through its log, stopped."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from lightning_drift.corridor.plan import FIT, Plan, rate_name
+from lightning_drift.corridor.read import ERROR_FILE
+from lightning_drift.errors import UserError
+
+GRACE = 60.0
+"""Seconds that an interrupted fit is given to end by itself; it may be writing a checkpoint."""
+
+
+@dataclass
+class Fit:
+    """A rate's fit, from its newest usable checkpoint to the last step of the plan.
+
+    Args:
+        plan: The corridor.
+        rate: Its learning rate.
+        checkpoint: What to go on from; None for a fresh start.
+        begin: That checkpoint's step.
+    """
+
+    plan: Plan
+    rate: float
+    checkpoint: Path | None = None
+    begin: int = 0
+    device: str = field(default="", init=False)
+    started: float = field(default_factory=time.monotonic, init=False)
+    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+    _lock: "IO[bytes] | None" = field(default=None, init=False)
+    _offset: int = field(default=0, init=False)
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return self.plan.run(self.rate)
+
+    @property
+    def log(self) -> Path:
+        """What the fit says; beside the run folder, which a fresh fit must find empty."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def error_file(self) -> Path:
+        """Where the sentence of a failure is kept."""
+        return self.folder.with_name(ERROR_FILE.format(run=rate_name(self.rate)))
+
+    def start(self, device: str, threads: int | None = None) -> None:
+        """Start the process; ``lock`` comes first.
+
+        Args:
+            device: What ``CUDA_VISIBLE_DEVICES`` becomes; ``cpu`` hides all GPUs.
+            threads: CPU threads for a fit that shares the CPU with others; None leaves them alone.
+        """
+        self.device = device
+        command = [sys.executable, "-m", "lightning_drift", "fit", "-c", str(self.plan.folder / FIT)]
+        command += self.plan.options(self.rate)
+        if self.checkpoint is not None:
+            command += [f"--ckpt_path={self.checkpoint}"]
+        elif self.folder.exists():
+            _remove_unsaved(self.folder)
+        environment = {key: value for key, value in os.environ.items() if key != "LIGHTNING_DRIFT_RUN"}
+        environment["CUDA_VISIBLE_DEVICES"] = "" if device == "cpu" else device
+        if threads is not None:
+            environment.setdefault("OMP_NUM_THREADS", str(threads))
+        self.error_file.unlink(missing_ok=True)
+        self.started = time.monotonic()
+        with open(self.log, "ab") as log:
+            log.write(f"\n$ {' '.join(command)}\n".encode())
+            log.flush()
+            self._offset = log.tell()
+            # A session of its own: Ctrl-C reaches the corridor alone, which then ends its fits in order.
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                pass_fds=() if self._lock is None else (self._lock.fileno(),),
+            )
+
+    def poll(self) -> int | None:
+        """The exit status; None while it runs. A failure leaves its sentence in ``error_file``."""
+        assert self.process is not None, "start comes first"
+        status = self.process.poll()
+        if status is not None:
+            self.release()
+            if status:
+                self.error_file.write_text(self.failure(status) + "\n", encoding="utf-8")
+        return status
+
+    def interrupt(self) -> None:
+        """Ask the process to stop as Ctrl-C does."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+
+    def end(self, deadline: float) -> None:
+        """Wait for an interrupted process, until a moment of ``time.monotonic()``; then kill it."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.release()
+
+    def said(self) -> str:
+        """This attempt's part of the log, its last 64 KiB."""
+        with suppress(OSError), open(self.log, "rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._offset, size - 2**16))
+            text = log.read().decode("utf-8", "replace")
+            return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).replace("\r", "\n")
+        return ""
+
+    def step(self) -> int:
+        """The optimizer step that the progress bar in its log shows."""
+        found = re.findall(r"fit:[^\n]*?\| (\d+)/\d+ \[", self.said())
+        return int(found[-1]) if found else self.begin
+
+    def doing(self) -> str:
+        """What it is at, in a few words."""
+        bars = re.findall(r"(fit|grid at step \d+):[^\n]*?\| (\d+)/(\d+) \[", self.said())
+        if not bars:
+            return "starting"
+        name, done, of = bars[-1]
+        if name != "fit" and done != of:
+            return f"rendering the {name}, picture {done} of {of}"
+        return f"step {self.step()} of {self.plan.steps[-1]}"
+
+    def failure(self, status: int) -> str:
+        """Why it failed, in a sentence."""
+        if status < 0:
+            name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+            hint = "; was the memory full?" if name == "SIGKILL" else ""
+            return f"The fit was ended by {name} after step {self.step()}{hint}"
+        lines = [line.strip() for line in self.said().splitlines() if line.strip()]
+        sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        if sentences:
+            return sentences[-1]
+        return f"The fit ended with status {status}: {lines[-1][:500] if lines else 'it said nothing'}"
+
+    # -- one fit a folder -------------------------------------------------------------------------------
+
+    def lock(self) -> bool:
+        """Hold a lock that the fit inherits, so that it lasts as long as the fit, whatever ends the corridor.
+
+        Returns:
+            False if a fit of an earlier corridor, itself killed, still runs in this folder.
+        """
+        if os.name != "posix":
+            return True
+        import fcntl
+
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder.with_name(f"{self.folder.name}.lock"), "ab")  # noqa: SIM115
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let go of the lock; a process that has inherited it still holds it."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _remove_unsaved(folder: Path) -> None:
+    """Clear what a fit that was stopped before its first checkpoint left behind; it is all made again.
+
+    Raises:
+        UserError: There are checkpoints in it after all.
+    """
+    if any(folder.rglob("*.ckpt")):
+        raise UserError(f"{folder} holds checkpoints that cannot be read; move it away and start again")
+    shutil.rmtree(folder)

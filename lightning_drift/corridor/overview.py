@@ -1,0 +1,64 @@
+"""The corridor on one contact sheet: rows are learning rates, columns steps, each cell four pictures."""
+
+from PIL import Image
+
+from lightning_drift.contact_sheet import GROUND, contact_sheet
+from lightning_drift.corridor.curves import labels
+from lightning_drift.corridor.read import Run, Table
+
+COLOURS = {
+    "under-drifted": (129, 153, 179),
+    "dreaming": (95, 174, 147),
+    "forgetting": (214, 165, 80),
+    "cooked": (217, 119, 95),
+    "broken": (165, 140, 203),
+}
+_SIDE = 512  # of a cell at most
+
+
+def overview(table: Table) -> Image.Image:
+    """Lay out all cells, each with a bar in its zone's colour and the verdict below; the base at the left."""
+    images, captions = [], []
+    side = _side(table)
+    for run in table.runs:
+        for step in (0, *table.steps):
+            cell = table.cells.get((run.name, step))
+            image = _four(run, step, side)
+            if cell is not None and cell.zone is not None:
+                height = max(2, side // 40)
+                image.paste(COLOURS[cell.zone], (0, image.height - height, image.width, image.height))
+            images.append(image)
+            if cell is None:
+                captions.append("base model")
+            elif cell.zone is None or cell.position is None:
+                captions.append(cell.state)
+            else:
+                border = f", near {cell.borderline}" if cell.borderline else ""
+                captions.append(f"{cell.zone} {cell.position:.0f}{border}")
+    columns = ["base", *(f"{step} steps" for step in table.steps)]
+    return contact_sheet(images, labels(table), columns, captions, f"{table.title}: the corridor")
+
+
+def _four(run: Run, step: int, side: int) -> Image.Image:
+    """The first seeds of the first prompt and of the next ones, in a square."""
+    pairs = [(prompt, seed) for prompt, seeds in run.prompts.items() for seed in seeds[:2]][:4]
+    square = Image.new("RGB", (side, side + max(2, side // 40)), GROUND)
+    half = side // 2
+    for index, (prompt, seed) in enumerate(pairs):
+        path = run.picture(step, prompt, seed)
+        if path is not None:
+            with Image.open(path) as image:
+                tile = image.convert("RGB").resize((half, half), Image.Resampling.LANCZOS)
+            square.paste(tile, ((index % 2) * half, (index // 2) * half))
+    return square
+
+
+def _side(table: Table) -> int:
+    """Twice the pictures' own size, as far as it fits."""
+    for run in table.runs:
+        for prompt, seeds in run.prompts.items():
+            path = run.picture(0, prompt, seeds[0])
+            if path is not None:
+                with Image.open(path) as image:
+                    return min(_SIDE, 2 * max(image.size))
+    return 192

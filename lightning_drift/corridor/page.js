@@ -1,0 +1,200 @@
+"use strict";
+(() => {
+  const corridor = JSON.parse(document.getElementById("corridor").textContent);
+  const { runs, steps, prompts, cells, pictures } = corridor;
+  const byId = (id) => document.getElementById(id);
+  const at = { run: corridor.start[0], step: corridor.start[1] };
+  let open = null; // the picture under the loupe: [prompt, seed]
+
+  const make = (tag, attributes = {}, ...children) => {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  };
+  const cellAt = (run, step) => cells[run][step];
+  const source = (run, step, prompt, seed) => {
+    const index = cellAt(run, step).pictures[prompt]?.[seed];
+    return index === undefined || index < 0 ? null : pictures[index];
+  };
+  const name = (run, step) => (step === 0 ? "base model" : `${runs[run].label} × ${steps[step]}`);
+  const said = (prompt) => prompt || "(empty prompt)";
+
+  // -- pictures -----------------------------------------------------------------------------------------
+
+  const slots = []; // one for every prompt and seed: its two buttons, made once
+  const build = () => {
+    const room = byId("pictures");
+    room.append(make("div", { class: "heads" }, make("p", {}, "Base model"), make("p", { id: "now-name" })));
+    prompts.forEach(({ text, seeds }, p) => {
+      const strips = {};
+      for (const side of ["base", "now"]) {
+        strips[side] = make("div", { class: "seeds" });
+        strips[side].style.setProperty("--across", Math.min(4, seeds.length));
+        strips[side].style.setProperty("--phone", Math.min(4, seeds.length));
+      }
+      seeds.forEach((seed, s) => {
+        const slot = { p, s, seed };
+        for (const side of ["base", "now"]) {
+          slot[side] = make("button", { type: "button", class: "px" });
+          slot[side].addEventListener("click", () => look(p, s));
+          strips[side].append(slot[side]);
+        }
+        slot.now.addEventListener("pointerenter", (e) => e.pointerType === "mouse" && swap(slot, true));
+        slot.now.addEventListener("pointerleave", () => swap(slot, false));
+        slots.push(slot);
+      });
+      room.append(make("section", { class: "row" }, make("h3", {}, said(text)), make("div", { class: "strips" },
+        make("div", { class: "base", "data-name": "base" }, strips.base),
+        make("div", { class: "now" }, strips.now))));
+    });
+  };
+  const fill = (button, uri, alt, tag) => {
+    if (!uri) {
+      button.replaceChildren(make("span", { class: "gap", style: "display:block", role: "img", "aria-label": `${alt}: no picture` }));
+      return;
+    }
+    let image = button.querySelector("img");
+    if (!image) {
+      image = make("img", { decoding: "sync" });
+      button.replaceChildren(image, make("span", { class: "tag", "aria-hidden": "true" }));
+    }
+    if (image.getAttribute("src") !== uri) image.src = uri;
+    image.alt = alt;
+    button.querySelector(".tag").textContent = tag;
+  };
+  const swap = (slot, base) => {
+    const step = base ? 0 : at.step;
+    const alt = `${said(prompts[slot.p].text)}, seed ${slot.seed}, ${name(at.run, step)}`;
+    fill(slot.now, source(at.run, step, slot.p, slot.s), alt, base ? "base" : `seed ${slot.seed}`);
+  };
+  const showBase = (base) => {
+    document.body.classList.toggle("showing-base", base);
+    slots.forEach((slot) => swap(slot, base));
+  };
+
+  // -- the cell -----------------------------------------------------------------------------------------
+
+  const bold = (text) => text.split("**").map((part, i) => (i % 2 ? make("strong", {}, part) : part));
+  const show = () => {
+    const cell = cellAt(at.run, at.step);
+    document.querySelectorAll("table.map button").forEach((button) => {
+      const own = Number(button.dataset.step) === at.step && (at.step === 0 || Number(button.dataset.run) === at.run);
+      button.setAttribute("aria-pressed", own);
+    });
+    slots.forEach((slot) => {
+      const alt = `${said(prompts[slot.p].text)}, seed ${slot.seed}, base model`;
+      fill(slot.base, source(at.run, 0, slot.p, slot.s), alt, `seed ${slot.seed}`);
+      swap(slot, false);
+    });
+    const where = name(at.run, at.step);
+    byId("now-name").textContent = where;
+    document.querySelectorAll(".now").forEach((strip) => strip.setAttribute("data-name", where));
+    const verdict = byId("verdict");
+    verdict.replaceChildren(make("p", { class: "where" }, where));
+    if (at.step !== 0) {
+      const line = make("p", {}, make("span", { class: `chip ${cell.zone || "no-zone"}` }, cell.zone || cell.state));
+      if (cell.borderline) line.append(make("span", {}, `borderline ${cell.borderline}`));
+      verdict.append(line);
+    }
+    if (cell.position !== null) {
+      const dial = make("div", { class: "dial", role: "img", "aria-label": `position ${Math.round(cell.position)} of 100` });
+      const last = cell.zone === "broken" ? "broken" : "cooked";
+      for (const zone of ["under-drifted", "dreaming", "forgetting", last]) dial.append(make("i", { class: zone }));
+      dial.append(make("b", { style: `left:${Math.min(100, Math.max(0, cell.position))}%` }));
+      verdict.append(dial);
+    }
+    if (cell.said) verdict.append(make("p", { class: "said" }, ...bold(cell.said)));
+    byId("here").replaceChildren(where, make("br"), make("span", { class: "faint" }, at.step ? cell.zone || cell.state : ""));
+    try {
+      history.replaceState(null, "", at.step ? `#${runs[at.run].name}/${steps[at.step]}` : "#base");
+    } catch { /* a page inside another has no address of its own */ }
+    if (open) fillLoupe();
+  };
+  const go = (run, step) => {
+    at.run = Math.min(runs.length - 1, Math.max(0, run));
+    at.step = Math.min(steps.length - 1, Math.max(0, step));
+    show();
+  };
+
+  // -- the loupe ----------------------------------------------------------------------------------------
+
+  const loupe = byId("loupe");
+  const look = (p, s) => {
+    open = [p, s];
+    fillLoupe();
+    loupe.showModal();
+  };
+  const fillLoupe = () => {
+    const [p, s] = open;
+    const title = `${said(prompts[p].text)}, seed ${prompts[p].seeds[s]}`;
+    byId("loupe-title").textContent = title;
+    for (const [id, step] of [["loupe-base", 0], ["loupe-now", at.step]]) {
+      const uri = source(at.run, step, p, s);
+      byId(id).className = "px";
+      byId(id).alt = `${title}, ${name(at.run, step)}`;
+      byId(id).hidden = !uri;
+      if (uri) byId(id).src = uri;
+    }
+    const cell = cellAt(at.run, at.step);
+    byId("loupe-where").textContent = at.step ? `${name(at.run, at.step)}: ${cell.zone || cell.state}` : "base model";
+    byId("loupe-strip").replaceChildren(...steps.map((step, index) => {
+      const uri = source(at.run, index, p, s);
+      const button = make("button", { type: "button", class: "px", "aria-pressed": index === at.step });
+      button.append(uri ? make("img", { src: uri, alt: "" }) : "", make("span", {}, index ? `${step} steps` : "base"));
+      button.addEventListener("click", () => go(at.run, index));
+      return button;
+    }));
+  };
+  loupe.addEventListener("close", () => { open = null; });
+  loupe.querySelector(".close").addEventListener("click", () => loupe.close());
+  loupe.addEventListener("click", (e) => e.target === loupe && loupe.close());
+
+  // -- hands --------------------------------------------------------------------------------------------
+
+  document.querySelectorAll("table.map button").forEach((button) =>
+    button.addEventListener("click", () => go(button.dataset.run === undefined ? at.run : Number(button.dataset.run), Number(button.dataset.step))));
+  document.querySelectorAll("[data-go]").forEach((button) =>
+    button.addEventListener("click", () => {
+      const [run, step] = button.dataset.go.split(",").map(Number);
+      go(at.run + run, at.step + step);
+    }));
+  document.addEventListener("keydown", (e) => {
+    if (e.altKey || e.ctrlKey || e.metaKey || e.target.closest("summary, pre, code")) return;
+    const near = open || e.target.closest(".map, .stage");
+    if (e.key === "ArrowLeft") go(at.run, at.step - 1);
+    else if (e.key === "ArrowRight") go(at.run, at.step + 1);
+    else if (e.key === "ArrowUp" && near) go(at.run - 1, at.step);
+    else if (e.key === "ArrowDown" && near) go(at.run + 1, at.step);
+    else if (e.key.toLowerCase() === "b") { if (!e.repeat) showBase(true); }
+    else return;
+    e.preventDefault();
+    const focused = document.activeElement;
+    if (focused && focused.closest("table.map")) document.querySelector("table.map button[aria-pressed=true]")?.focus();
+  });
+  document.addEventListener("keyup", (e) => e.key.toLowerCase() === "b" && showBase(false));
+  window.addEventListener("blur", () => showBase(false));
+  document.querySelectorAll("[data-copy]").forEach((button) =>
+    button.addEventListener("click", async () => {
+      const code = byId(button.dataset.copy);
+      try {
+        await navigator.clipboard.writeText(code.textContent);
+        button.textContent = "Copied";
+        setTimeout(() => { button.textContent = "Copy"; }, 1600);
+      } catch { // without permission the command is at least selected
+        getSelection().selectAllChildren(code);
+      }
+    }));
+
+  const address = () => {
+    const [run, step] = decodeURIComponent(location.hash.slice(1)).split("/");
+    const r = runs.findIndex((each) => each.name === run);
+    const s = steps.indexOf(Number(step));
+    if (r >= 0 && s >= 0) [at.run, at.step] = [r, s];
+    else if (run === "base") at.step = 0;
+  };
+  window.addEventListener("hashchange", () => { address(); show(); });
+  build();
+  address();
+  show();
+})();

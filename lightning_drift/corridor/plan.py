@@ -1,0 +1,233 @@
+"""Which rates and steps a corridor covers, where its runs lie, and what every one of its fits shares."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_drift.atomic import atomic_write
+from lightning_drift.errors import UserError
+from lightning_drift.number_lists import integers
+from lightning_drift.runs import safe_name
+
+PLAN, FIT = "plan.yaml", "fit.yaml"
+"""In a corridor's folder: the rates and steps it covers, and the configuration that its fits share."""
+
+TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
+
+# What the corridor sets itself, fit by fit.
+_OWN = (
+    "model.init_args.learning_rate",
+    "trainer.max_steps",
+    "trainer.logger.init_args.name",
+    "trainer.logger.init_args.version",
+    "step_checkpoint.steps",
+    "seed_grid.steps",
+    "clip_drift.steps",
+    "ckpt_path",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A corridor: one fit per learning rate, looked at after each of the steps.
+
+    The learning rate is constant, so the fit that reaches the last step has passed all the others.
+
+    Args:
+        root: The TensorBoard log folder.
+        subject: Groups the runs on one set of photos.
+        name: The corridor's folder in the subject's.
+        rates: Learning rates, ascending.
+        steps: Optimizer steps above 0, ascending.
+        fit: The configuration of ``lightning-drift fit`` that all rates share.
+    """
+
+    root: Path
+    subject: str
+    name: str
+    rates: tuple[float, ...]
+    steps: tuple[int, ...]
+    fit: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where the corridor's runs and its page lie."""
+        return self.root / self.subject / self.name
+
+    def run(self, rate: float) -> Path:
+        """The run folder of a rate's fit."""
+        return self.folder / rate_name(rate)
+
+    def options(self, rate: float) -> list[str]:
+        """What a rate's fit is told beyond the shared configuration."""
+        steps = ",".join(map(str, self.steps))
+        options = {
+            "model.learning_rate": repr(rate),
+            "trainer.max_steps": str(self.steps[-1]),
+            "trainer.logger.init_args.name": self.subject,
+            "trainer.logger.init_args.version": f"{self.name}/{rate_name(rate)}",
+            "step_checkpoint.steps": steps,
+            "seed_grid.steps": f"0,{steps}",
+        }
+        if "clip_drift" in self.fit:
+            options["clip_drift.steps"] = f"0,{steps}"
+        return [f"--{key}={value}" for key, value in options.items()]
+
+
+def make_plan(
+    fit: dict[str, Any],
+    rates: str | float | Iterable[float],
+    steps: str | int | list[int],
+    name: str,
+) -> Plan:
+    """Place a corridor under its subject.
+
+    Args:
+        fit: The complete configuration of a fit.
+        rates: Learning rates, as ``1e-6,2e-6,4e-6`` or numbers.
+        steps: Optimizer steps, as ``800,1200,1600`` or numbers.
+        name: The corridor's folder in the subject's.
+
+    Raises:
+        UserError: A list is not one of numbers in range, or the fits would write no event files.
+    """
+    logger = (fit.get("trainer") or {}).get("logger")
+    if not isinstance(logger, dict) or logger.get("class_path") != TENSORBOARD:
+        raise UserError("trainer.logger: a corridor is read from event files; keep the TensorBoard logger")
+    settings = logger["init_args"]
+    photos = Path(str((fit["data"].get("init_args") or {}).get("instance_dir", "run")))
+    subject = settings.get("name") or safe_name(photos.resolve().name)
+    if name != safe_name(name):
+        raise UserError(
+            f"corridor.name: {name!r} is not a folder's name; write for example {safe_name(name)}"
+        )
+    counts = sorted(integers(steps, "corridor.steps"))
+    if not counts or counts[0] < 1:
+        raise UserError("corridor.steps: give optimizer steps above 0; the base model at 0 is always shown")
+    fit = {**fit, "ckpt_path": None}
+    return Plan(Path(settings["save_dir"]), subject, name, tuple(learning_rates(rates)), tuple(counts), fit)
+
+
+def learning_rates(value: str | float | Iterable[float]) -> list[float]:
+    """Read a list of learning rates; ascending, without repetitions.
+
+    Raises:
+        UserError: An item is not a number between 0 and 1.
+
+    >>> learning_rates("4e-6, 1e-6")
+    [1e-06, 4e-06]
+    """
+    items = value.split(",") if isinstance(value, str) else [value] if isinstance(value, float) else value
+    rates: list[float] = []
+    for item in items:
+        try:
+            rate = float(item)
+        except (TypeError, ValueError):
+            rate = 0.0
+        if not 0 < rate < 1:
+            raise UserError(
+                f"corridor.lr: {str(item).strip()!r} is not a learning rate; write for example 1e-6,2e-6,4e-6"
+            )
+        rates.append(rate)
+    if not rates:
+        raise UserError("corridor.lr: the list is empty; write for example 1e-6,2e-6,4e-6")
+    return sorted(set(rates))
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate as people write it.
+
+    >>> rate_text(0.00016)
+    '1.6e-4'
+    """
+    mantissa, _, exponent = f"{rate:e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def rate_name(rate: float) -> str:
+    """The run folder of a rate, named as ``fit`` names its runs.
+
+    >>> rate_name(2e-6)
+    'lr2e-6'
+    """
+    return f"lr{rate_text(rate)}"
+
+
+def take_up(plan: Plan) -> Plan:
+    """Join a plan with what its folder holds already and keep it there.
+
+    Rates and steps of earlier calls stay in the corridor; it is one only if its fits differ in nothing else.
+
+    Returns:
+        The plan with the earlier rates and steps.
+
+    Raises:
+        UserError: The folder holds a corridor whose fits were set up in another way.
+    """
+    earlier = read_plan(plan.folder)
+    if earlier is not None:
+        rates, steps, fit = earlier
+        changed = _differences(_shared(fit), _shared(plan.fit))
+        if changed:
+            shown = "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise UserError(
+                f"{plan.folder} holds a corridor whose fits were set up in another way ({shown}). Repeat "
+                "that setting to go on with it, or give this corridor another folder with --name"
+            )
+        joined = sorted({*plan.rates, *rates}), sorted({*plan.steps, *steps})
+        plan = replace(plan, rates=tuple(joined[0]), steps=tuple(joined[1]))
+    _write(plan.folder / FIT, plan.fit, "what all fits of this corridor share")
+    _write(plan.folder / PLAN, {"lr": list(plan.rates), "steps": list(plan.steps)}, "what it covers")
+    return plan
+
+
+def read_plan(folder: Path) -> tuple[list[float], list[int], dict[str, Any]] | None:
+    """The rates, steps and shared configuration in a corridor's folder; None if it is not a corridor's.
+
+    Raises:
+        UserError: A file is missing or damaged.
+    """
+    if not (folder / PLAN).is_file():
+        return None
+    try:
+        plan, fit = (yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in (PLAN, FIT))
+        return [float(rate) for rate in plan["lr"]], [int(step) for step in plan["steps"]], dict(fit)
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{folder / PLAN} or {FIT} beside it is damaged ({type(error).__name__}); delete {PLAN} and give "
+            "all rates and steps again"
+        ) from error
+
+
+def _write(path: Path, content: dict[str, Any], what: str) -> None:
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    with atomic_write(path) as file:
+        file.write(f"# lightning-drift corridor: {what}\n{text}".encode())
+
+
+def _shared(fit: dict[str, Any]) -> dict[str, Any]:
+    """Every setting that two fits of one corridor must agree in, by its dotted name."""
+    leaves: dict[str, Any] = {}
+
+    def walk(value: Any, prefix: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, child in value.items():
+                walk(child, f"{prefix}.{key}" if prefix else str(key))
+        else:
+            leaves[prefix] = value
+
+    walk(fit, "")
+    # Where a fit computes and how it shows its progress change nothing about the cell.
+    free = re.compile(
+        r"trainer\.(accelerator|devices|enable_progress_bar)|step_checkpoint\.|data\..*num_workers"
+    )
+    return {key: value for key, value in leaves.items() if key not in _OWN and not free.match(key)}
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    keys = dict.fromkeys([*old, *new])
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]

@@ -1,0 +1,75 @@
+"""Pictures small enough for one page: each once, as data URIs."""
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+SIDES = (512, 384, 320, 256, 192, 128)
+"""Longest sides in pixels that pictures are shrunk to; the largest at which all fit is taken."""
+
+BUDGET = 9 * 2**20
+"""Bytes for all pictures together; as text they take a third more."""
+
+PIXEL_ART = 128
+"""Pictures no larger than this keep their pixels."""
+
+
+class Thumbnails:
+    """Turns files into data URIs; files with the same content share one.
+
+    Args:
+        paths: All files to come, so that a size can be chosen at which they fit.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.uris: list[str] = []
+        self._index: dict[str, int] = {}
+        self._seen: dict[Path, int] = {}
+        files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in dict.fromkeys(paths)}
+        self.count = len(files)
+        self.side = self._fitting_side(list(files.values()))
+
+    def add(self, path: Path) -> int:
+        """The position of a file's picture in ``uris``."""
+        if path not in self._seen:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if digest not in self._index:
+                self._index[digest] = len(self.uris)
+                with Image.open(path) as image:
+                    self.uris.append(data_uri(image, self.side))
+            self._seen[path] = self._index[digest]
+        return self._seen[path]
+
+    def _fitting_side(self, files: list[Path]) -> int:
+        """The largest side at which all pictures fit, judged by up to 16 of them."""
+        sample = files[:: max(1, len(files) // 16)][:16]
+        for side in SIDES:
+            size = 0
+            for path in sample:
+                with Image.open(path) as image:
+                    size += len(encode(image, side))
+            if size * len(files) <= BUDGET * max(1, len(sample)):
+                return side
+        return SIDES[-1]
+
+
+def encode(image: Image.Image, side: int) -> bytes:
+    """WebP with the longest side at most ``side``; without loss where every pixel is to be seen."""
+    image = image.convert("RGB")
+    longest = max(image.size)
+    if longest > side:
+        scale = side / longest
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    file = BytesIO()
+    image.save(file, format="WEBP", lossless=longest <= PIXEL_ART, quality=82, method=4)
+    return file.getvalue()
+
+
+def data_uri(image: Image.Image, side: int) -> str:
+    """A picture as text that a page can hold."""
+    return "data:image/webp;base64," + base64.b64encode(encode(image, side)).decode()
