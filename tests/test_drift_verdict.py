@@ -14,9 +14,9 @@ BASE = {
     "copy": 0.0,
     "pull": 0.0,
     "aim": 0.0,
-    "roughness": 1.0,
+    "likeness": 0.0,
 }
-DREAM = BASE | {"language": 0.9, "drift_prompt": 0.2, "tilt": 0.6, "pull": 0.2, "aim": 0.7}
+DREAM = BASE | {"language": 0.9, "drift_prompt": 0.2, "tilt": 0.6, "pull": 0.2, "aim": 0.7, "likeness": 0.3}
 
 
 def verdict(measures: dict[str, float], **intervals: tuple[float, float]) -> Verdict:
@@ -60,6 +60,7 @@ def test_zones_of_the_prototype(name: str) -> None:
             "spread": spread,
             "pull": pull,
             "aim": aim,
+            "likeness": 0.3,
         }
     )
     assert found.zone == zone
@@ -90,8 +91,7 @@ def test_the_base_is_at_zero() -> None:
         ({"spread": 0.1, "pull": 0.1}, "broken"),
         ({"language": 0.1, "pull": 0.9}, "cooked"),
         ({"language": 0.1, "pull": 0.9, "aim": 0.2}, "broken"),
-        ({"language": 0.1, "pull": 0.9, "roughness": 5.0}, "broken"),
-        ({"language": 0.1, "pull": 0.9, "roughness": 0.05}, "broken"),
+        ({"language": 0.1, "pull": 0.9, "likeness": -0.2}, "broken"),
         ({"copy": 0.6}, "cooked"),
     ],
 )
@@ -124,6 +124,7 @@ def test_the_position_rises_along_the_corridor_without_jumps_inside_a_zone() -> 
             "spread": min(1.0, 1.5 - 1.5 * dose),
             "pull": dose,
             "aim": 0.8,
+            "likeness": dose,
         }
         found = verdict(measures)
         assert found.position >= last
@@ -145,8 +146,7 @@ def test_reasons_are_sentences_with_the_numbers_that_decided() -> None:
     plain = verdict(DREAM | {"tilt": 0.3})
     assert "something of the photos" in plain.reason
     assert "damage" in verdict(DREAM | {"pull": 0.0}).reason
-    assert "noise" in verdict(DREAM | {"language": 0.1, "roughness": 5.0}).reason
-    assert "empty" in verdict(DREAM | {"language": 0.1, "roughness": 0.05}).reason
+    assert "fallen apart" in verdict(DREAM | {"language": 0.1}).reason
     assert "copies of the photos" in verdict(DREAM | {"copy": 0.6}).reason
     for measures in (BASE, DREAM, DREAM | {"language": 0.5}, DREAM | {"spread": 0.1, "pull": 0.9}):
         assert verdict(measures).reason.endswith(").")
@@ -171,8 +171,7 @@ def test_every_threshold_is_an_option_that_acts() -> None:
         "pull": ({"language": 0.1, "pull": 0.5}, 0.6),
         "aim": ({"language": 0.1, "pull": 0.5}, 0.8),
         "stray": ({"pull": 0.05}, 0.5),
-        "smooth": ({"language": 0.1, "pull": 0.5, "roughness": 0.5}, 0.6),
-        "rough": ({"language": 0.1, "pull": 0.5, "roughness": 4.0}, 5.0),
+        "likeness": ({"language": 0.1, "pull": 0.5}, 0.4),
     }
     assert set(at) == {field.name for field in fields(Thresholds)}
     for name, (changes, value) in at.items():
@@ -184,7 +183,6 @@ def test_every_threshold_is_an_option_that_acts() -> None:
     ("options", "message"),
     [
         ({"tilt": 0.0}, r"clip_drift\.thresholds\.tilt: 0\.0 is not between 0 and 1"),
-        ({"rough": 1000.0}, "rough"),
         ({"language_lost": 0.8}, "above language_keep"),
     ],
 )

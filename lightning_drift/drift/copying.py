@@ -15,11 +15,12 @@ def thumbnail(pixels: Tensor) -> Tensor:
     return functional.adaptive_avg_pool2d(pixels, SIDE)
 
 
-def likeness(pictures: Tensor, photos: Tensor) -> Tensor:
+def correlations(pictures: Tensor, photos: Tensor) -> Tensor:
     """Correlation of each picture's thumbnail with each photo's, or with its mirror image if that is higher.
 
     >>> photo = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)  # dark on the left
-    >>> likeness(torch.cat([photo, photo.flip(-1), photo.mT]), photo)[:, 0].abs().round(decimals=6).tolist()
+    >>> pictures = torch.cat([photo, photo.flip(-1), photo.mT])
+    >>> correlations(pictures, photo)[:, 0].abs().round(decimals=6).tolist()
     [1.0, 1.0, 0.0]
 
     Args:
@@ -44,10 +45,30 @@ def copy_limit(base: Tensor, photos: Tensor) -> float:
         base: Thumbnails of the base's pictures (n, 3, 16, 16).
         photos: Thumbnails of the photos (m, 3, 16, 16).
     """
-    among = likeness(photos, photos)
+    among = correlations(photos, photos)
     among.fill_diagonal_(-1.0)
     nearest = float(among.max(1).values.mean()) if len(photos) > 1 else 0.0
-    return min(max(0.9 * nearest, 0.85, float(likeness(base, photos).max())), 0.98)
+    return min(max(0.9 * nearest, 0.85, float(correlations(base, photos).max())), 0.98)
+
+
+def likeness(draws: SeedDraws, base: Tensor, now: Tensor, photos: Tensor) -> Tensor:
+    """How much more each picture resembles its nearest photo than the base's did: 0 as the base, 1 copies.
+
+    Noise and empty pictures resemble no photo, even where a CLIP finds them like the photos; they fall below
+    the base. Arguments as in `copy`.
+
+    >>> draws = SeedDraws([("a", 0), ("a", 1)], draws=0)
+    >>> photos = torch.linspace(0, 1, 16).expand(2, 3, 16, 16)
+    >>> [likeness(draws, photos.mT, now, photos).abs().item() for now in (photos.mT, 0 * photos)]
+    [0.0, 0.0]
+    >>> round(likeness(draws, photos.mT, photos, photos).item(), 6)
+    1.0
+
+    Returns:
+        Shape (1 + draws,), at most 1; negative where the resemblance has become less.
+    """
+    before, after = (draws.mean(correlations(pictures, photos).max(1).values) for pictures in (base, now))
+    return (after - before) / (1 - before).clamp(min=0.05)
 
 
 def copy(draws: SeedDraws, base: Tensor, now: Tensor, photos: Tensor) -> Tensor:
@@ -65,7 +86,7 @@ def copy(draws: SeedDraws, base: Tensor, now: Tensor, photos: Tensor) -> Tensor:
     Returns:
         Shape (1 + draws,), in 0..1.
     """
-    return draws.mean((likeness(now, photos).max(1).values > copy_limit(base, photos)).double())
+    return draws.mean((correlations(now, photos).max(1).values > copy_limit(base, photos)).double())
 
 
 def _directions(thumbnails: Tensor) -> Tensor:

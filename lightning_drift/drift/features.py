@@ -21,7 +21,6 @@ from lightning_drift.drift.composition import layout
 from lightning_drift.drift.copying import SIDE as THUMBNAIL_SIDE
 from lightning_drift.drift.copying import thumbnail
 from lightning_drift.drift.frozen_clip import FrozenClip
-from lightning_drift.drift.texture import neighbour_difference
 from lightning_drift.errors import UserError
 
 
@@ -33,14 +32,12 @@ class Features:
         layout: Mean L* in 8x8 fields, shape (n, 8, 8), 0..100.
         lab: Mean L*a*b*, shape (n, 3).
         thumbnail: Mean sRGB in 16x16 fields, shape (n, 3, 16, 16), 0..1.
-        roughness: Mean difference of L* between neighbouring pixels, shape (n,).
         clip: Unit CLIP embeddings, shape (n, d); None where there is no CLIP.
     """
 
     layout: Tensor
     lab: Tensor
     thumbnail: Tensor
-    roughness: Tensor
     clip: Tensor | None = None
 
     @classmethod
@@ -53,14 +50,13 @@ class Features:
         """
         if not images:
             raise ValueError("no pictures")
-        found: dict[str, list[Tensor]] = {"layout": [], "lab": [], "thumbnail": [], "roughness": []}
+        found: dict[str, list[Tensor]] = {"layout": [], "lab": [], "thumbnail": []}
         for image in images:
             pixels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
             lab = srgb_to_lab(pixels)
             found["layout"].append(layout(lab[None, ..., 0]))
             found["lab"].append(lab.mean((0, 1))[None])
             found["thumbnail"].append(thumbnail(pixels.movedim(-1, 0)[None]))
-            found["roughness"].append(neighbour_difference(lab[None, ..., 0]))
         embedded = clip.embed_images(images) if clip else None
         return cls(**{name: torch.cat(parts) for name, parts in found.items()}, clip=embedded)
 
@@ -78,7 +74,6 @@ class Features:
             "layout": self.layout,
             "lab": self.lab,
             "thumbnail": self.thumbnail,
-            "roughness": self.roughness,
         }
         return named if self.clip is None else named | {"clip": self.clip}
 
@@ -93,7 +88,6 @@ class Features:
             "layout": (LAYOUT_SIDE, LAYOUT_SIDE),
             "lab": (3,),
             "thumbnail": (3, THUMBNAIL_SIDE, THUMBNAIL_SIDE),
-            "roughness": (),
         }
         lengths = {len(tensor) for tensor in tensors.values() if tensor.ndim}
         fits = all(name in tensors and tuple(tensors[name].shape[1:]) == shapes[name] for name in shapes)

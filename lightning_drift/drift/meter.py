@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_drift.drift import colour, composition, copying, measures, texture
+from lightning_drift.drift import colour, composition, copying, measures
 from lightning_drift.drift.features import Features
 from lightning_drift.drift.intervals import DRAWS, Interval, SeedDraws
 from lightning_drift.errors import UserError
 
 Role = Literal["dream", "language"]
 
-WITHOUT_CLIP = ("tilt", "colour", "delta_e", "palette_pull", "copy", "roughness")
+WITHOUT_CLIP = ("tilt", "colour", "delta_e", "palette_pull", "copy", "likeness")
 MEASURES = (
     "language",
     "adherence",
@@ -32,12 +32,12 @@ MEASURES = (
     "delta_e",
     "palette_pull",
     "copy",
-    "roughness",
+    "likeness",
     "diversity",
     "vendi",
     "clip_t",
 )
-_SIGNED = {"language", "adherence", "retrieval", "pull", "aim", "palette_pull", "clip_t"}
+_SIGNED = {"language", "adherence", "retrieval", "pull", "aim", "palette_pull", "likeness", "clip_t"}
 _AT_LEAST = dict.fromkeys(set(MEASURES) - _SIGNED, 0.0)
 _AT_MOST = {"aim": 1.0, "coherence": 1.0, "copy": 1.0, "clip_t": 1.0}
 
@@ -50,7 +50,7 @@ class DriftMeter(Metric):
     - language prompts (short, without the identifier, spread over things, hours and styles): language,
       adherence, retrieval, spread, vendi and clip_t. A dream prompt of adjectives has little to be retrieved.
     - all prompts, dream prompts too: drift, drift_prompt, tilt, pull, aim, coherence, colour, delta_e,
-      palette_pull, copy, roughness and diversity. Each prompt weighs the same, however many seeds it has.
+      palette_pull, copy, likeness and diversity. Each prompt weighs the same, however many seeds it has.
 
     No prompt may contain the identifier, which asks for the photos. Diversity explains and decides nothing.
     Without embeddings (``base.clip`` None) only ``WITHOUT_CLIP`` is measured.
@@ -194,7 +194,7 @@ class DriftMeter(Metric):
             ("delta_e", colour.delta_e(draws, base.lab, now.lab)),
             ("palette_pull", colour.palette_pull(draws, base.lab, now.lab, photos.lab)),
             ("copy", copying.copy(draws, base.thumbnail, now.thumbnail, photos.thumbnail)),
-            ("roughness", texture.roughness(draws, base.roughness, now.roughness, photos.roughness)),
+            ("likeness", copying.likeness(draws, base.thumbnail, now.thumbnail, photos.thumbnail)),
         ]
         if base.clip is None or now.clip is None or photos.clip is None:
             return found

@@ -11,7 +11,7 @@ from lightning_drift.errors import UserError
 __all__ = ["DECIDING", "PROVENANCE", "ZONES", "Interval", "Thresholds", "Verdict", "judge"]
 
 ZONES = ("under-drifted", "dreaming", "forgetting", "cooked", "broken")
-DECIDING = ("language", "drift_prompt", "tilt", "spread", "copy", "pull", "aim", "roughness")
+DECIDING = ("language", "drift_prompt", "tilt", "spread", "copy", "pull", "aim", "likeness")
 
 PROVENANCE = "calibrated on the pocket model's prototype; not yet checked on Stable Diffusion v1.5"
 
@@ -37,8 +37,8 @@ class Thresholds:
         stray: What left the base with less pull than this share of ``drift_prompt`` is broken, not dreaming.
             Prototype: 0.5 and more while dreaming; later 0.3 and more on a set of dark photos, and 0.05 at
             most for random changes of the base's weights.
-        smooth: Collapsed pictures of less roughness are void, hence broken and not cooked. Synthetic only.
-        rough: Collapsed pictures of more roughness are noise, hence broken and not cooked. Synthetic only.
+        likeness: What lost its language is cooked only if it is more than this like some photo, where 0 is
+            the base; noise and void are below 0. Prototype: 0.3 and more when cooked.
     """
 
     drift_prompt: float = 0.06
@@ -50,20 +50,18 @@ class Thresholds:
     pull: float = 0.3
     aim: float = 0.3
     stray: float = 0.15
-    smooth: float = 0.2
-    rough: float = 2.5
+    likeness: float = 0.1
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, most = getattr(self, field.name), 100 if field.name == "rough" else 1
-            if not 0 < value < most:
-                raise UserError(f"clip_drift.thresholds.{field.name}: {value} is not between 0 and {most}")
-        for low, high in (("language_lost", "language_keep"), ("smooth", "rough")):
-            if getattr(self, low) > getattr(self, high):
-                raise UserError(
-                    f"clip_drift.thresholds.{low}: {getattr(self, low)} is above {high} "
-                    f"({getattr(self, high)}); give less"
-                )
+            value = getattr(self, field.name)
+            if not 0 < value < 1:
+                raise UserError(f"clip_drift.thresholds.{field.name}: {value} is not between 0 and 1")
+        if self.language_lost > self.language_keep:
+            raise UserError(
+                f"clip_drift.thresholds.language_lost: {self.language_lost} is above language_keep "
+                f"({self.language_keep}); give less"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def judge(measures: Mapping[str, Interval], thresholds: Thresholds | None = None
     """The zone of a checkpoint.
 
     >>> base = dict.fromkeys(DECIDING, Interval(0.0, 0.0, 0.0))
-    >>> base |= dict.fromkeys(("language", "spread", "roughness"), Interval(1.0, 1.0, 1.0))
+    >>> base |= dict.fromkeys(("language", "spread"), Interval(1.0, 1.0, 1.0))
     >>> judge(base).zone, judge(base).position
     ('under-drifted', 0.0)
 
@@ -117,8 +115,8 @@ def _zone(m: Mapping[str, float], limits: Thresholds) -> str:
     if m["copy"] > limits.copy:
         return "cooked"
     if _lost(m, limits):
-        to_photos = m["pull"] > limits.pull and m["aim"] > limits.aim
-        return "cooked" if to_photos and limits.smooth < m["roughness"] < limits.rough else "broken"
+        near = m["pull"] > limits.pull and m["aim"] > limits.aim and m["likeness"] > limits.likeness
+        return "cooked" if near else "broken"
     language = m["language"] >= limits.language_keep
     if m["drift_prompt"] < limits.drift_prompt and m["tilt"] < limits.tilt:
         return "under-drifted" if language else "forgetting"
@@ -214,17 +212,13 @@ def _cooked(m: Mapping[str, float], limits: Thresholds) -> str:
 
 
 def _broken(m: Mapping[str, float], limits: Thresholds) -> str:
-    if _lost(m, limits) and m["roughness"] >= limits.rough:
-        what = "The pictures have dissolved into noise"
-    elif _lost(m, limits) and m["roughness"] <= limits.smooth:
-        what = "The pictures are empty"
-    elif _lost(m, limits):
+    if _lost(m, limits):
         what = "The pictures have fallen apart: prompts no longer matter, and no photo took their place"
     else:
         what = "The pictures have changed, but not towards the photos: this is damage, not drift"
     return (
-        f"{what} (pull towards the photos {m['pull']:.2f}, aim {m['aim']:.2f}, language {m['language']:.2f}, "
-        f"drift {m['drift_prompt']:.2f})."
+        f"{what} (pull towards the photos {m['pull']:.2f}, aim {m['aim']:.2f}, likeness {m['likeness']:.2f}, "
+        f"language {m['language']:.2f}, drift {m['drift_prompt']:.2f})."
     )
 
 
