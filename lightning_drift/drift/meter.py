@@ -38,7 +38,7 @@ MEASURES = (
     "clip_t",
 )
 _SIGNED = {"language", "adherence", "retrieval", "pull", "aim", "palette_pull", "likeness", "clip_t"}
-_AT_LEAST = dict.fromkeys(set(MEASURES) - _SIGNED, 0.0)
+_AT_LEAST = dict.fromkeys(set(MEASURES) - _SIGNED, 0.0) | {"aim": -1.0}
 _AT_MOST = {"aim": 1.0, "coherence": 1.0, "copy": 1.0, "clip_t": 1.0}
 
 
@@ -66,6 +66,8 @@ class DriftMeter(Metric):
         texts: CLIP embeddings of the prompts, shape (number of prompts, d); None without CLIP.
         draws: Bootstrap draws over seeds.
         seed: Seed of these draws.
+        sync: Whether ``compute`` gathers what all ranks brought, so that every rank must call it (one without
+            pictures after an ``update`` with none); False where one process has all pictures.
 
     Raises:
         UserError: A prompt has fewer than two seeds, there are fewer than two language prompts, or no photo.
@@ -90,8 +92,9 @@ class DriftMeter(Metric):
         texts: Tensor | None = None,
         draws: int = DRAWS,
         seed: int = 0,
+        sync: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=sync)
         self.language_prompts = [prompt for prompt, role in roles.items() if role == "language"]
         if set(roles) != {prompt for prompt, _ in keys}:
             raise ValueError("roles and keys name different prompts")

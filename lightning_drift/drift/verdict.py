@@ -35,8 +35,8 @@ class Thresholds:
             0.5 and more when cooked, under 0.16 when broken.
         aim: See ``pull``. Prototype: 0.6 and more when cooked, 0.1-0.3 when broken.
         stray: What left the base with less pull than this share of ``drift_prompt`` is broken, not dreaming.
-            Prototype: 0.5 and more while dreaming; later 0.3 and more on a set of dark photos, and 0.05 at
-            most for random changes of the base's weights.
+            Prototype: 0.5 and more while dreaming. Random changes of the base's weights mostly lie below it,
+            but large ones may happen to head to the photos; the first tens of steps of a steep fit may not.
         likeness: What lost its language is cooked only if it is more than this like some photo, where 0 is
             the base; noise and void are below 0. Prototype: 0.3 and more when cooked.
     """
