@@ -10,11 +10,13 @@ from torch.utils.data import DataLoader
 
 from lightning_drift.callbacks.image_writer import Picture
 from lightning_drift.dreaming import check_size, dream, native_size
+from lightning_drift.drift_dial import base_of, check_drift, dialled
 from lightning_drift.errors import UserError
 from lightning_drift.infotext import infotext
 from lightning_drift.number_lists import integers
 from lightning_drift.prompt_lists import read_prompts, slug
-from lightning_drift.stable_diffusion import StableDiffusion, load_stable_diffusion
+from lightning_drift.stable_diffusion import StableDiffusion, find_parts, read_parts
+from lightning_drift.weight_files import files_hash
 
 DREAM_PROMPT = "monumental, dramatic, atmospheric, transcendent"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -74,8 +76,10 @@ class Dreamer(LightningModule):
 
     Args:
         pipeline: A fit's checkpoint (``.ckpt``), a diffusers folder, a single ``.safetensors`` or ``.ckpt``
-            file, a hub id, or ``pocket`` for the embedded model.
-        base: Where to find the base pipeline of a fit's checkpoint, if not where the checkpoint says.
+            file, a delta, a hub id, or ``pocket`` for the embedded model.
+        base: Where to find the base pipeline of a fine-tune, if not where the fine-tune says.
+        drift: Dream of W0 + drift (W - W0) instead of the model W, with its base's W0: 0 is the base, 1 the
+            model, and up to 1.5 the drift goes on the way it went.
         guidance_scale: Classifier-free guidance; at 3.0 the model mostly ignores the prompt, at 7-10 it
             obeys.
         num_inference_steps: DDIM steps.
@@ -91,6 +95,7 @@ class Dreamer(LightningModule):
         self,
         pipeline: str = "pocket",
         base: str | None = None,
+        drift: float = 1.0,
         guidance_scale: float = 3.0,
         num_inference_steps: int = 50,
         negative_prompt: str = "",
@@ -110,6 +115,7 @@ class Dreamer(LightningModule):
             )
         self.pipeline = pipeline
         self.base = base
+        self.drift = check_drift(drift, "model.drift")
         self.guidance_scale = guidance_scale
         self.num_inference_steps = num_inference_steps
         self.negative_prompt = negative_prompt
@@ -118,17 +124,23 @@ class Dreamer(LightningModule):
         self.generator_device = generator_device
         self.dtype_name = dtype
         self.parts: StableDiffusion | None = None
-        self._hash = ""
+        self._hash = self._base_hash = ""
 
     def configure_model(self) -> None:
         """Load the pipeline, once.
 
         Raises:
-            UserError: If it cannot be loaded, or the picture size does not suit it.
+            UserError: If it cannot be loaded, its base is not known though the drift is to be turned, or the
+                picture size does not suit it.
         """
         if self.parts is not None:
             return
-        parts = load_stable_diffusion(self.pipeline, base=self.base)
+        found = find_parts(self.pipeline, base=self.base)
+        if self.drift != 1:
+            base = base_of(found, self.base)
+            found = dialled(found, base, self.drift)
+            self._base_hash = files_hash(base.files)[:10]
+        parts = read_parts(found)
         check_size(parts, "model", self.height, self.width)
         side = native_size(parts)
         self.height, self.width = self.height or side, self.width or side
@@ -162,6 +174,8 @@ class Dreamer(LightningModule):
             "Model": Path(self.pipeline).stem,
             "RNG": "CPU" if self.generator_device == "cpu" else "GPU",
         }
+        if self.drift != 1:
+            settings |= {"Drift": f"{self.drift:g}", "Drift base hash": self._base_hash}
         text = infotext(request.prompt, self.negative_prompt, settings)
         return f"{slug(request.prompt)}_seed{request.seed:04d}", {"parameters": text}
 

@@ -1,10 +1,10 @@
-"""The ``export`` command: a fine-tune as a diffusers folder or as one file for A1111, Forge and ComfyUI."""
+"""The ``export`` command: a fine-tune as a diffusers folder, one file for other programs, or a small one."""
 
 import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,12 +16,16 @@ from torch import Tensor
 from lightning_drift.atomic import atomic_write
 from lightning_drift.diffusers_export import write_folder
 from lightning_drift.dreaming import native_size
+from lightning_drift.drift_dial import base_of, check_drift, dialled
 from lightning_drift.errors import UserError, notice
 from lightning_drift.ldm_file import described, is_plain_sd15, ldm_tensors, write_half
+from lightning_drift.lora_file import RANK
 from lightning_drift.model_card import Provenance, companions, modelspec, public_base
 from lightning_drift.pipeline_parts import PARTS, PipelineParts
 from lightning_drift.single_file import sd15_models
+from lightning_drift.small_files import SMALL, report, small_bytes, write_small
 from lightning_drift.stable_diffusion import StableDiffusion, find_parts, load_stable_diffusion, read_parts
+from lightning_drift.weight_files import sha256
 
 HALF_MAX = 65504.0
 TOLERANCE = 1e-2
@@ -31,25 +35,29 @@ _MARGIN = 64 * 2**20  # bytes left free beside the export
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: where, its size in bytes, and its hash (``model_hash``) in hex."""
+    """What was written: where, its size in bytes, its hash (``model_hash``) in hex, and what was measured."""
 
     path: Path
     size: int
     hash: str
+    report: str = ""
 
     def __str__(self) -> str:
         unit, scale = ("GiB", 2**30) if self.size >= 2**30 else ("MiB", 2**20)
-        return f"wrote {self.path} ({self.size / scale:.2f} {unit}), model hash {self.hash[:10]}"
+        wrote = f"wrote {self.path} ({self.size / scale:.2f} {unit}), model hash {self.hash[:10]}"
+        return f"{self.report}\n\n{wrote}" if self.report else wrote
 
 
 def export(
     ckpt_path: str,
     to: str,
-    format: Literal["diffusers", "safetensors"] = "safetensors",
+    format: Literal["diffusers", "safetensors", "delta", "lora"] = "safetensors",
     title: str | None = None,
     author: str | None = None,
     description: str | None = None,
     base: str | None = None,
+    drift: float = 1.0,
+    rank: int | None = None,
     overwrite: bool = False,
 ) -> Exported:
     """Write a fine-tuned model in half precision for other programs, read it back and compare it.
@@ -58,14 +66,19 @@ def export(
 
     Args:
         ckpt_path: The model: a checkpoint of a fit, or anything else that ``--model.pipeline`` takes.
-        to: Folder to write to. With ``--format diffusers`` it becomes the pipeline's folder; with safetensors
-            the file goes into it, named after the title; a name in ``.safetensors`` is the file's own.
+        to: Folder to write to. With ``--format diffusers`` it becomes the pipeline's folder; else the file
+            goes into it, named after the title; a name in ``.safetensors`` is the file's own.
         format: ``safetensors`` is one file in the LDM layout for A1111, Forge and ComfyUI; ``diffusers`` is a
-            folder for ``StableDiffusionPipeline.from_pretrained``.
+            folder for ``StableDiffusionPipeline.from_pretrained``. ``delta`` holds the differences from the
+            base in half precision and is read by lightning-drift together with the base; ``lora`` holds them
+            cut down to a rank, for ComfyUI, A1111 and diffusers.
         title: The model's name; by default made of the run's name and the steps.
         author: Your name in the metadata and the model card.
         description: One sentence about the model, for the metadata and the model card.
         base: The base pipeline, if it no longer lies where the checkpoint says.
+        drift: Export W0 + drift (W - W0) instead of the model W, with the base's W0: 0 is the base, 1 the
+            model, and up to 1.5 it goes on the way it went.
+        rank: Of a LoRA: how many directions each layer keeps; 32 by default.
         overwrite: Replace an earlier export of the same name.
 
     Returns:
@@ -75,7 +88,12 @@ def export(
         UserError: The model cannot be read or does not fit half precision; the place is taken, full or
             forbidden; or what was written does not compute as the source does.
     """
+    check_drift(drift, "--drift")
+    rank = _rank(rank, format)
     parts = find_parts(ckpt_path, base=base)
+    origin = base_of(parts, base) if drift != 1 or format in SMALL else None
+    if origin is not None:
+        parts = dialled(replace(parts, recipe=parts.recipe or {"base": origin.source}), origin, drift)
     title = title or default_title(parts)
     target = _target(Path(to).expanduser(), title, format)
     _refuse_occupied(target, format, overwrite)
@@ -84,39 +102,82 @@ def export(
     source = parts.source
     notice(f"reading {source}")
     model = read_parts(parts)
+    small = format in SMALL
     size = sum(_half_bytes(getattr(model, part)) for part in PARTS)
-    _refuse_full(target, size)
+    _refuse_full(target, small_bytes(parts, format, rank) if small else size)
     for part in PARTS:
         refuse_beyond_half(part, getattr(model, part).state_dict(), source)
     facts = _provenance(model, title, author, description)
-    texts = companions(facts, target, format)
     expected = probe(model)
+    if origin is not None and small:
+        del model
+        return _export_small(target, parts, origin, facts, format, rank, expected)
+    texts = companions(facts, target, format)
     try:
         if format == "safetensors":
             metadata = {**modelspec(facts), **({} if is_plain_sd15(model) else described(model))}
             write_half(target, ldm_tensors(model), metadata)
-            for name, text in texts.items():
-                with atomic_write(target.parent / name) as file:
-                    file.write(text.encode())
+            _write_texts(target.parent, texts)
         else:
             write_folder(target, model, texts)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
-    del model, parts  # so that source and copy are not in memory together
+    del model, parts, origin  # so that source and copy are not in memory together
     notice(f"reading {target} back and comparing it with {source}")
     written = load_stable_diffusion(str(target))
     _compare(expected, probe(written), target)
     return Exported(target, sum(path.stat().st_size for path in written.weight_files.values()), written.hash)
 
 
+def _export_small(
+    target: Path,
+    parts: PipelineParts,
+    base: PipelineParts,
+    facts: Provenance,
+    form: str,
+    rank: int,
+    expected: Mapping[str, Tensor],
+) -> Exported:
+    """Write a delta or a LoRA, measure it, and say in its model card what it lost."""
+    try:
+        small = write_small(target, parts, base, facts, form, rank)
+        found = probe(read_parts(small.written))
+        if form == "delta":
+            _compare(expected, found, target)
+        outputs = expected, probe(read_parts(base)), found
+        _write_texts(target.parent, companions(facts, target, form, report(small, *outputs, markdown=True)))
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
+    return Exported(target, target.stat().st_size, sha256(target), report(small, *outputs))
+
+
+def _write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
+
+
+def _rank(rank: int | None, form: str) -> int:
+    if rank is not None and form != "lora":
+        raise UserError("--rank is of a LoRA; add --format lora, or leave it out")
+    if rank is not None and rank < 1:
+        raise UserError(f"--rank: {rank} keeps nothing; give 1 or more")
+    return rank or RANK
+
+
 def default_title(parts: PipelineParts) -> str:
-    """``<subject>-<run>-step01200`` of a checkpoint in a run folder, else the name of the file or folder."""
+    """``<subject>-<run>-step01200`` of a checkpoint in a run folder, else the name of the file or folder.
+
+    A drift that was dialled is named too: ``<subject>-<run>-step01200-drift0.8``.
+    """
     path = Path(parts.source)
     step = f"step{parts.step:05d}" if parts.step is not None else None
+    drift = f"-drift{parts.recipe['drift']:g}" if parts.recipe and "drift" in parts.recipe else ""
     if step and path.parent.name == "checkpoints":
-        return "-".join((*path.parts[-4:-2], step))
+        return "-".join((*path.parts[-4:-2], step)) + drift
     name = path.stem if path.suffix in {".ckpt", ".safetensors"} else path.name
-    return f"{name}-{step}" if step and "step" not in name else name
+    name = f"{name}-{step}" if step and "step" not in name else name
+    return name if drift in name else name + drift
 
 
 def _target(to: Path, title: str, form: str) -> Path:
@@ -127,11 +188,11 @@ def _target(to: Path, title: str, form: str) -> Path:
     if to.suffix == ".safetensors":
         return to
     slug = re.sub(r"[^\w.+-]+", "-", title).strip("-.") or "model"
-    return to / f"{slug}.safetensors"
+    return to / (f"{slug}.{form}.safetensors" if form in SMALL else f"{slug}.safetensors")
 
 
 def _refuse_occupied(target: Path, form: str, overwrite: bool) -> None:
-    if form == "safetensors":
+    if form != "diffusers":
         if target.is_dir():
             raise UserError(f"{target} is a folder; choose another --to.")
         if target.exists() and not overwrite:

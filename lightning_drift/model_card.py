@@ -63,7 +63,8 @@ class Provenance:
         if not self.recipe:
             return f"Exported from {self.base_name} without fine-tuning."
         steps = f", {self.step} steps" if self.step is not None else ""
-        return f"{self.base_name}, modified by full DreamBooth fine-tuning{steps}."
+        drift = f", its drift dialled to {self.recipe['drift']:g}" if "drift" in self.recipe else ""
+        return f"{self.base_name}, modified by full DreamBooth fine-tuning{steps}{drift}."
 
 
 def public_base(source: str) -> str:
@@ -71,16 +72,22 @@ def public_base(source: str) -> str:
     return Path(source).name if Path(source).is_absolute() else source
 
 
-def modelspec(facts: Provenance) -> dict[str, str]:
+def modelspec(facts: Provenance, form: str = "safetensors") -> dict[str, str]:
     """Stability ModelSpec 1.0.1 metadata of a single file, without the hash of its tensors.
+
+    Args:
+        facts: What is told about the model.
+        form: ``safetensors`` for a whole model, ``delta`` or ``lora`` for a change of one.
 
     Source: the ModelSpec specification, github.com/Stability-AI/ModelSpec.
     """
+    # UIs choose the network by this; one of another shape must not claim to be SD v1.5.
+    architecture = "stable-diffusion-v1" if facts.is_sd15 else "stable-diffusion-v1/other-shape"
+    whole = form == "safetensors"
     entries = {
         "sai_model_spec": "1.0.1",
-        # UIs choose the network by this; one of another shape must not claim to be SD v1.5.
-        "architecture": "stable-diffusion-v1" if facts.is_sd15 else "stable-diffusion-v1/other-shape",
-        "implementation": "https://github.com/Stability-AI/generative-models",
+        "architecture": architecture if whole else f"{architecture}/{form}",
+        "implementation": "https://github.com/Stability-AI/generative-models" if whole else "diffusers",
         "title": facts.title,
         "resolution": f"{facts.side}x{facts.side}",
         "description": facts.description or facts.about,
@@ -106,11 +113,21 @@ _LICENCE_NAMES = {
 }
 
 
-def companions(facts: Provenance, target: Path, form: str) -> dict[str, str]:
-    """The texts that lie beside or inside an export, by their file names: model card, notice and licence."""
+def companions(facts: Provenance, target: Path, form: str, measured: str = "") -> dict[str, str]:
+    """The texts that lie beside or inside an export, by their file names: model card, notice and licence.
+
+    Args:
+        facts: What is told about the model.
+        target: The export's file or folder.
+        form: ``diffusers``, ``safetensors``, ``delta`` or ``lora``.
+        measured: Markdown for the card on what the export keeps of the model.
+    """
     inside = form == "diffusers"
     stem = "" if inside else f"{target.stem}."
-    texts = {f"{stem}README.md": _card(facts, target.name, form), f"{stem}NOTICE.txt": _notice(facts)}
+    texts = {
+        f"{stem}README.md": _card(facts, target.name, form, measured),
+        f"{stem}NOTICE.txt": _notice(facts),
+    }
     if inside:
         texts["NOTICE"] = texts.pop("NOTICE.txt")
     if facts.is_sd15:
@@ -146,7 +163,7 @@ def _licence_text(facts: Provenance) -> str:
     return "The licence of the base model applies; see there."
 
 
-def _card(facts: Provenance, name: str, form: str) -> str:
+def _card(facts: Provenance, name: str, form: str, measured: str) -> str:
     front = {"license": facts.licence}
     if facts.licence == "other":
         front["license_name"] = "same-as-base-model"
@@ -155,6 +172,7 @@ def _card(facts: Provenance, name: str, form: str) -> str:
     head = [f"{key}: {value}" for key, value in front.items()]
     head += ["library_name: diffusers", "pipeline_tag: text-to-image", "tags:", "- stable-diffusion"]
     head += ["- dreambooth"] if facts.recipe else []
+    head += ["- lora"] if form == "lora" else []
     if facts.prompt:
         head.append(f"instance_prompt: {json.dumps(facts.prompt)}")
     sections = ["---", *head, "---", "", f"# {facts.title}", "", facts.description or facts.about]
@@ -163,6 +181,8 @@ def _card(facts: Provenance, name: str, form: str) -> str:
     if facts.author:
         sections += ["", f"Made by {facts.author}."]
     sections += ["", "## Use", "", _use(facts, name, form)]
+    if measured:
+        sections += ["", "## What this file keeps", "", measured]
     if facts.recipe:
         rows = {**facts.recipe, **({"steps": facts.step} if facts.step is not None else {})}
         sections += ["", "## Recipe", "", "| | |", "| --- | --- |"]
@@ -181,6 +201,24 @@ def _cell(value: Any) -> str:
 
 
 def _use(facts: Provenance, name: str, form: str) -> str:
+    if form == "delta":
+        return (
+            f"The file holds what the fine-tune changed of {facts.base_name}, which it needs:\n\n"
+            f"    lightning-drift predict --model.pipeline {name} --model.base {facts.base}\n\n"
+            "writes dreams, and this makes a whole model for other programs:\n\n"
+            f"    lightning-drift export --ckpt_path {name} --base {facts.base} --to models\n\n"
+            "By hand: W = W0 + delta in float32, for each weight that the file names."
+        )
+    if form == "lora":
+        return (
+            f"A LoRA for {facts.base_name}. Its strength turns the drift: 0 is the base, 1 the fine-tune.\n\n"
+            "In diffusers (with peft):\n\n"
+            f'    pipe.load_lora_weights("{name}")  # of the base\'s StableDiffusionPipeline\n\n'
+            f"In A1111 or Forge: copy it to `models/Lora/`, choose the base as checkpoint, and add "
+            f"`<lora:{name.removesuffix('.safetensors')}:1>` to the prompt; sampler DDIM, CFG scale 3.\n"
+            "In ComfyUI: copy it to `models/loras/`; Load LoRA with strength 1 for model and CLIP.\n"
+            f"Here: `lightning-drift predict --model.pipeline {name} --model.base {facts.base}`."
+        )
     if form == "safetensors" and not facts.is_sd15:
         return (
             "The network is not of Stable Diffusion v1.5's shape; other programs cannot read this file:\n\n"

@@ -1,4 +1,4 @@
-"""Number lists as people write them on a command line: ``800,1200,1600``, ``0-31``, ``1e-6,2e-6``."""
+"""Number lists as people write them on a command line: ``800,1200,1600``, ``0-31``, ``0.25,0.5,1``."""
 
 import re
 from collections.abc import Iterable
@@ -41,4 +41,30 @@ def integers(value: str | int | Iterable[int], option: str) -> list[int]:
         if last - first >= MAX_RANGE:
             raise UserError(f"{option}: the range {item.strip()} holds more than {MAX_RANGE:,} numbers")
         numbers.extend(range(first, last + 1))
+    return list(dict.fromkeys(numbers))
+
+
+def decimals(value: str | float | Iterable[float], option: str) -> list[float]:
+    """Read a list of numbers, such as ``0.25,0.5,1``.
+
+    Args:
+        value: One number, a sequence of them, or text: numbers separated by commas.
+        option: The option's name, for the error message.
+
+    Returns:
+        The numbers in the order given, without repetitions.
+
+    Raises:
+        UserError: If the text is not such a list.
+
+    >>> decimals("0.5, 1", "values")
+    [0.5, 1.0]
+    """
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, Iterable) else [value]
+    try:
+        numbers = [float(item) for item in items]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{option}: {value!r} is not a list of numbers; write for example 0.25,0.5,1"
+        ) from None
     return list(dict.fromkeys(numbers))

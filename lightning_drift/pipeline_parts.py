@@ -15,6 +15,8 @@ from lightning_drift.errors import UserError, notice
 from lightning_drift.weight_files import Weights
 
 PARTS = ("unet", "text_encoder", "vae")
+TRAINED = ("unet", "text_encoder")
+"""The parts that a fit changes."""
 
 _FAMILY = "lightning-drift fine-tunes Stable Diffusion 1.x text-to-image models"
 _BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
@@ -35,6 +37,7 @@ class PipelineParts:
         files: The weight files, by the name they have in the model's hash.
         recipe: How it was fine-tuned, where the files tell.
         step: Optimizer steps of the fine-tune, where the files tell.
+        base: The pipeline it was fine-tuned from, where that had to be opened to find the rest.
     """
 
     source: str
@@ -46,6 +49,7 @@ class PipelineParts:
     files: Mapping[str, Path]
     recipe: dict[str, Any] | None = None
     step: int | None = None
+    base: "PipelineParts | None" = None
 
 
 def wrong_family(origin: str, what: str) -> UserError:

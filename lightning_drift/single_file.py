@@ -17,7 +17,7 @@ from lightning_drift.weight_files import Weights, listed
 
 SD15 = Path(__file__).parent / "sd15"
 METADATA = "lightning_drift."
-"""The prefix of our own entries in a safetensors file's metadata: ``recipe``, ``step``, ``parts``."""
+"""The prefix of our own entries in a safetensors file's metadata: recipe, step, parts, change."""
 
 # Noise schedule buffers of LDM's training module; the schedule is in scheduler_config instead.
 _SCHEDULE = {
@@ -109,8 +109,8 @@ def read_single_file(weights: Weights, path: Path) -> PipelineParts:
         tokenizer=parts["tokenizer"],
         scheduler_config=parts["scheduler_config"],
         files={path.name: path},
-        recipe=_json(weights.metadata, "recipe", origin),
-        step=_json(weights.metadata, "step", origin),
+        recipe=metadata_entry(weights.metadata, "recipe", origin),
+        step=metadata_entry(weights.metadata, "step", origin),
     )
 
 
@@ -156,12 +156,14 @@ def refuse_other_kinds(shapes: Mapping[str, tuple[int, ...]], origin: str) -> No
 
 def _described_parts(metadata: Mapping[str, str], origin: str) -> dict[str, Any]:
     """Configs, tokenizer and schedule: from the file's metadata, else SD v1.5's."""
-    described = _json(metadata, "parts", origin)
+    described = metadata_entry(metadata, "parts", origin)
     if described is not None:
         try:
             return {
                 "configs": {part: described[part] for part in PARTS},
-                "tokenizer": tokenizer_from_json(described["tokenizer"], described["model_max_length"]),
+                "tokenizer": tokenizer_frommetadata_entry(
+                    described["tokenizer"], described["model_max_length"]
+                ),
                 "scheduler_config": described["scheduler"],
             }
         except (KeyError, TypeError, ValueError) as error:
@@ -178,7 +180,12 @@ def _described_parts(metadata: Mapping[str, str], origin: str) -> dict[str, Any]
     }
 
 
-def _json(metadata: Mapping[str, str], entry: str, origin: str) -> Any:
+def metadata_entry(metadata: Mapping[str, str], entry: str, origin: str) -> Any:
+    """Our own entry of that name in a file's metadata, from JSON; None if there is none.
+
+    Raises:
+        UserError: It is damaged.
+    """
     text = metadata.get(METADATA + entry)
     try:
         return None if text is None else json.loads(text)
@@ -207,7 +214,7 @@ def sd15_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=dict(vocabulary), merges=merges, model_max_length=77)
 
 
-def tokenizer_from_json(text: str, model_max_length: int) -> CLIPTokenizer:
+def tokenizer_frommetadata_entry(text: str, model_max_length: int) -> CLIPTokenizer:
     """A CLIP tokenizer from the text of its ``tokenizer.json``."""
     return CLIPTokenizer(tokenizer_object=Tokenizer.from_str(text), model_max_length=model_max_length)
 

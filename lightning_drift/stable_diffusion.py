@@ -1,6 +1,5 @@
 """The parts of a Stable Diffusion 1.x pipeline, loaded from wherever they lie."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,11 +19,21 @@ from huggingface_hub.errors import (
 )
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from lightning_drift.change_file import is_change, over_base, recorded_base
 from lightning_drift.diffusers_folder import HUB_PATTERNS, read_folder
 from lightning_drift.errors import UserError, notice
 from lightning_drift.pipeline_parts import PARTS, PipelineParts, empty_models
 from lightning_drift.single_file import read_single_file
-from lightning_drift.weight_files import fill, from_state_dict, listed, load_torch_file, open_weights, sha256
+from lightning_drift.weight_files import (
+    Weights,
+    files_hash,
+    fill,
+    from_state_dict,
+    listed,
+    load_torch_file,
+    open_weights,
+    sha256,
+)
 
 POCKET = Path(__file__).parent / "pocket" / "weights" / "pipeline"
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
@@ -63,7 +72,7 @@ class StableDiffusion:
     @cached_property
     def hash(self) -> str:
         """The sha256 of the weights on disk, computed when first asked for; see ``model_hash``."""
-        return _hash(self.weight_files)
+        return files_hash(self.weight_files)
 
 
 def load_stable_diffusion(
@@ -76,11 +85,12 @@ def load_stable_diffusion(
 
     Args:
         pipeline: ``pocket``, the tiny model that comes with the package; a diffusers folder; a single
-            ``.safetensors`` or ``.ckpt`` file in the LDM layout; a checkpoint of our own fit; or a hub id. A
-            local path of that name comes before a hub id; a local folder called pocket is ``./pocket``.
+            ``.safetensors`` or ``.ckpt`` file in the LDM layout; a checkpoint of our own fit; a delta or a
+            LoRA of our own export; or a hub id. A local path of that name comes before a hub id; a local
+            folder called pocket is ``./pocket``.
         revision: Branch, tag or commit, for a hub id.
         base: For a checkpoint of our own fit, the pipeline that gives VAE, tokenizer and schedule, in place
-            of the one recorded in it.
+            of the one recorded in it; for a delta or a LoRA, the pipeline that it changes.
 
     Raises:
         UserError: Nothing of that name, or not a whole Stable Diffusion 1.x model.
@@ -123,14 +133,7 @@ def model_hash(pipeline: str, revision: str | None = None) -> str:
     path = Path(pipeline).expanduser()
     if pipeline != "pocket" and path.is_file():
         return sha256(path)
-    return _hash(find_parts(pipeline, revision).files)
-
-
-def _hash(files: Mapping[str, Path]) -> str:
-    if len(files) == 1:
-        return sha256(next(iter(files.values())))
-    lines = sorted(f"{name} {sha256(path)}\n" for name, path in files.items())
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return files_hash(find_parts(pipeline, revision).files)
 
 
 def find_parts(pipeline: str, revision: str | None = None, base: str | None = None) -> PipelineParts:
@@ -160,7 +163,10 @@ def find_parts(pipeline: str, revision: str | None = None, base: str | None = No
 
 def _read_file(path: Path, base: str | None) -> PipelineParts:
     if path.suffix == ".safetensors" or path.name.endswith(".index.json"):
-        return read_single_file(open_weights(path), path)
+        weights = open_weights(path)
+        if is_change(weights):
+            return _read_change(weights, path, base)
+        return read_single_file(weights, path)
     loaded = load_torch_file(path)
     if isinstance(loaded.get("recipe"), dict):
         return _read_fit_checkpoint(loaded, path, base)
@@ -173,13 +179,7 @@ def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None
     name = base or recipe.get("base")
     if not name:
         raise UserError(f"{path} does not record its base pipeline; name it with base.")
-    try:
-        parts = find_parts(name, None if base else recipe.get("base_revision"))
-    except UserError as error:
-        raise UserError(
-            f"{path} was fine-tuned from {name}, whose VAE and tokenizer it needs, but that cannot be "
-            f"loaded: {error} If it lies elsewhere, name it with base."
-        ) from error
+    parts = _find_base(path, name, None if base else recipe.get("base_revision"), "whose VAE and tokenizer")
     weights = from_state_dict(loaded, path)
     trained = {part: weights.under(f"{part}.") for part in ("unet", "text_encoder")}
     if stray := [key for key in weights.shapes if not key.startswith(tuple(f"{part}." for part in trained))]:
@@ -194,7 +194,27 @@ def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None
         files={path.name: path},
         recipe=recipe,
         step=loaded.get("global_step"),
+        base=parts,
     )
+
+
+def _read_change(weights: Weights, path: Path, base: str | None) -> PipelineParts:
+    """A base and what a fine-tune changed of it: a delta or a LoRA of our own export."""
+    name, revision = recorded_base(weights, path)
+    beside = path.parent / name  # where a base that had no public name may have been copied
+    found = base or (str(beside) if beside.exists() else name)
+    parts = _find_base(path, found, None if base else revision, "which")
+    return over_base(parts, weights, path)
+
+
+def _find_base(path: Path, name: str, revision: str | None, needed: str) -> PipelineParts:
+    try:
+        return find_parts(name, revision)
+    except UserError as error:
+        raise UserError(
+            f"{path} was fine-tuned from {name}, {needed} it needs, but that cannot be "
+            f"loaded: {error} If it lies elsewhere, name it with base."
+        ) from error
 
 
 def _fetch(name: str, revision: str | None) -> Path:

@@ -45,7 +45,7 @@ class WeightChange:
                 weight * (now.float() - base.float()).square().sum(),
                 weight * base.float().square().sum(),
             )
-            for key in (name.partition(".")[0], _block(name)):
+            for key in (name.partition(".")[0], block_of(name)):
                 moved[key] = moved[key].to(now.device) + squares[0]
                 size[key] = size[key].to(now.device) + squares[1]
         return {key: (moved[key] / size[key]).sqrt().item() for key in sorted(moved) if size[key] > 0}
@@ -62,8 +62,8 @@ def _sample(tensor: Tensor) -> Tensor:
     return flat[:: -(-flat.numel() // SAMPLES)]
 
 
-def _block(name: str) -> str:
-    """``unet.down_blocks.0.resnets.1.conv1.weight`` -> ``unet/down_blocks.0``."""
+def block_of(name: str) -> str:
+    """The block of a weight: ``unet.down_blocks.0.resnets.1.conv1.weight`` -> ``unet/down_blocks.0``."""
     module, _, rest = name.partition(".")
     rest = re.sub(r"^(text_model\.)?(encoder\.)?", "", rest)
     match = re.match(r"\w+\.\d+|\w+", rest)

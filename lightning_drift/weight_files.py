@@ -224,6 +224,18 @@ def sha256(path: Path) -> str:
     return _sha256(target, status.st_size, status.st_mtime_ns)
 
 
+def files_hash(files: Mapping[str, Path]) -> str:
+    r"""The sha256 in hex of a model's weight files, by the names that they have in it.
+
+    For one file it is the sha256 of the file, else that of its sorted lines
+    ``<name> <sha256 of the file>\n``.
+    """
+    if len(files) == 1:
+        return sha256(next(iter(files.values())))
+    lines = sorted(f"{name} {sha256(path)}\n" for name, path in files.items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:

@@ -1,6 +1,6 @@
 """SeedGrid: the same prompts and seeds at every milestone, so that the drift can be seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from lightning_drift.callbacks.dial_row import dial_pictures, dial_sheet, read_values
 from lightning_drift.callbacks.drift_sheet import save_drift_sheet, save_pictures, save_png
 from lightning_drift.checkpointing import read_checkpoint
 from lightning_drift.contact_sheet import contact_sheet
@@ -41,6 +42,11 @@ class SeedGrid(Callback):
         batch_size: Pictures sampled together.
         height: Picture height in pixels, a multiple of 8 for SD v1.5; null for the model's own size.
         width: Picture width likewise.
+        drift_dial: Values such as ``0.5,1,1.25`` for one row more at each milestone after 0: the first
+            group's first prompt and seed with the drift turned to each (W0 + value (W - W0), 0 to 1.5), on
+            ``dial_step=01200.png`` and in TensorBoard as ``dial/<prompt>``. It tells whether some steps could
+            be taken back, or more taken. Keeps a copy of the weights in the computer's memory meanwhile; null
+            for no row.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class SeedGrid(Callback):
         batch_size: int = 4,
         height: int | None = None,
         width: int | None = None,
+        drift_dial: str | float | list[float] | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"seed_grid.batch_size: {batch_size} is not a number of pictures; give 1 or more")
@@ -83,6 +90,9 @@ class SeedGrid(Callback):
         self.batch_size = batch_size
         self.height = height
         self.width = width
+        self.dial_values = read_values(drift_dial, "seed_grid.drift_dial")
+        if self.dial_values and "dial" in self.groups:
+            raise UserError("seed_grid.groups: the name dial is taken by seed_grid.drift_dial; use another")
         #: Pictures of the newest milestone by (prompt, seed), for other callbacks.
         self.images: dict[tuple[str, int], Image.Image] = {}
         self.step = -1  # the step that `images` shows
@@ -123,17 +133,18 @@ class SeedGrid(Callback):
     # -- what -------------------------------------------------------------------------------------------
 
     def _milestone(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        run = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and self.groups:
             self.images = self.render(trainer, pl_module, f"grid at step {step}")
             self.step = step
             validating = trainer.state.fn == "validate"
-            folder = Path(
-                trainer.default_root_dir if validating else trainer.log_dir or trainer.default_root_dir
-            )
+            folder = Path(trainer.default_root_dir if validating else run or trainer.default_root_dir)
             place = folder / (f"validate/step={step:05d}" if validating else "grids")
             self._write(place, step, over_time=not validating)
             if not validating:
                 self._log(trainer, step)
+            if self.dial_values and step:
+                self._turn_dial(trainer, pl_module, place, step)
         trainer.strategy.barrier()
 
     def render(self, trainer: Trainer, pl_module: Any, title: str) -> dict[tuple[str, int], Image.Image]:
@@ -144,6 +155,12 @@ class SeedGrid(Callback):
         wanted = list(
             dict.fromkeys((p, s) for prompts, seeds in self.groups.values() for p in prompts for s in seeds)
         )
+        return dict(zip(wanted, self.sample(trainer, pl_module, wanted, title), strict=True))
+
+    def sample(
+        self, trainer: Trainer, pl_module: Any, wanted: Sequence[tuple[str, int]], title: str
+    ) -> list[Image.Image]:
+        """Sample pictures of (prompt, seed) with the grid's settings; modes are restored as in ``render``."""
         precision = trainer.strategy.precision_plugin
         images: list[Image.Image] = []
         vae = pl_module.parts.vae
@@ -175,7 +192,26 @@ class SeedGrid(Callback):
                 )
                 bar.update(len(batch))
             vae.to(home)
-        return dict(zip(wanted, images, strict=True))
+        return images
+
+    def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
+        """The row of drift values; a base that cannot be read again or a full disk costs the row only."""
+        prompts, seeds = next(iter(self.groups.values()))
+        try:
+            images = dial_pictures(
+                pl_module,
+                self.dial_values,
+                lambda title: self.sample(trainer, pl_module, [(prompts[0], seeds[0])], title)[0],
+            )
+            save_png(
+                folder / f"dial_step={step:05d}.png",
+                dial_sheet(images, self.dial_values, prompts[0], seeds[0]),
+            )
+        except (UserError, OSError) as error:
+            notice(f"cannot make the dial's row at step {step}: {error}; the run goes on")
+            return
+        if trainer.state.fn != "validate":
+            self._add_row(trainer, f"dial/{slug(prompts[0])}", images, step)
 
     def _write(self, folder: Path, step: int, over_time: bool) -> None:
         """One labelled sheet a group. A full disk costs the sheets, not the run."""
@@ -196,17 +232,20 @@ class SeedGrid(Callback):
 
     def _log(self, trainer: Trainer, step: int) -> None:
         """Each prompt's row of pictures under one tag over all steps."""
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if not hasattr(writer, "add_image"):
-            return
         rows: dict[str, list[int]] = {}
         for prompts, seeds in self.groups.values():
             for prompt in prompts:
                 rows[prompt] = list(dict.fromkeys([*rows.get(prompt, []), *seeds]))
         for prompt, seeds in rows.items():
-            row = np.concatenate([np.asarray(self.images[prompt, seed]) for seed in seeds], axis=1)
-            writer.add_image(f"grid/{slug(prompt)}", row, step, dataformats="HWC")
-        writer.flush()
+            images = [self.images[prompt, seed] for seed in seeds]
+            self._add_row(trainer, f"grid/{slug(prompt)}", images, step)
+
+    def _add_row(self, trainer: Trainer, tag: str, images: Sequence[Image.Image], step: int) -> None:
+        writer: Any = getattr(trainer.logger, "experiment", None)
+        if hasattr(writer, "add_image"):
+            row = np.concatenate([np.asarray(image) for image in images], axis=1)
+            writer.add_image(tag, row, step, dataformats="HWC")
+            writer.flush()
 
 
 def _bar_shown(trainer: Trainer) -> bool:
