@@ -47,13 +47,9 @@ class RunFolder(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the contact sheet of the instance images."""
         write_sheet = getattr(trainer.datamodule, "write_contact_sheet", None)  # type: ignore[attr-defined]
-        if (
-            write_sheet is not None
-            and trainer.is_global_zero
-            and trainer.log_dir
-            and trainer.logger is not None
-        ):
-            write_sheet(Path(trainer.log_dir) / "instance_images.png")
+        folder = trainer.log_dir  # asks all ranks
+        if write_sheet is not None and trainer.is_global_zero and folder and trainer.logger is not None:
+            write_sheet(Path(folder) / "instance_images.png")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """After an interrupt, say how to go on; of a run that could not begin, leave no folder behind."""
