@@ -178,9 +178,6 @@ def test_the_page_opens_at_the_chosen_cell_and_keys_scrub(page: Path, tmp_path: 
     assert 'aria-label="position 41 of 100"' in document
     # 2 prompts x 2 seeds, base and checkpoint side by side, each told in words
     alts = re.findall(r'<img[^>]*alt="([^"]*seed[^"]*)"', document)
-    assert (
-        sorted(alts)[:1] == ["a green forest &lt;/script&gt; &lt;b&gt;, seed 0, base model"] or len(alts) >= 8
-    )
     assert sum(alt.endswith("base model") for alt in alts) == 4
     assert sum(alt.endswith("lr 2e-6 × 16") for alt in alts) == 4
 

@@ -64,18 +64,18 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
     place, said = tmp_path / CORRIDOR, tmp_path / "said.txt"
     options = (
         "--lr=2e-4,1e-4",
-        "--steps=4,160",
+        "--steps=2,60",
         "--devices=cpu,cpu",
-        "--step_checkpoint.last_every_n_steps=2",
+        "--step_checkpoint.last_every_n_steps=1",
     )
     first = corridor(tmp_path, *options)
     until(first, lambda: (place / "lr1e-4/checkpoints/last.ckpt").exists(), tmp_path)
     first.send_signal(signal.SIGINT)
     assert first.wait(120) == 130
     assert "stopped; go on with: lightning-drift corridor --model.pipeline=" in said.read_text()
-    assert "--lr=2e-4,1e-4 --steps=4,160" in said.read_text()
+    assert "--lr=2e-4,1e-4 --steps=2,60" in said.read_text()
     reached = int(read_checkpoint(place / "lr1e-4/checkpoints/last.ckpt")["global_step"])
-    assert 2 <= reached < 160
+    assert 1 <= reached < 60
     assert (place / "corridor.html").exists()
 
     # Killed without warning, it leaves its fits running; the next one neither disturbs nor repeats them.
@@ -90,14 +90,14 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
     table = read(place)
     assert {cell.state for cell in table.cells.values()} == {"not measured"}
     for run in table.runs:
-        assert [step for step, _ in run.scalars["train/loss"]] == list(range(1, 161))
-        assert int(read_checkpoint(run.folder / "checkpoints" / "step=00160.ckpt")["global_step"]) == 160
-        assert (run.folder / "grids" / "step=00160" / "a-tree-a-moon_seed0001.png").exists()
+        assert [step for step, _ in run.scalars["train/loss"]] == list(range(1, 61))
+        assert int(read_checkpoint(run.folder / "checkpoints" / "step=00060.ckpt")["global_step"]) == 60
+        assert (run.folder / "grids" / "step=00060" / "a-tree-a-moon_seed0001.png").exists()
 
     files = {path: path.stat().st_mtime_ns for path in place.glob("lr*/**/*")}
     said.write_text("")
     assert corridor(tmp_path, *options).wait(120) == 0
-    assert "lr 1e-4: 4, 160 are finished" in said.read_text()
+    assert "lr 1e-4: 2, 60 are finished" in said.read_text()
     assert "fitting" not in said.read_text()
     assert {path: path.stat().st_mtime_ns for path in place.glob("lr*/**/*")} == files
 

@@ -8,6 +8,7 @@ from math import floor, isfinite, log10
 
 from lightning_drift.corridor.plan import rate_text
 from lightning_drift.corridor.read import Reading, Run, Table
+from lightning_drift.drift.verdict import DECIDING
 
 WIDTH, HEIGHT = 320, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 10, 10, 24
@@ -21,32 +22,32 @@ class Measure:
         tag: Its TensorBoard tag.
         title: What it is called.
         about: What it says, in a sentence.
-        decides: Whether the verdict depends on it.
     """
 
     tag: str
     title: str
     about: str
-    decides: bool = False
+
+    @property
+    def name(self) -> str:
+        """The tag without its group."""
+        return self.tag.removeprefix("drift/")
+
+    @property
+    def decides(self) -> bool:
+        """Whether the verdict depends on it, or it is the verdict."""
+        return self.name in ("position", *DECIDING)
 
 
 MEASURES = (
-    Measure(
-        "drift/position", "position", "Along the corridor: 25 dreaming begins, 50 forgetting, 75 lost.", True
-    ),
-    Measure(
-        "drift/language", "language", "How much prompts still decide: adherence and retrieval joined.", True
-    ),
-    Measure("drift/drift_prompt", "drift in prompts", "1 is as far as to another prompt's picture.", True),
-    Measure("drift/tilt", "tilt", "Change of the composition; 1 is as much as another seed.", True),
-    Measure(
-        "drift/spread", "spread", "How far prompts lie apart; the base is 1, at 0 all give one picture.", True
-    ),
-    Measure(
-        "drift/pull", "pull", "Closeness to the photos; 0 the base, 1 the photos among themselves.", True
-    ),
-    Measure("drift/aim", "aim", "Whether the change points at the photos; 1 straight at them.", True),
-    Measure("drift/copy", "copy", "Share of pictures that nearly repeat a photo.", True),
+    Measure("drift/position", "position", "Along the corridor: 25 dreaming begins, 50 forgetting, 75 lost."),
+    Measure("drift/language", "language", "How much prompts still decide: adherence and retrieval joined."),
+    Measure("drift/drift_prompt", "drift in prompts", "1 is as far as to another prompt's picture."),
+    Measure("drift/tilt", "tilt", "Change of the composition; 1 is as much as another seed."),
+    Measure("drift/spread", "spread", "How far prompts lie apart; the base is 1, at 0 all give one picture."),
+    Measure("drift/pull", "pull", "Closeness to the photos; 0 the base, 1 the photos among themselves."),
+    Measure("drift/aim", "aim", "Whether the change points at the photos; 1 straight at them."),
+    Measure("drift/copy", "copy", "Share of pictures that nearly repeat a photo."),
     Measure("drift/adherence", "adherence", "How much better a picture fits its prompt than others; base 1."),
     Measure("drift/retrieval", "retrieval", "How often a picture is recognised by its prompt; base 1."),
     Measure("drift/drift", "drift", "Distance to the base's picture; 1 is as far as to another seed's."),
@@ -55,6 +56,11 @@ MEASURES = (
     Measure("drift/delta_e", "delta E", "The same shift in CIELAB; 2.3 is just noticeable."),
     Measure(
         "drift/palette_pull", "palette pull", "How far the colours went to those of the photos; 1 there."
+    ),
+    Measure(
+        "drift/roughness",
+        "roughness",
+        "Fine contrast; 1 between the base's and the photos', above it noise, below it void.",
     ),
     Measure(
         "drift/diversity",
@@ -79,9 +85,13 @@ MEASURES = (
     Measure("drift/weights/text_encoder", "weights, text encoder", "Relative change of all weights."),
     Measure("train/loss", "training loss", "It says nothing about the zone."),
 )
-_THRESHOLDS = {"language": ("language_keep", "language_lost")} | {
-    name: (name,) for name in ("drift_prompt", "tilt", "spread", "pull", "aim", "copy")
+_THRESHOLDS = {
+    "position": (),
+    "language": ("language_keep", "language_lost"),
+    "roughness": ("smooth", "rough"),
 }
+"""Names of thresholds, where they differ from the measure's."""
+
 _HIDDEN = {"drift/zone", "drift/borderline"}
 
 
@@ -116,13 +126,9 @@ def _figure(table: Table, measure: Measure) -> str:
 
 def _thresholds(table: Table, measure: Measure) -> list[float]:
     """Where the verdict changes, as the runs logged it."""
-    names = _THRESHOLDS.get(measure.tag.removeprefix("drift/"), ())
-    values = {
-        run.scalars[tag][-1][1]
-        for name in names
-        for run in table.runs
-        if (tag := f"corridor/{name}") in run.scalars
-    }
+    names = _THRESHOLDS.get(measure.name, (measure.name,)) if measure.decides else ()
+    tags = [f"corridor/{name}" for name in names]
+    values = {run.scalars[tag][-1][1] for tag in tags for run in table.runs if tag in run.scalars}
     return sorted(round(value, 6) for value in values)
 
 

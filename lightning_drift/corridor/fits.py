@@ -36,7 +36,6 @@ class Fit:
     checkpoint: Path | None = None
     begin: int = 0
     device: str = field(default="", init=False)
-    started: float = field(default_factory=time.monotonic, init=False)
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     _lock: "IO[bytes] | None" = field(default=None, init=False)
     _offset: int = field(default=0, init=False)
@@ -75,7 +74,6 @@ class Fit:
         if threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
         self.error_file.unlink(missing_ok=True)
-        self.started = time.monotonic()
         with open(self.log, "ab") as log:
             log.write(f"\n$ {' '.join(command)}\n".encode())
             log.flush()
@@ -88,6 +86,7 @@ class Fit:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
+                preexec_fn=_hear_interrupts if os.name == "posix" else None,
                 pass_fds=() if self._lock is None else (self._lock.fileno(),),
             )
 
@@ -147,10 +146,12 @@ class Fit:
             name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
             hint = "; was the memory full?" if name == "SIGKILL" else ""
             return f"The fit was ended by {name} after step {self.step()}{hint}"
-        lines = [line.strip() for line in self.said().splitlines() if line.strip()]
-        sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        said = self.said()
+        # An unfinished bar has no line end of its own.
+        sentences = re.findall(r"(?m)(?:^|\])error: (.+)$", said)
         if sentences:
-            return sentences[-1]
+            return str(sentences[-1])
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
         return f"The fit ended with status {status}: {lines[-1][:500] if lines else 'it said nothing'}"
 
     # -- one fit a folder -------------------------------------------------------------------------------
@@ -179,6 +180,11 @@ class Fit:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _hear_interrupts() -> None:
+    """What a shell starts in the background ignores Ctrl-C and would hand that down to its fits."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _remove_unsaved(folder: Path) -> None:

@@ -122,8 +122,8 @@
   const loupe = byId("loupe");
   const look = (p, s) => {
     open = [p, s];
-    fillLoupe();
     loupe.showModal();
+    fillLoupe();
   };
   const fillLoupe = () => {
     const [p, s] = open;
@@ -138,13 +138,19 @@
     }
     const cell = cellAt(at.run, at.step);
     byId("loupe-where").textContent = at.step ? `${name(at.run, at.step)}: ${cell.zone || cell.state}` : "base model";
-    byId("loupe-strip").replaceChildren(...steps.map((step, index) => {
-      const uri = source(at.run, index, p, s);
-      const button = make("button", { type: "button", class: "px", "aria-pressed": index === at.step });
-      button.append(uri ? make("img", { src: uri, alt: "" }) : "", make("span", {}, index ? `${step} steps` : "base"));
-      button.addEventListener("click", () => go(at.run, index));
+    const thumb = (run, step, text) => {
+      const uri = source(run, step, p, s);
+      const here = step === at.step && (step === 0 || run === at.run);
+      const button = make("button", { type: "button", class: "px", "aria-pressed": here, "aria-label": name(run, step) });
+      button.append(uri ? make("img", { src: uri, alt: "" }) : make("i", { class: "gap" }), make("span", {}, text));
+      button.addEventListener("click", () => go(run, step));
       return button;
-    }));
+    };
+    const group = (label, ...buttons) => make("div", { class: "group" }, make("p", {}, label), make("div", {}, ...buttons));
+    byId("loupe-strip").replaceChildren(
+      group("base", thumb(at.run, 0, "0")),
+      ...runs.map((run, r) => group(run.label, ...steps.slice(1).map((step, i) => thumb(r, i + 1, `${step}`)))));
+    byId("loupe-strip").querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   };
   loupe.addEventListener("close", () => { open = null; });
   loupe.querySelector(".close").addEventListener("click", () => loupe.close());

@@ -73,7 +73,8 @@ class Plan:
             "step_checkpoint.steps": steps,
             "seed_grid.steps": f"0,{steps}",
         }
-        if "clip_drift" in self.fit:
+        # null measures wherever the seed grid renders, an empty list nowhere
+        if (self.fit.get("clip_drift") or {}).get("steps"):
             options["clip_drift.steps"] = f"0,{steps}"
         return [f"--{key}={value}" for key, value in options.items()]
 
@@ -223,7 +224,7 @@ def _shared(fit: dict[str, Any]) -> dict[str, Any]:
     walk(fit, "")
     # Where a fit computes and how it shows its progress change nothing about the cell.
     free = re.compile(
-        r"trainer\.(accelerator|devices|enable_progress_bar)|step_checkpoint\.|data\..*num_workers"
+        r"trainer\.(accelerator|devices|enable_progress_bar)|step_checkpoint\.|clip_drift\.stop_when|data\..*num_workers"
     )
     return {key: value for key, value in leaves.items() if key not in _OWN and not free.match(key)}
 

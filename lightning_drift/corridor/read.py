@@ -104,6 +104,13 @@ class Run:
                 steps.add(int(match[1]))
         return sorted(steps | set(self.verdicts))
 
+    def stopped(self, stop_when: str | None) -> int | None:
+        """The step at which ``clip_drift.stop_when`` ended the fit; None if it did not."""
+        if stop_when not in ZONES:
+            return None
+        beyond = (step for step, zone in self.scalars.get("drift/zone", []) if zone >= ZONES.index(stop_when))
+        return next((step for step in beyond if step), None)
+
     def readings(self, measure: str) -> list[Reading]:
         """A measure over the steps, with its intervals where the run logged them."""
         low, high = (dict(self.scalars.get(f"{part}/{measure}", [])) for part in ("drift_low", "drift_high"))
@@ -137,7 +144,11 @@ class Run:
         at = {tag: dict(self.scalars.get(f"drift/{tag}", [])) for tag in ("zone", "borderline", "position")}
         if step not in self.milestones:
             state = "failed" if self.error else "not run"
+            stop = self.stopped((self.config.get("clip_drift") or {}).get("stop_when"))
             said = self.error or "The fit has not come this far."
+            if stop is not None and step > stop:
+                zone = _zone(dict(self.scalars["drift/zone"])[stop])
+                said = f"The fit was ended at step {stop}, where the model was {zone} (clip_drift.stop_when)."
             return Cell(self.name, step, state, verdict=said)
         zone, border = (_zone(at[tag].get(step)) for tag in ("zone", "borderline"))
         said = self.verdicts.get(step, "")

@@ -67,7 +67,12 @@ def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
     if run is None or not reached:
         return list(plan.steps), None, 0
     renders = bool(run.prompts)
-    left = [step for step in plan.steps if step > max(reached) or (renders and step not in run.milestones)]
+    end = run.stopped((plan.fit.get("clip_drift") or {}).get("stop_when"))
+    left = [
+        step
+        for step in plan.steps
+        if (step > max(reached) or (renders and step not in run.milestones)) and (end is None or step <= end)
+    ]
     if not left:
         return [], None, 0
     # A step that was added later lies before checkpoints: the newest one ahead of it leads there again.
@@ -187,24 +192,26 @@ class Sweep:
         ]
         if not due:
             return
-        cells = read(self.plan.folder).cells
+        cells, left = read(self.plan.folder).cells, self._left()
         for step in due:
             self._told.add((fit.rate, step))
-            took = _duration(time.monotonic() - fit.started)
             cell = cells[fit.folder.name, step]
-            _say(f"lr {rate_text(fit.rate)} x {step}: {describe(cell)} (after {took})")
+            _say(f"lr {rate_text(fit.rate)} x {step}: {describe(cell)}{f' ({left})' if left else ''}")
 
     def _show(self) -> None:
         """A line that is written over: what runs now, and how long the rest may take."""
         if not self.running or not sys.stderr.isatty():
             return
-        done = self._steps_done + sum(max(0, fit.step() - fit.begin) for fit in self.running)
-        elapsed = time.monotonic() - self._began
-        left = f"about {_duration(elapsed / done * (self._steps_to_do - done))} left" if done else "…"
         now = "; ".join(f"lr {rate_text(fit.rate)} {fit.doing()}" for fit in self.running)
         width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write("\r\x1b[K" + f"{left}  {now}"[:width])
+        sys.stderr.write("\r\x1b[K" + f"{self._left() or '…'}  {now}"[:width])
         sys.stderr.flush()
+
+    def _left(self) -> str:
+        """How long the rest takes at the pace so far; empty where that is not known."""
+        done = self._steps_done + sum(max(0, fit.step() - fit.begin) for fit in self.running)
+        elapsed, rest = time.monotonic() - self._began, self._steps_to_do - done
+        return f"about {_duration(elapsed / done * rest)} left" if done and rest > 0 else ""
 
 
 def describe(cell: Cell) -> str:
