@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from corridor_runs import PROMPTS, config, write_run
 from torch.utils.tensorboard import SummaryWriter
@@ -11,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_drift.corridor.chosen import choose
 from lightning_drift.corridor.plan import learning_rates, make_plan, rate_name, take_up
 from lightning_drift.corridor.read import read
+from lightning_drift.corridor.sweep import unfinished
 from lightning_drift.errors import UserError
 
 DREAM = ("dreaming", None, 41.0)
@@ -166,3 +168,25 @@ def test_a_run_is_named_as_fit_names_it(tmp_path: Path) -> None:
     assert [rate_name(rate) for rate in (1e-5, 1.6e-4, 2e-6)] == ["lr1e-5", "lr1.6e-4", "lr2e-6"]
     plan = make_plan(config(1e-6, (8,)), yaml.safe_load("[1e-6, 2.0e-6]"), 8, "corridor")
     assert plan.run(2e-6) == Path("tb_logs/coffee/corridor/lr2e-6")
+
+
+def test_a_fit_that_stopped_itself_says_so_and_has_nothing_left_to_do(tmp_path: Path) -> None:
+    fit = config(1e-6, (8,)) | {
+        "trainer": _trainer(tmp_path),
+        "clip_drift": {"stop_when": "forgetting", "steps": None},
+    }
+    plan = take_up(make_plan(fit, "1e-6", "8,16", "corridor"))
+    assert not any(
+        option.startswith("--clip_drift") for option in plan.options(1e-6)
+    )  # null is the grid's steps
+    run = write_run(plan.run(1e-6), 1e-6, (8,), {0: ("under-drifted", None, 0.0), 8: ("cooked", None, 90.0)})
+    (run / "config.yaml").write_text(yaml.safe_dump(fit))
+    torch.save({"state_dict": {}, "global_step": 8}, run / "checkpoints" / "step=00008.ckpt")
+    cell = read(plan.folder).cells["lr1e-6", 16]
+    assert cell.state == "not run"
+    assert cell.verdict == "The fit was ended at step 8, where the model was cooked (clip_drift.stop_when)."
+    assert unfinished(plan, 1e-6) == ([], None, 0)
+    goes_on = take_up(
+        make_plan(fit | {"clip_drift": {"stop_when": None, "steps": None}}, "1e-6", "8,16", "corridor")
+    )
+    assert unfinished(goes_on, 1e-6) == ([16], run / "checkpoints" / "step=00008.ckpt", 8)

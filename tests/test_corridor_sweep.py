@@ -198,7 +198,7 @@ def say(capsys: Any, *words: str) -> tuple[int, str, str]:
         ),
         (["--ckpt_path=last"], "--ckpt_path: the corridor sets this for each fit; it resumes by itself"),
         (["--model.learning_rat", "3"], "Option 'learning_rat' is not accepted"),
-        (["-c", "nofile.yaml"], "File does not exist"),
+        (["-c", "nofile.yaml"], "-c: there is no configuration file 'nofile.yaml'"),
         (["-c", "broken.yaml"], "broken.yaml is not a YAML file"),
         (["-c", "section.yaml"], "corridor: give a section of devices, lr, name, recipe, steps"),
         (["-c", "plain.yaml"], "corridor.lr: give it, for example --lr 1e-6,2e-6,4e-6"),

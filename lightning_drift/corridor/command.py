@@ -200,7 +200,7 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
         The fits' options and the sections, joined.
 
     Raises:
-        UserError: A section is not one.
+        UserError: A file is missing, or a section is not one.
     """
     given = [i for i, word in enumerate(words) if word.partition("=")[0] in ("-c", "--config")]
     if not given:
@@ -219,7 +219,9 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
         if not has_value:
             value, skip = (words[i + 1] if i + 1 < len(words) else ""), True
         path = Path(value)
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            raise UserError(f"-c: there is no configuration file {value!r}")
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict) or "corridor" not in config:
             fit += ["-c", value]  # fit says what is wrong with it
             continue

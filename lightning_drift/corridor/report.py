@@ -160,8 +160,8 @@ def _lead(table: Table, choice: Choice, names: list[str]) -> str:
     if count := states.count("failed"):
         missing.append(f"{count} failed")
     if count := states.count("not run"):
-        missing.append(f"{count} not run yet")
-    rest = f" Of {len(states)} cells {' and '.join(missing)}." if missing else ""
+        missing.append(f"{count} {'has' if count == 1 else 'have'} not run yet")
+    rest = f" Of {len(states)} cells, {' and '.join(missing)}." if missing else ""
     if choice.cell is None:
         return choice.sentence + rest
     label = names[[run.name for run in table.runs].index(choice.cell.run)]
