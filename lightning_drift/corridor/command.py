@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from lightning_drift.corridor.plan import make_plan, take_up
+from lightning_drift.corridor.plan import learning_rates, make_plan, milestones, take_up
 from lightning_drift.corridor.report import write_report
 from lightning_drift.errors import UserError, notice
 
@@ -74,12 +74,15 @@ def corridor(
             raise UserError(
                 f"corridor.{option}: give it, for example --lr 1e-6,2e-6,4e-6 --steps 800,1200,1600"
             )
+    devices = str(devices or recipe.get("devices") or "auto")
+    # The cheap mistakes first: the fit's own options take seconds to check.
+    rates, counts = learning_rates(lr), milestones(steps)  # type: ignore[arg-type]
+    if devices != "auto":
+        find_slots(devices, "auto")
     config = _fit_config(fit)
-    plan = make_plan(config, lr, steps, name or recipe.get("name") or "corridor")  # type: ignore[arg-type]
+    plan = make_plan(config, rates, counts, name or recipe.get("name") or "corridor")
     asked = plan.rates
-    slots = find_slots(
-        str(devices or recipe.get("devices") or "auto"), str((config.get("trainer") or {}).get("accelerator"))
-    )
+    slots = find_slots(devices, str((config.get("trainer") or {}).get("accelerator")))
     plan = take_up(plan)
     page = plan.folder / "corridor.html"
     print(f"{len(plan.rates)} learning rates x {len(plan.steps)} steps in {plan.folder}", flush=True)

@@ -106,11 +106,10 @@ def make_plan(
         raise UserError(
             f"corridor.name: {name!r} is not a folder's name; write for example {safe_name(name)}"
         )
-    counts = sorted(integers(steps, "corridor.steps"))
-    if not counts or counts[0] < 1:
-        raise UserError("corridor.steps: give optimizer steps above 0; the base model at 0 is always shown")
     fit = {**fit, "ckpt_path": None}
-    return Plan(Path(settings["save_dir"]), subject, name, tuple(learning_rates(rates)), tuple(counts), fit)
+    return Plan(
+        Path(settings["save_dir"]), subject, name, tuple(learning_rates(rates)), tuple(milestones(steps)), fit
+    )
 
 
 def learning_rates(value: str | float | Iterable[float]) -> list[float]:
@@ -137,6 +136,18 @@ def learning_rates(value: str | float | Iterable[float]) -> list[float]:
     if not rates:
         raise UserError("corridor.lr: the list is empty; write for example 1e-6,2e-6,4e-6")
     return sorted(set(rates))
+
+
+def milestones(value: str | int | list[int]) -> list[int]:
+    """Read the steps of a corridor; ascending, without repetitions.
+
+    Raises:
+        UserError: It is not a list of whole numbers above 0.
+    """
+    steps = sorted(integers(value, "corridor.steps"))
+    if not steps or steps[0] < 1:
+        raise UserError("corridor.steps: give optimizer steps above 0; the base model at 0 is always shown")
+    return steps
 
 
 def rate_text(rate: float) -> str:
