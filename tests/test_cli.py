@@ -62,7 +62,7 @@ RUN = Path("tb_logs/coffee/lr1e-4_000")
 
 def test_a_fit_writes_only_into_its_run_folder(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {"tb_logs", "said.txt", "warned.txt"}
-    assert {path.name for path in (finished / "tb_logs").iterdir()} == {"coffee", ".posteriors"}
+    assert {path.name for path in (finished / "tb_logs").iterdir()} == {"coffee", ".posteriors", ".drift"}
     files = {
         path.relative_to(finished / RUN).as_posix() for path in (finished / RUN).rglob("*") if path.is_file()
     }
@@ -77,13 +77,24 @@ def test_a_fit_writes_only_into_its_run_folder(finished: Path) -> None:
         "grids/dream_step=00000.png",
         "grids/dream_step=00002.png",
         "grids/dream_drift.png",
-        *(f"grids/step={step:05d}/a-tree-a-moon_seed{seed:04d}.png" for step in (0, 2) for seed in (0, 1)),
+        "grids/language_step=00000.png",
+        "grids/language_step=00002.png",
+        "grids/language_drift.png",
+        "drift/step=00000.json",
+        "drift/step=00002.json",
+        *(
+            f"grids/step={step:05d}/{prompt}_seed{seed:04d}.png"
+            for step in (0, 2)
+            for seed in (0, 1)
+            for prompt in ("a-tree-a-moon", "a-desert", "a-forest")
+        ),
     }
 
 
 def test_a_fit_says_where_everything_is_and_warns_of_nothing(finished: Path) -> None:
     said, warned = (finished / "said.txt").read_text(), (finished / "warned.txt").read_text()
     assert f"The run is in {RUN}" in said
+    assert "step 2: " in said  # the verdict
     assert "tensorboard --logdir tb_logs" in said
     assert f"lightning-drift predict --model.pipeline {RUN}/checkpoints/last.ckpt" in said
     bars = ("grid at step", "\x1b[A")
@@ -151,7 +162,10 @@ def test_validate_renders_a_checkpoint_under_its_own_step(copied: str, capsys: A
         assert f"The grids are in {RUN}/validate" in out
         assert (RUN / "validate" / f"step={step:05d}" / f"dream_step={step:05d}.png").exists()
     assert {path: path.read_bytes() for path in RUN.glob("events*")} == events
-    # The milestone's own grid and its repetition show the same pictures.
+    # The milestone's own grid and its repetition show the same pictures, and give the same reading.
+    assert (RUN / "drift" / "step=00002.json").read_bytes() == (
+        RUN / "validate" / "step=00002" / "drift.json"
+    ).read_bytes()
     assert (RUN / "grids" / "dream_step=00002.png").read_bytes() == (
         RUN / "validate" / "step=00002" / "dream_step=00002.png"
     ).read_bytes()
@@ -202,6 +216,8 @@ def test_the_embedded_default_runs_with_no_argument_but_fewer_steps(command: str
         (["fit", "--model.pipeline", "someone/some-model"], "someone/some-model"),
         (["fit", "--ckpt_path", "no.ckpt"], "ckpt_path: there is no checkpoint no.ckpt"),
         (["fit", "--step_checkpoint.steps", "8x"], "step_checkpoint.steps: '8x' is not a whole number"),
+        (["fit", "--clip_drift.stop_when", "burnt"], "clip_drift.stop_when: 'burnt' is not a zone"),
+        (["fit", "--clip_drift.thresholds.spread", "3"], "clip_drift.thresholds.spread: 3"),
         (["predict", "--data.seeds", "9-1"], "data.seeds: the range 9-1 runs backwards"),
         (["predict", "--model.pipeline", "no.ckpt"], "no.ckpt"),
         (["export"], "ckpt_path"),
@@ -271,6 +287,8 @@ def test_the_recipe_is_the_recipe(capsys: Any) -> None:
     assert config["step_checkpoint"]["steps"] == "800,1200,1600"
     assert config["seed_grid"]["steps"] == "0,800,1200,1600"
     assert config["seed_grid"]["guidance_scale"] == 3.0
+    assert config["clip_drift"]["clip"] == "openai/clip-vit-large-patch14"
+    assert config["clip_drift"]["thresholds"]["language_keep"] == 0.7
     assert (
         config["seed_grid"]["groups"]["dream"]["prompts"] == "monumental, dramatic, atmospheric, transcendent"
     )

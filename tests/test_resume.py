@@ -29,7 +29,9 @@ OPTIONS = [
     "--step_checkpoint.last_every_n_steps=1",
     f"--seed_grid.steps=0,7,16,{STEPS}",
     "--seed_grid.num_inference_steps=2",
-    "--seed_grid.groups={dream: {prompts: 'a tree, a moon', seeds: 0-1}}",
+    "--seed_grid.groups={dream: {prompts: 'a tree, a moon', seeds: 0-1}, "
+    "language: {prompts: [a desert, a forest], seeds: 0-1}}",
+    "--clip_drift.text_every_n_steps=5",
 ]
 
 
@@ -130,10 +132,14 @@ def test_a_run_killed_twice_ends_like_the_unbroken_one(tiny_sd: str, tmp_path: P
     for step in (0, 7, 16, STEPS):
         grids = [np.asarray(Image.open(run / "grids" / f"dream_step={step:05d}.png")) for run in runs]
         assert np.array_equal(*grids), step
+        readings = [(run / "drift" / f"step={step:05d}.json").read_bytes() for run in runs]
+        assert readings[0] == readings[1], step  # measured against the same base
     drift = [(run / "grids" / "dream_drift.png").read_bytes() for run in runs]
     assert drift[0] == drift[1]  # the sheet over all milestones, those before the kills included
     # The event files tell one story: every point once, the same values.
     ours, theirs = scalars(runs[0]), scalars(runs[1])
     assert [step for step, _ in theirs["train/loss"]] == list(range(1, STEPS + 1))
     assert ours == theirs
+    assert [step for step, _ in theirs["drift/language"]] == [0, 7, 16, STEPS]
+    assert [step for step, _ in theirs["drift/text"]] == [0, 5, 7, 10, 15, 16, 20, STEPS]
     assert len(list(runs[1].glob("config.resume-*.yaml"))) >= 1

@@ -246,8 +246,11 @@ class ClipDrift(Callback):
             return False
         explaining = self._text_measures(trainer, module) | gauge.language(self._base, module, context)
         weights = module.weight_changes() if hasattr(module, "weight_changes") else {}
+        first = self.reading is None
         self.reading = reading = gauge.read(step, features, self._base, self._photos, explaining, weights)
         tqdm.write(reading.line)
+        for doubt in reading.doubts if first else ():
+            tqdm.write(f"Read it with care: {doubt}.")
         self._write(trainer, reading)
         return True
 

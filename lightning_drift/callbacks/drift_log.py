@@ -110,7 +110,7 @@ def log_reading(trainer: Trainer, reading: Reading) -> None:
     for logger in trainer.loggers:
         writer: Any = getattr(logger, "experiment", None)
         if hasattr(writer, "add_text"):
-            doubts = "".join(f"\n\nRead with care: {doubt}." for doubt in reading.doubts)
+            doubts = "".join(f"\n\nRead it with care: {doubt}." for doubt in reading.doubts)
             writer.add_text("drift/verdict", reading.markdown + doubts, reading.step)
             writer.flush()
 
@@ -162,7 +162,7 @@ def charts() -> dict[str, dict[str, list[Any]]]:
             "tilt: where dreaming begins": against("tilt", "tilt"),
             "spread between prompts: collapsed below": against("spread", "spread"),
             "pull towards the photos: cooked above": against("pull", "pull"),
-            "aim at the photos: broken below": against("aim", "aim", "stray_aim"),
+            "aim at the photos: cooked above": against("aim", "aim"),
             "copies of photos: cooked above": against("copy", "copy"),
         },
         "measures with 90 % intervals": {
