@@ -56,7 +56,8 @@ def export(
     author: str | None = None,
     description: str | None = None,
     base: str | None = None,
-    drift: float = 1.0,
+    drift: float | Literal["auto"] = 1.0,
+    clip: str | None = None,
     rank: int | None = None,
     overwrite: bool = False,
 ) -> Exported:
@@ -77,7 +78,10 @@ def export(
         description: One sentence about the model, for the metadata and the model card.
         base: The base pipeline, if it no longer lies where the checkpoint says.
         drift: Export W0 + drift (W - W0) instead of the model W, with the base's W0: 0 is the base, 1 the
-            model, and up to 1.5 it goes on the way it went.
+            model, and up to 1.5 it goes on the way it went. ``auto`` finds the largest at which the probe
+            pictures of a fit with ClipDrift are still dreaming, and says what it measured.
+        clip: The CLIP that judges for ``--drift auto``, the one of the fit's clip_drift.clip; by default
+            ``pocket`` for the embedded model and else openai/clip-vit-large-patch14.
         rank: Of a LoRA: how many directions each layer keeps; 32 by default.
         overwrite: Replace an earlier export of the same name.
 
@@ -88,11 +92,22 @@ def export(
         UserError: The model cannot be read or does not fit half precision; the place is taken, full or
             forbidden; or what was written does not compute as the source does.
     """
-    check_drift(drift, "--drift")
+    if clip is not None and drift != "auto":
+        raise UserError("--clip judges for --drift auto; add that, or leave it out")
+    if drift != "auto":
+        check_drift(drift, "--drift")
     rank = _rank(rank, format)
     parts = find_parts(ckpt_path, base=base)
     origin = base_of(parts, base) if drift != 1 or format in SMALL else None
-    if origin is not None:
+    measured = ""
+    if origin is not None and drift == "auto":
+        from lightning_drift.drift_search import (
+            search,
+        )  # loads Lightning and a CLIP's classes, for this alone
+
+        found = search(parts, origin, clip)
+        drift, measured = found.drift, f"## Where it still dreams\n\n{found.markdown}"
+    if origin is not None and drift != "auto":
         parts = dialled(replace(parts, recipe=parts.recipe or {"base": origin.source}), origin, drift)
     title = title or default_title(parts)
     target = _target(Path(to).expanduser(), title, format)
@@ -111,8 +126,8 @@ def export(
     expected = probe(model)
     if origin is not None and small:
         del model
-        return _export_small(target, parts, origin, facts, format, rank, expected)
-    texts = companions(facts, target, format)
+        return _export_small(target, parts, origin, facts, format, rank, expected, measured)
+    texts = companions(facts, target, format, measured)
     try:
         if format == "safetensors":
             metadata = {**modelspec(facts), **({} if is_plain_sd15(model) else described(model))}
@@ -126,7 +141,8 @@ def export(
     notice(f"reading {target} back and comparing it with {source}")
     written = load_stable_diffusion(str(target))
     _compare(expected, probe(written), target)
-    return Exported(target, sum(path.stat().st_size for path in written.weight_files.values()), written.hash)
+    written_bytes = sum(path.stat().st_size for path in written.weight_files.values())
+    return Exported(target, written_bytes, written.hash, measured)
 
 
 def _export_small(
@@ -137,6 +153,7 @@ def _export_small(
     form: str,
     rank: int,
     expected: Mapping[str, Tensor],
+    measured: str,
 ) -> Exported:
     """Write a delta or a LoRA, measure it, and say in its model card what it lost."""
     try:
@@ -145,10 +162,13 @@ def _export_small(
         if form == "delta":
             _compare(expected, found, target)
         outputs = expected, probe(read_parts(base)), found
-        _write_texts(target.parent, companions(facts, target, form, report(small, *outputs, markdown=True)))
+        kept = f"## What this file keeps\n\n{report(small, *outputs, markdown=True)}"
+        sections = "\n\n".join(filter(None, [measured, kept]))
+        _write_texts(target.parent, companions(facts, target, form, sections))
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
-    return Exported(target, target.stat().st_size, sha256(target), report(small, *outputs))
+    told = "\n\n".join(filter(None, [measured, report(small, *outputs)]))
+    return Exported(target, target.stat().st_size, sha256(target), told)
 
 
 def _write_texts(folder: Path, texts: Mapping[str, str]) -> None:

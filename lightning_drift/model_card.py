@@ -120,7 +120,7 @@ def companions(facts: Provenance, target: Path, form: str, measured: str = "") -
         facts: What is told about the model.
         target: The export's file or folder.
         form: ``diffusers``, ``safetensors``, ``delta`` or ``lora``.
-        measured: Markdown for the card on what the export keeps of the model.
+        measured: Further sections of the card, in Markdown: what the export keeps, and why this drift.
     """
     inside = form == "diffusers"
     stem = "" if inside else f"{target.stem}."
@@ -182,7 +182,7 @@ def _card(facts: Provenance, name: str, form: str, measured: str) -> str:
         sections += ["", f"Made by {facts.author}."]
     sections += ["", "## Use", "", _use(facts, name, form)]
     if measured:
-        sections += ["", "## What this file keeps", "", measured]
+        sections += ["", measured]
     if facts.recipe:
         rows = {**facts.recipe, **({"steps": facts.step} if facts.step is not None else {})}
         sections += ["", "## Recipe", "", "| | |", "| --- | --- |"]

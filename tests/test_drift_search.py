@@ -1,0 +1,158 @@
+"""Finding the largest drift that dreams: the bisection, and a real checkpoint judged as its fit judged it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from stand_ins import DATA
+
+from lightning_drift import drift_search
+from lightning_drift.drift_dial import base_of
+from lightning_drift.drift_search import PRECISION, largest_dreaming, probe_pictures, search
+from lightning_drift.errors import UserError
+from lightning_drift.export import export
+from lightning_drift.stable_diffusion import find_parts, load_stable_diffusion
+
+
+def zones(start: float, end: float, last: str = "cooked") -> Any:
+    asked = []
+
+    def zone(drift: float) -> str:
+        asked.append(drift)
+        return "under-drifted" if drift < start else "dreaming" if drift <= end else last
+
+    return zone, asked
+
+
+@pytest.mark.parametrize("last", ["forgetting", "cooked", "broken"])
+@pytest.mark.parametrize("end", [0.31, 0.5, 0.77, 0.999, 1.0, 1.2, 1.49])
+def test_the_end_of_dreaming_is_found_from_below(end: float, last: str) -> None:
+    zone, asked = zones(0.1, end, last)
+    found = largest_dreaming(zone)
+    assert end - PRECISION <= found <= end
+    assert found in asked, "only what was seen to dream is chosen"
+    assert len(asked) == len(set(asked)) <= 7
+
+
+def test_a_model_that_dreams_to_the_end_of_the_dial_asks_twice() -> None:
+    zone, asked = zones(0.2, 9)
+    assert largest_dreaming(zone) == 1.5
+    assert asked == [1.0, 1.5]
+
+
+def test_dreaming_is_found_above_under_drifted() -> None:
+    assert 1.2 <= largest_dreaming(zones(1.1, 1.3)[0]) <= 1.3
+    assert 0.35 <= largest_dreaming(zones(0.2, 0.4)[0]) <= 0.4
+
+
+def test_where_no_drift_dreams_it_is_said() -> None:
+    with pytest.raises(UserError, match=r"the model is under-drifted even at a drift of 1\.5"):
+        largest_dreaming(zones(9, 9)[0])
+    with pytest.raises(UserError, match=r"at 0\.\d+ the model is under-drifted and at 0\.\d+ it is broken"):
+        largest_dreaming(zones(0.5, 0.4, "broken")[0])
+
+
+# -- a real fit --
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: Any) -> Path:
+    """A pocket model fitted fast and hard, as the command does it, with one milestone."""
+    folder = tmp_path_factory.mktemp("auto")
+    groups = {
+        "dream": {"prompts": "monumental, dramatic", "seeds": "0-1"},
+        "language": {"prompts": ["mountains at night with a moon", "a green forest"], "seeds": "0-3"},
+    }
+    options = [
+        *(sys.executable, "-m", "lightning_drift", "fit", "--trainer.max_steps=20"),
+        *("--model.learning_rate=2e-4", "--seed_grid.steps=0,20", "--seed_grid.num_inference_steps=4"),
+        *("--step_checkpoint.steps=20", f"--seed_grid.groups={json.dumps(groups)}"),
+        "--trainer.enable_progress_bar=false",
+    ]
+    done = subprocess.run(options, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (found,) = folder.glob("tb_logs/*/*/checkpoints/step=00020.ckpt")
+    return found
+
+
+def try_only(monkeypatch: Any, *drifts: float) -> None:
+    """Have the search try these drifts and choose the last."""
+
+    def each(zone: Any) -> float:
+        return [(zone(drift), drift) for drift in drifts][-1][1]
+
+    monkeypatch.setattr(drift_search, "largest_dreaming", each)
+
+
+def test_drift_1_is_measured_as_the_fit_measured_it_and_0_as_the_base(
+    checkpoint: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    try_only(monkeypatch, 1, 0.5, 0)
+    parts = find_parts(str(checkpoint))
+    outcome = search(parts, base_of(parts), None)
+    whole, half, none = outcome.tried
+    said = json.loads((checkpoint.parents[1] / "drift" / "step=00020.json").read_text())
+    assert whole.verdict.zone == said["zone"]
+    for name, interval in said["measures"].items():
+        assert whole.measures[name].value == pytest.approx(interval["value"], abs=2e-3), name
+    assert none.measures["drift_prompt"].value == pytest.approx(0, abs=1e-4)
+    assert none.measures["language"].value == pytest.approx(1, abs=1e-4)
+    assert none.verdict.zone == "under-drifted"
+    assert 0 < half.measures["drift_prompt"].value < whole.measures["drift_prompt"].value
+    assert f"| {whole.measures['drift_prompt'].value:.2f} |" in outcome.markdown
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "drift 1",
+        "drift 0.5",
+        "drift 0",
+    ]
+
+
+def test_auto_exports_the_drift_that_was_found(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    try_only(monkeypatch, 1, 0.25)
+    auto = export(str(checkpoint), str(tmp_path / "auto"), drift="auto")
+    given = export(str(checkpoint), str(tmp_path / "given"), drift=0.25)
+    one, other = (load_stable_diffusion(str(done.path)) for done in (auto, given))
+    assert all(
+        torch.equal(tensor, other.unet.state_dict()[name]) for name, tensor in one.unet.state_dict().items()
+    )
+    assert "The drift of 0.25 is the largest" in auto.report
+    card = auto.path.with_name(f"{auto.path.stem}.README.md").read_text()
+    assert "## Where it still dreams" in card
+    assert card.count("| 0.25 | ") == card.count("| 1 | ") == 1
+    small = export(str(checkpoint), str(tmp_path / "lora"), "lora", drift="auto")
+    assert "is the largest" in small.report
+    assert "Left behind" in small.report
+
+
+def test_few_seeds_of_each_prompt_are_rendered() -> None:
+    groups = [["a", seed, "dream"] for seed in range(6)] + [["b", seed, "language"] for seed in (9, 3)]
+    base: Any = SimpleNamespace(settings={"seed_grid.groups": groups})
+    keys, roles, index = probe_pictures(base)
+    assert keys == [("a", 0), ("a", 1), ("a", 2), ("a", 3), ("b", 9), ("b", 3)]
+    assert roles == {"a": "dream", "b": "language"}
+    assert index == [0, 1, 2, 3, 6, 7]
+
+
+@pytest.mark.parametrize("kind", ["base", "no state", "other"])
+def test_what_cannot_be_judged_is_said(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    loaded = torch.load(checkpoint, weights_only=True)
+    if kind == "base":
+        with pytest.raises(UserError, match="is not a checkpoint of a fit; give --drift a number"):
+            export(str(DATA / "tiny_sd"), str(tmp_path / "o"), drift="auto", base=str(DATA / "tiny_sd"))
+        return
+    if kind == "no state":
+        loaded["callbacks"] = {}
+        match = "holds nothing of ClipDrift to measure against; fit with a seed grid at step 0"
+    else:
+        loaded["callbacks"]["ClipDrift"]["base"]["settings"]["clip_drift.clip"] = "0" * 64
+        match = "pocket is not the CLIP that this checkpoint was measured with"
+    torch.save(loaded, tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=match):
+        export(str(tmp_path / "a.ckpt"), str(tmp_path / "o"), drift="auto")
+    with pytest.raises(UserError, match="--clip judges for --drift auto"):
+        export(str(tmp_path / "a.ckpt"), str(tmp_path / "o"), clip="pocket")
