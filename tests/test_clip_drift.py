@@ -554,6 +554,18 @@ def test_the_probe_takes_at_most_forty_forwards_and_changes_with_the_weights_onl
     assert deaf["sensitivity"] == pytest.approx(0, abs=1e-4)
 
 
+def test_a_milestone_is_probed_once(tiny_sd: str, trainer: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    calls: list[int] = []
+
+    def counted(*args: Any) -> dict[str, float]:
+        calls.append(len(args[3]))
+        return probe(*args)
+
+    monkeypatch.setattr("lightning_drift.drift.language_probe.probe", counted)
+    Fit(tiny_sd, trainer, tmp_path, steps=2)
+    assert calls == [len(trials(len(LANGUAGE)))] * 2  # the base and step 2
+
+
 def test_a_pictures_latent_is_the_autoencoders() -> None:
     parts = load_stable_diffusion(str(DATA / "tiny_sd"))
     picture = Image.linear_gradient("L").resize((64, 64)).convert("RGB")

@@ -20,6 +20,7 @@ from lightning_drift.callbacks.drift_probes import find_probes, instance_photos
 from lightning_drift.callbacks.seed_grid import SeedGrid
 from lightning_drift.checkpointing import PATTERN, StepCheckpoint
 from lightning_drift.drift.features import Features
+from lightning_drift.drift.language_probe import relative
 from lightning_drift.drift.verdict import ZONES, Thresholds
 from lightning_drift.errors import UserError, notice
 from lightning_drift.milestones import Milestones
@@ -244,7 +245,9 @@ class ClipDrift(Callback):
             self._keep(self._base)
         if self._base is None or (step not in self._milestones.steps and trainer.state.fn == "fit"):
             return False
-        explaining = self._text_measures(trainer, module) | gauge.language(self._base, module, context)
+        own = self._base.energies  # at step 0 just taken
+        probed = gauge.language(self._base, module, context) if step else relative(own, own)
+        explaining = self._text_measures(trainer, module) | probed
         weights = module.weight_changes() if hasattr(module, "weight_changes") else {}
         first = self.reading is None
         self.reading = reading = gauge.read(step, features, self._base, self._photos, explaining, weights)
