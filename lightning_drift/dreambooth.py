@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -343,7 +343,11 @@ class DreamBooth(LightningModule):
             "Try a lower learning rate, gradient clipping (trainer.gradient_clip_val 1.0) or precision 32"
         )
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def configure_callbacks(self) -> list[Callback]:
+        """Log steps through a callback, which comes before those that save (see `LogSteps`)."""
+        return [LogSteps()]
+
+    def log_step(self, batch_idx: int) -> None:
         """Log what the last optimizer step did, under the number of steps taken."""
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
             return
@@ -434,3 +438,18 @@ class DreamBooth(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing to compute: a ``validate`` run only has its callbacks render the checkpoint."""
+
+
+class LogSteps(Callback):
+    """Logs a step before anything saves it.
+
+    Lightning runs callbacks that save after all others, and the module's own hook after these: a run that is
+    killed between the two would go on behind a step that was never logged.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Have the module log the step."""
+        assert isinstance(pl_module, DreamBooth)
+        pl_module.log_step(batch_idx)

@@ -105,9 +105,7 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
     assert {cell.state for cell in table.cells.values()} == {"not measured"}
     for run in table.runs:
         steps = [step for step, _ in run.scalars["train/loss"]]
-        # A fit that is interrupted between saving a step and logging it leaves that one point out.
-        assert set(range(1, 61)) - set(steps) <= {reached[run.name]}
-        assert len(steps) == len(set(steps))
+        assert steps == list(range(1, 61))
         assert int(read_checkpoint(run.folder / "checkpoints" / "step=00060.ckpt")["global_step"]) == 60
         assert (run.folder / "grids" / "step=00060" / "a-tree-a-moon_seed0001.png").exists()
 
