@@ -18,8 +18,8 @@ commands:
   validate  render the grids of a checkpoint again
   predict   dream: render prompts and seeds from a checkpoint, an export or a base model
   corridor  fit several learning rates, look at each after several steps, and write one page about all of it
-  export    write a checkpoint as a diffusers folder, one .safetensors file for A1111, Forge and ComfyUI, a delta
-            or a LoRA; --drift dials how far it goes
+  export    write a checkpoint as a diffusers folder, one .safetensors file for A1111, Forge and ComfyUI, a
+            delta or a LoRA; --drift dials how far it goes
 
 lightning-drift COMMAND --help lists the options of a command; fit, predict and corridor run without any.
 Options of the classes: fit --model.help, fit --data.help, predict --model.help, predict --data.help.
