@@ -17,6 +17,7 @@ that measuring takes of the whole fit: all milestones of ``seed_grid.steps``, th
 from __future__ import annotations
 
 import argparse
+import pkgutil
 import platform
 import statistics
 import tempfile
@@ -103,7 +104,8 @@ def measure(config: dict[str, Any], mode: str, steps: int, instance_dir: str | N
     for hook in ("on_train_start", "on_train_batch_end"):
         watch.around(grid, hook, f"grid.{hook}")
         watch.around(drift, hook, f"drift.{hook}")
-    module = DreamBooth(**config["model"]["init_args"])
+    arguments = config["model"]["init_args"]
+    module = DreamBooth(**arguments | {"optimizer": pkgutil.resolve_name(arguments["optimizer"])})
     data = config["data"]["init_args"] | ({"instance_dir": instance_dir} if instance_dir else {})
     with tempfile.TemporaryDirectory() as folder:
         Trainer(

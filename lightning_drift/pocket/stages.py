@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,8 @@ def assemble(state: Path, out: Path, init: Path | None = None) -> None:
     )
     pipeline.save_pretrained(str(out))
     name_float32(out / "text_encoder" / "config.json")
+    for part in ("vae", "unet"):  # the folders they were read from are nobody's business
+        path = out / part / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
