@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
@@ -26,7 +27,7 @@ from lightning_drift.callbacks.drift_base import DriftBase
 from lightning_drift.callbacks.drift_log import COMPARED, charts
 from lightning_drift.callbacks.drift_probes import find_probes, instance_photos
 from lightning_drift.callbacks.seed_grid import SeedGrid
-from lightning_drift.checkpointing import StepCheckpoint, read_checkpoint
+from lightning_drift.checkpointing import AtomicCheckpointIO, StepCheckpoint, read_checkpoint
 from lightning_drift.dreambooth import DreamBooth
 from lightning_drift.drift.language_probe import FORWARDS, encode_pictures, probe, relative, trials
 from lightning_drift.drift.meter import MEASURES, WITHOUT_CLIP
@@ -128,8 +129,6 @@ class Fit:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: Any) -> Fit:
-    from conftest import AtomicCheckpointIO, Trainer
-
     def make(**settings: Any) -> Any:
         quiet = {
             "accelerator": "cpu",
@@ -495,7 +494,7 @@ def test_a_fit_that_leaves_the_corridor_ends_and_its_last_dreaming_checkpoint_st
     drift = {"stop_when": "cooked", "thresholds": late, "language_probe": False}
     options: dict[str, Any] = {
         "grid_steps": "0,2,10,20",
-        "rate": 3e-4,
+        "rate": 1e-3,
         "keep": 1,
         "save": "10",
         "drift": drift,

@@ -310,7 +310,7 @@ def test_an_earlier_export_is_only_replaced_on_demand(tmp_path):
         f"{folder} holds a pipeline; choose another --to"
     )
     export("pocket", str(folder), "diffusers", overwrite=True)
-    assert len(load_stable_diffusion(str(folder)).tokenizer) == 853
+    assert len(load_stable_diffusion(str(folder)).tokenizer) == 961
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["folder"]
 
     photos = tmp_path / "photos"
@@ -368,7 +368,7 @@ def test_an_export_that_computes_otherwise_is_reported_and_left(tmp_path, monkey
     def swapped(model):
         """Two weights of the same shape under each other's name."""
         tensors = ldm_tensors(model)
-        name = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_{}.weight"
+        name = "model.diffusion_model.input_blocks.3.1.transformer_blocks.0.attn1.to_{}.weight"
         value, query = name.format("v"), name.format("q")
         return {**tensors, value: tensors[query], query: tensors[value]}
 
@@ -402,7 +402,7 @@ def test_write_half_is_the_safetensors_format(tmp_path):
 def test_the_command(tmp_path, capsys):
     assert main(["--ckpt_path", "pocket", "--to", str(tmp_path), "--title", "Pocket"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"wrote {tmp_path / 'Pocket.safetensors'} (10.")
+    assert out.startswith(f"wrote {tmp_path / 'Pocket.safetensors'} (12.")
     with pytest.raises(UserError, match="exists"):
         main(["--ckpt_path", "pocket", "--to", str(tmp_path), "--title", "Pocket"])
     main(["--ckpt_path", "pocket", "--to", str(tmp_path), "--title", "Pocket", "--overwrite"])
