@@ -1,6 +1,5 @@
 """The command as a person meets it: what runs, what is said, where things go."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -158,14 +157,6 @@ def test_last_with_nothing_saved_is_an_error_and_not_a_fresh_start(copied: str, 
     assert "no run is named; pass the run's own configuration" in err
 
 
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """The leaves of nested dicts and lists, by path."""
-    if not isinstance(value, dict | list):
-        return {name: value}
-    inner = value.items() if isinstance(value, dict) else enumerate(value)
-    return {path: leaf for key, part in inner for path, leaf in flat(part, f"{name}/{key}").items()}
-
-
 def test_validate_renders_a_checkpoint_under_its_own_step(copied: str, capsys: Any) -> None:
     events = {path: path.read_bytes() for path in RUN.glob("events*")}
     for checkpoint, step in (("last", 4), (str(RUN / "checkpoints" / "step=00002.ckpt"), 2)):
@@ -174,14 +165,10 @@ def test_validate_renders_a_checkpoint_under_its_own_step(copied: str, capsys: A
         assert f"The grids are in {RUN}/validate" in out
         assert (RUN / "validate" / f"step={step:05d}" / f"dream_step={step:05d}.png").exists()
     assert {path: path.read_bytes() for path in RUN.glob("events*")} == events
-    # The milestone's own grid and its repetition show the same pictures, and give the same reading, up to how
-    # matrix products round.
-    readings = [RUN / "drift" / "step=00002.json", RUN / "validate" / "step=00002" / "drift.json"]
-    own, again = (flat(json.loads(reading.read_text())) for reading in readings)
-    assert own.keys() == again.keys()
-    for name in own.keys() - {"/reason"}:
-        close = pytest.approx(again[name], rel=1e-4, abs=1e-5) if type(again[name]) is float else again[name]
-        assert own[name] == close, name
+    # The milestone's own grid and its repetition show the same pictures, and give the same reading.
+    assert (RUN / "drift" / "step=00002.json").read_bytes() == (
+        RUN / "validate" / "step=00002" / "drift.json"
+    ).read_bytes()
     assert (RUN / "grids" / "dream_step=00002.png").read_bytes() == (
         RUN / "validate" / "step=00002" / "dream_step=00002.png"
     ).read_bytes()
