@@ -31,7 +31,9 @@ SEED = 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", default=Path("tb_logs"), type=Path, help="where the runs lie")
     parser.add_argument("--figure", type=Path, help="the sheet to write")
     arguments = parser.parse_args()

@@ -13,6 +13,9 @@ __all__ = ["DECIDING", "PROVENANCE", "ZONES", "Interval", "Thresholds", "Verdict
 ZONES = ("under-drifted", "dreaming", "forgetting", "cooked", "broken")
 DECIDING = ("language", "drift_prompt", "tilt", "spread", "copy", "pull", "aim", "likeness")
 
+LATE_DREAM = 0.45
+"""``drift_prompt`` at which forgetting mostly begins on the pocket; it moves the position, not the zone."""
+
 PROVENANCE = "calibrated on the pocket model's prototype; not yet checked on Stable Diffusion v1.5"
 
 
@@ -73,7 +76,8 @@ class Verdict:
         borderline: The zone it may be in instead, where the interval of a measure crosses a threshold; None
             where the zone is clear.
         position: 0 the base, 25 where dreaming begins, 50 where forgetting begins, 75 where language is lost,
-            100 nothing but the photos, or nothing at all.
+            100 nothing but the photos, or nothing at all. While dreaming it follows the distance from the
+            base or the loss of language, whichever is farther; later the loss of language.
         reason: A sentence on why, with the numbers that decided in brackets.
     """
 
@@ -149,7 +153,9 @@ def _position(m: Mapping[str, float], zone: str, limits: Thresholds) -> float:
     if zone == "under-drifted":
         parts, start = [m["drift_prompt"] / limits.drift_prompt, m["tilt"] / limits.tilt], 0
     elif zone == "dreaming":
-        parts, start = [(1 - m["language"]) / (1 - keep)], 25
+        # Language stays near 1 through most of the dream while the distance from the base grows steadily.
+        far = (m["drift_prompt"] - limits.drift_prompt) / max(LATE_DREAM - limits.drift_prompt, 0.01)
+        parts, start = [(1 - m["language"]) / (1 - keep), far], 25
     elif zone == "forgetting":
         parts, start = [(keep - m["language"]) / (keep - lost)], 50
     else:
