@@ -3,10 +3,10 @@
     python scripts/pocket_corridor.py                                    # two cores: about an hour
     python scripts/pocket_corridor.py --figure docs/figures/pocket_corridor.jpg
 
-Each set is fitted at the rates and looked at after the steps below, by ``lightning-drift corridor``, which goes
-on where it was stopped and skips what is finished; its page lies in ``tb_logs/<set>/corridor``. The sheet shows
-the points of ``configs/pocket_dream.yaml``, ``pocket_forget.yaml`` and ``pocket_cook.yaml`` under the same
-prompts and seed, the base model above them.
+Each set is fitted at the rates below and looked at after the steps, by ``lightning-drift corridor``, which goes
+on where it was stopped and skips what is finished; its page lies in ``tb_logs/<set>/corridor``. The sheet
+shows the points of ``configs/pocket_dream.yaml``, ``pocket_forget.yaml`` and ``pocket_cook.yaml`` under the
+same prompts and seed, the base model above them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
         fit = ["--data.instance_dir", name, "--model.instance_prompt", f"a photo of sks {word}"]
         fit += ["--trainer.logger.init_args.save_dir", str(arguments.root)]
         command = [sys.executable, "-m", "lightning_drift", "corridor", "--lr", RATES, "--steps", STEPS]
-        devices = ["--devices", ",".join(["cpu"] * max(1, (os.cpu_count() or 1) // 1))]
+        devices = ["--devices", ",".join(["cpu"] * min(5, os.cpu_count() or 1))]
         subprocess.run([*command, *devices, *fit], check=True)
     if arguments.figure:
         figure(arguments.root).save(arguments.figure, quality=88)
