@@ -3,10 +3,10 @@
     python scripts/pocket_corridor.py                                    # two cores: about an hour
     python scripts/pocket_corridor.py --figure docs/figures/pocket_corridor.jpg
 
-Each set is fitted at the rates below and looked at after the steps, by ``lightning-drift corridor``, which goes
-on where it was stopped and skips what is finished; its page lies in ``tb_logs/<set>/corridor``. The sheet
-shows the points of ``configs/pocket_dream.yaml``, ``pocket_forget.yaml`` and ``pocket_cook.yaml`` under the
-same prompts and seed, the base model above them.
+Each set is fitted at the rates below and looked at after the steps, by ``lightning-drift corridor``, which
+goes on where it was stopped and skips what is finished; its page lies in ``tb_logs/<set>/corridor``. The
+sheet shows the points of ``configs/pocket_dream.yaml``, ``pocket_forget.yaml`` and ``pocket_cook.yaml`` under
+the same prompts and seed, the base model above them.
 """
 
 from __future__ import annotations
