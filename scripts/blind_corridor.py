@@ -2,13 +2,13 @@
 
     python scripts/blind_corridor.py sheets tb_logs/coffee/corridor tb_logs/nautilus/corridor --to blind
     (look at blind/*.png, write a zone beside each code in blind/labels.csv, keep that file)
-    python scripts/blind_corridor.py compare blind/labels.csv --key blind/key.csv
+    python scripts/blind_corridor.py compare blind/labels.csv --cells blind/cells.csv
 
 A sheet shows the photos, and per code the base model's pictures over the checkpoint's: the same prompts and
 seeds, four seeds of the dream prompt and two of each language prompt. Codes are in random order over all
-corridors and say nothing of rate and steps; the base model itself is among them. ``key.csv`` holds what each
-code is, and the measures that verdicts are made of, so that a change of thresholds can be compared too; it is
-not to be read before the labels are written.
+corridors and say nothing of rate and steps; the base model itself is among them. ``cells.csv`` holds what
+each code is, and the measures that verdicts are made of, so that a change of thresholds can be compared too;
+it is not to be read before the labels are written.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lightning_drift.corridor.read import Run, read
 from lightning_drift.drift.intervals import Interval
 from lightning_drift.drift.verdict import DECIDING, ZONES, judge
 from lightning_drift.errors import UserError
+from lightning_drift.prompt_lists import read_prompts
 from lightning_drift.rng import generator
 
 SIDE = 84  # of a picture on a sheet
@@ -66,23 +67,23 @@ def sheets(corridors: list[Path], to: Path, seed: int = 0) -> None:
                 )
                 key[-1] |= _measures(run, step)
             _sheet(_photos(by_subject[subject][0][0]), strips).save(to / f"sheet_{strips[0][0]}.png")
-    _write(to / "key.csv", key)
+    _write(to / "cells.csv", key)
     _write(to / "labels.csv", [{"code": row["code"], "label": "", "note": ""} for row in key])
     print(f"{len(key)} cells on the sheets in {to}; their labels go into {to / 'labels.csv'}")
 
 
-def compare(labels: Path, key: Path) -> None:
+def compare(labels: Path, cells: Path) -> None:
     """Print each cell's label beside its verdict, and how many agree.
 
     Args:
         labels: Codes with labels; a second opinion may stand behind a slash (``dreaming/forgetting``).
-        key: What the codes are, with their measures.
+        cells: What the codes are, with their measures.
     """
     said = {row["code"]: row["label"].strip().split("/") for row in _read(labels) if row["label"].strip()}
     if unknown := {zone for zones in said.values() for zone in zones} - set(ZONES):
         raise UserError(f"{labels}: {', '.join(sorted(unknown))} is no zone; write one of {', '.join(ZONES)}")
     counts: Counter[tuple[str, str]] = Counter()
-    for row in sorted(_read(key), key=lambda r: (r["subject"], float(r["rate"] or 0), int(r["step"]))):
+    for row in sorted(_read(cells), key=lambda r: (r["subject"], float(r["rate"] or 0), int(r["step"]))):
         if row["code"] not in said:
             continue
         verdict = judge(_intervals(row))
@@ -125,9 +126,8 @@ def _picture(run: Run, step: int, prompt: str, seed: int) -> Image.Image:
 def _strip(run: Run, step: int) -> Image.Image:
     """Base over checkpoint, twice: the first seeds, then the next ones."""
     groups = run.config["seed_grid"]["groups"]
-    prompts = [p for p in run.prompts if p != run.config["model"]["init_args"]["instance_prompt"]]
-    dream = next(p for p in prompts if p in str(groups["dream"]["prompts"]))
-    words = [p for p in prompts if p != dream]
+    dream, *_ = read_prompts(groups["dream"]["prompts"], "prompts")
+    words = read_prompts(groups["language"]["prompts"], "prompts")
     columns = [(dream, 0), (dream, 2), *((prompt, 0) for prompt in words)]
     image = Image.new("RGB", (len(columns) * (SIDE + 2), 4 * (SIDE + 2) + 4), GROUND)
     for column, (prompt, first) in enumerate(columns):
@@ -183,7 +183,7 @@ if __name__ == "__main__":
     command.set_defaults(call=sheets)
     command = commands.add_parser("compare", help="compare labels with verdicts")
     command.add_argument("labels", type=Path)
-    command.add_argument("--key", required=True, type=Path)
+    command.add_argument("--cells", required=True, type=Path)
     command.set_defaults(call=compare)
     arguments = vars(parser.parse_args())
     arguments.pop("call")(**arguments)
