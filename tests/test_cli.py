@@ -291,7 +291,7 @@ def test_the_recipe_is_the_recipe(capsys: Any) -> None:
     assert config["seed_grid"]["steps"] == "0,800,1200,1600"
     assert config["seed_grid"]["guidance_scale"] == 3.0
     assert config["clip_drift"]["clip"] == "openai/clip-vit-large-patch14"
-    assert config["clip_drift"]["thresholds"]["language_keep"] == 0.7
+    assert config["clip_drift"]["thresholds"]["language_keep"] == 0.75
     assert (
         config["seed_grid"]["groups"]["dream"]["prompts"] == "monumental, dramatic, atmospheric, transcendent"
     )
