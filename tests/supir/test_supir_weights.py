@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import re
 import resource
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,8 +31,10 @@ from lightning_drift.supir.weights import (
     empty_first_stage,
     empty_network,
     empty_text_encoders,
+    fill,
     open_checkpoints,
 )
+from lightning_drift.weight_files import open_weights
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +271,30 @@ def test_full_size_files_are_mapped_not_read(tmp_path, capsys):
     assert {p.device.type for part in (network, stage, text) for p in part.parameters()} == {"cpu"}
     assert grown < 500e6
     assert not capsys.readouterr().err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the pages of mapped files, on Linux")
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_a_converted_files_own_memory_is_let_go(tmp_path, suffix):
+    """128 MB of float16 become bfloat16, and no more of the file stays in memory than one weight."""
+    path, weights = (
+        tmp_path / f"file.{suffix}",
+        {f"{i}.weight": torch.randn(2048, 4096).half() for i in range(8)},
+    )
+    save_file(weights, path) if suffix == "safetensors" else torch.save(weights, path)
+
+    def mapped():
+        found = re.search(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(found[1]) * 1024
+
+    with torch.device("meta"):
+        module = torch.nn.ModuleList([torch.nn.Linear(4096, 2048, bias=False) for _ in weights])
+    opened, before = open_weights(path), mapped()
+    fill(module, opened, {name: name for name in weights}, "layers", torch.bfloat16)
+    assert mapped() - before < 32e6
+    for name, tensor in weights.items():
+        assert torch.equal(module.get_parameter(name), tensor.bfloat16())
+        assert torch.equal(opened.read(name), tensor), "what is let go can be read again"
 
 
 @pytest.mark.slow
