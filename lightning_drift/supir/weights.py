@@ -152,10 +152,10 @@ def open_checkpoints(
         raise UserError(f"supir: {supir} is a folder; give the file SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt.")
     own = open_file(supir)
     if not any(key.startswith(layout.CONTROL_PREFIX) for key in own.shapes):
-        what = "is not a SUPIR checkpoint: it holds no control encoder"
+        what = "is not a SUPIR checkpoint: it holds no control encoder."
         if any(key.startswith(ldm_layout.UNET_PREFIX) for key in own.shapes):
             what = "is a Stable Diffusion checkpoint, not SUPIR's; were `supir` and `sdxl` swapped?"
-        raise UserError(f"supir: {supir} {what}. Give SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt.")
+        raise UserError(f"supir: {supir} {what} Give SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt.")
     _refuse_scaled(own)
     found = Checkpoints(own, open_sdxl(sdxl, configs))
     found.check()

@@ -137,8 +137,9 @@ def save(path, weights):
 
 
 def test_swapped_files(folder):
-    assert "swapped" in refusal(folder / "sdxl.safetensors", folder / "supir.safetensors")
-    assert "swapped" in refusal(folder / "supir.safetensors", folder / "supir.ckpt")
+    for pair in (("sdxl.safetensors", "supir.safetensors"), ("supir.safetensors", "supir.ckpt")):
+        said = refusal(*(folder / name for name in pair))
+        assert "were `supir` and `sdxl` swapped? " in said
 
 
 def test_missing_files(folder, tmp_path):
