@@ -196,7 +196,7 @@ def test_the_embedded_default_runs_with_no_argument_but_fewer_steps(command: str
     status, _, err = say(capsys, command, *few[command])
     assert status == 0, err
     made = {
-        "fit": "tb_logs/coffee/lr8e-5_000/grids/dream_step=00000.png",
+        "fit": "tb_logs/coffee/lr4e-5_000/grids/dream_step=00000.png",
         "predict": "dreams/contact_sheet.png",
     }
     assert Path(made[command]).exists()

@@ -44,7 +44,8 @@ class Thresholds:
             Prototype: 0.5 and more while dreaming. Random changes of the base's weights mostly lie below it,
             but large ones may happen to head to the photos; the first tens of steps of a steep fit may not.
         likeness: What lost its language is cooked only if it is more than this like some photo, where 0 is
-            the base; noise and void are below 0. Prototype: 0.3 and more when cooked.
+            the base; noise and void are below 0. Pocket: 0.4 and more when cooked, on sparse photos
+            (galaxies) 0.06.
     """
 
     drift_prompt: float = 0.06
@@ -56,7 +57,7 @@ class Thresholds:
     pull: float = 0.3
     aim: float = 0.3
     stray: float = 0.15
-    likeness: float = 0.1
+    likeness: float = 0.03
 
     def __post_init__(self) -> None:
         for field in fields(self):
