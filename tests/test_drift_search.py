@@ -12,8 +12,9 @@ import torch
 from stand_ins import DATA
 
 from lightning_drift import drift_search
+from lightning_drift.drift_bench import probe_pictures
 from lightning_drift.drift_dial import base_of
-from lightning_drift.drift_search import PRECISION, largest_dreaming, probe_pictures, search
+from lightning_drift.drift_search import PRECISION, largest_dreaming, search
 from lightning_drift.errors import UserError
 from lightning_drift.export import export
 from lightning_drift.stable_diffusion import find_parts, load_stable_diffusion

@@ -138,7 +138,9 @@ class Product:
             "checkpoint": len(self.checkpoints),
             "drift": len(self.drift),
         }
-        shown = [f"{n} {name}{'s' * (n != 1)}" for i, (name, n) in enumerate(counts.items()) if n > 1 or i < 2]
+        shown = [
+            f"{n} {name}{'s' * (n != 1)}" for i, (name, n) in enumerate(counts.items()) if n > 1 or i < 2
+        ]
         return " x ".join(shown)
 
 

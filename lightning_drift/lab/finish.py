@@ -67,8 +67,8 @@ class Finish(Callback):
         except OSError as error:
             said = error.strerror or error
             raise UserError(
-                f"cannot write {error.filename or writer.output_dir}: {said}. All pictures are there; the same "
-                "command goes on"
+                f"cannot write {error.filename or writer.output_dir}: {said}. All pictures are there; the "
+                "same command goes on"
             ) from error
 
     def _write(self, data: Any, names: Mapping[Shot, str], folder: Path, module: Any) -> None:

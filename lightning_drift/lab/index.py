@@ -12,7 +12,16 @@ from lightning_drift.lab.cells import Cell
 from lightning_drift.lab.measure import MEASURES
 
 FILES = ("file", "base_file")
-PARAMETERS = ("product", "group", "prompt", "seed", "guidance_scale", "num_inference_steps", "checkpoint", "drift")
+PARAMETERS = (
+    "product",
+    "group",
+    "prompt",
+    "seed",
+    "guidance_scale",
+    "num_inference_steps",
+    "checkpoint",
+    "drift",
+)
 
 Row = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""What is measured of each picture of a sweep: against the base's of the same cell, its prompt, and the photos."""
+"""What is measured of a sweep's pictures: against the base's of the same cell, the prompt and the photos."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from lightning_drift.lab.cells import AXES, Cell
 
 MEASURES = {
     "drift_from_base": "1 - cosine of the CLIP embeddings of the picture and the base's of the same cell",
-    "pull": "how far it went from the base's picture towards the photos: 1 as near as they are to one another",
+    "pull": "how far it went from the base's picture towards the photos; 1 is as near as they are together",
     "adherence": "cosine with its own prompt less the mean with the sweep's other prompts",
     "clip_t": "cosine with its own prompt",
     "diversity": "mean 1 - cosine between the seeds of its cell",
@@ -66,7 +66,7 @@ def measure(cells: Sequence[Cell], seen: Seen) -> list[dict[str, float]]:
         columns["delta_e"] = (now.lab - base.lab).norm(dim=1)
     if now.clip is not None:
         columns |= _by_clip(cells, now.clip, base.clip if base is not None else None, seen.texts)
-    rows = [{name: value for name, value in zip(columns, values, strict=True)} for values in _rows(columns)]
+    rows = [dict(zip(columns, values, strict=True)) for values in _rows(columns)]
     for name, photos in seen.photos.items():
         own = [index for index, cell in enumerate(cells) if cell.checkpoint == name]
         for index, values in zip(own, _rows(_by_photos(own, now, base, photos)), strict=True):

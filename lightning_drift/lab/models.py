@@ -1,4 +1,4 @@
-"""The models of a sweep: checkpoints and the bases that their drift is measured from, found but not loaded."""
+"""The models of a sweep: checkpoints and the bases that their drift is measured from, not yet loaded."""
 
 from collections.abc import Sequence
 from functools import cached_property

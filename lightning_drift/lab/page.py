@@ -1,4 +1,4 @@
-"""The ranking page: one HTML file that shows the pictures beside it, sorted and filtered by anything known."""
+"""The ranking page: one HTML file that shows the pictures beside it, sorted and filtered by what is known."""
 
 import json
 import re
@@ -52,7 +52,8 @@ def write_page(
     parts = {
         "title": escape(title),
         "lead": escape(_lead(index)),
-        "tables": "".join(map(_html, tables(index))) or "<p>Nothing was varied, so there is nothing to average.</p>",
+        "tables": "".join(map(_html, tables(index)))
+        or "<p>Nothing was varied, so there is nothing to average.</p>",
         "body_class": "small-pictures" if max(size) <= PIXEL_ART else "",
         # "</script>" in a prompt must not end the data
         "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),

@@ -47,7 +47,9 @@ def tables(index: Index) -> list[Table]:
                 continue
             found.append(_means(part, parameter, where))
         if {"guidance_scale", "num_inference_steps"} <= set(part.varied) and part.measures:
-            found += [_grid(part, name, where) for name in ("drift_from_base", "tilt") if name in part.measures]
+            found += [
+                _grid(part, name, where) for name in ("drift_from_base", "tilt") if name in part.measures
+            ]
     return found
 
 
@@ -59,7 +61,9 @@ def _means(part: Index, parameter: str, where: str) -> Table:
         means = [_mean([row[name] for row in rows if name in row]) for name in measures]
         lines.append([_said(value), str(len(rows)), *means])
     title = f"By {parameter.replace('_', ' ')}{where}"
-    return Table(title, [parameter.replace("_", " "), "pictures", *(n.replace("_", " ") for n in measures)], lines)
+    return Table(
+        title, [parameter.replace("_", " "), "pictures", *(n.replace("_", " ") for n in measures)], lines
+    )
 
 
 def _grid(part: Index, measure: str, where: str) -> Table:
@@ -67,7 +71,9 @@ def _grid(part: Index, measure: str, where: str) -> Table:
     lines = []
     for scale in _ordered(part.values("guidance_scale")):
         rows = [part.only(guidance_scale=scale, num_inference_steps=steps).rows for steps in columns]
-        lines.append([number(scale), *(_mean([row[measure] for row in some if measure in row]) for some in rows)])
+        lines.append(
+            [number(scale), *(_mean([row[measure] for row in some if measure in row]) for some in rows)]
+        )
     title = f"{measure.replace('_', ' ').capitalize()} by guidance scale and steps{where}"
     return Table(title, ["guidance \\ steps", *map(str, columns)], lines)
 

@@ -96,7 +96,9 @@ class Sweep(LightningDataModule):
     def _further(self, name: str, changed: Mapping[str, Any], options: Mapping[str, Any]) -> Product:
         option = f"data.also.{name}"
         if unknown := [key for key in changed if key not in _OPTIONS]:
-            raise UserError(f"{option}: {unknown[0]} is not one of its options; they are {', '.join(_OPTIONS)}")
+            raise UserError(
+                f"{option}: {unknown[0]} is not one of its options; they are {', '.join(_OPTIONS)}"
+            )
         if name == MAIN:
             raise UserError(f"data.also: the name {MAIN} is taken; choose another")
         if "prompts" in changed and "slots" not in changed:

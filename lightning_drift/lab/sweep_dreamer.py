@@ -28,8 +28,8 @@ class SweepDreamer(LightningModule):
     """Renders a sweep's pictures, and writes its index, contact sheets and ranking page at the end.
 
     What is swept is said by the data. A picture is the one that ``predict`` makes of the same settings, up to
-    rounding, and carries the same parameters. Each batch is filled up to the data's ``batch_size`` and prompts
-    are encoded one by one, so that a picture's bits do not follow from what else is left to do.
+    rounding, and carries the same parameters. Each batch is filled up to the data's ``batch_size`` and
+    prompts are encoded one by one, so that a picture's bits do not follow from what else is left to do.
 
     Args:
         negative_prompt: What to steer away from; empty for none.

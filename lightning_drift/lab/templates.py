@@ -107,7 +107,9 @@ def expand(
             for prompt in _filled(template, names, values, group):
                 found.setdefault(prompt.text, prompt)
     if unused := [slot for slot in values if slot not in used]:
-        raise UserError(f"{option}.slots: no prompt has the slot {{{unused[0]}}}; add it to one, or leave it out")
+        raise UserError(
+            f"{option}.slots: no prompt has the slot {{{unused[0]}}}; add it to one, or leave it out"
+        )
     return list(found.values())
 
 
@@ -127,8 +129,8 @@ def _check(template: str, names: Sequence[str], values: Mapping[str, list[str]],
     total = prod(comb(len(values[name]), count) for name, count in Counter(names).items())
     if total > MOST_PROMPTS:
         raise UserError(
-            f"{option}.prompts: {template!r} gives {total:,} prompts, more than {MOST_PROMPTS:,}; shorten its "
-            "slots' lists"
+            f"{option}.prompts: {template!r} gives {total:,} prompts, more than {MOST_PROMPTS:,}; shorten "
+            "its slots' lists"
         )
 
 
