@@ -12,8 +12,8 @@
   const CHUNK = 90; // cards that are made at a time, as one scrolls
   const BOXES = 60; // values that are offered to tick
   const count = index.file.length;
-  const words = (name) => name.replaceAll("_", " ");
-  const short = { guidance_scale: "guidance", num_inference_steps: "steps" };
+  const short = { guidance_scale: "guidance", num_inference_steps: "steps", clip_t: "CLIP-T", delta_e: "ΔE" };
+  const words = (name) => short[name] ?? name.replaceAll("_", " ");
   const parameter = Object.fromEntries(parameters.map((each) => [each.name, each]));
   const measure = Object.fromEntries(measures.map((each) => [each.name, each]));
   const value = (name, row) => {
@@ -87,7 +87,7 @@
   // -- cards ---------------------------------------------------------------------------------------------
 
   const small = (file) => index.small[file] ?? file;
-  const what = (row) => shown.map((name) => `${short[name] ?? words(name)} ${said(value(name, row)).split("/").pop()}`).join(" · ");
+  const what = (row) => shown.map((name) => `${words(name)} ${said(value(name, row)).split("/").pop()}`).join(" · ");
   const picture = (file, alt, kind) =>
     make("img", { src: small(file), alt, loading: "lazy", decoding: "async", width: index.size[0], height: index.size[1], class: kind });
   const card = (row) => {

@@ -65,8 +65,9 @@ def sheets(
         if chosen is None:
             continue
         others = [name for name in part.varied if name not in chosen and name not in ("product", "group")]
-        if "prompt" in (*chosen, *others):  # a slot says nothing that its prompt does not
-            others = [name for name in others if name not in index.slots]
+        # Slots and their prompt say the same: the sheets go by slots if one is an axis, else by the prompt.
+        same = ["prompt"] if set(chosen) & set(index.slots) else index.slots
+        others = [name for name in others if name not in same]
         combinations = dict.fromkeys(tuple(row.get(name) for name in others) for row in part.rows)
         for values in combinations:
             rest = dict(zip(others, values, strict=True))
