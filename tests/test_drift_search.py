@@ -181,7 +181,7 @@ def test_measures_grow_with_the_dial_from_the_base_to_the_checkpoint(
     )
     writer = ImageWriter(str(tmp_path), contact_sheet=False)
     trainer(callbacks=[writer]).predict(SweepDreamer(), datamodule=data, return_predictions=False)
-    rows = list(csv.DictReader((tmp_path / "index.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "index.csv").read_text(encoding="utf-8").splitlines()))
     for name in ("drift_from_base", "delta_e", "pull"):
         means = [
             mean(float(row[name]) for row in rows if row["drift"] == drift)
