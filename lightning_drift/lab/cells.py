@@ -149,7 +149,7 @@ class Grid:
     """All cells of a sweep, and the pictures they need.
 
     Attributes:
-        cells: The cells, each once.
+        cells: The cells, product by product.
         shots: The picture of each cell.
         bases: The picture of the base at the same prompt, seed, guidance and steps; empty if not asked for.
     """
@@ -163,17 +163,13 @@ class Grid:
         """The cells of all products.
 
         Args:
-            products: The products; a cell of two belongs to the first.
+            products: The products; what is a cell of two is there twice, with one picture.
             models: Models by name.
             with_base: Whether every cell's base is needed too.
         """
-        grid, seen = cls(), set()
+        grid = cls()
         for each in products:
             for cell in each.cells(models):
-                key = tuple(getattr(cell, axis) for axis in AXES[1:])
-                if (cell.prompt.text, *key) in seen:
-                    continue
-                seen.add((cell.prompt.text, *key))
                 model = models[cell.checkpoint]
                 base = model.base or model
                 grid.cells.append(cell)

@@ -100,7 +100,7 @@ def _by_clip(
 def _diversity(cells: Sequence[Cell], now: Tensor) -> Tensor:
     members = defaultdict(list)
     for index, cell in enumerate(cells):
-        members[tuple(getattr(cell, axis) for axis in AXES if axis != "seed")].append(index)
+        members[(cell.product, *(getattr(cell, axis) for axis in AXES if axis != "seed"))].append(index)
     found = torch.full((len(cells),), torch.nan, dtype=torch.float64)
     for indices in members.values():
         count = len(indices)

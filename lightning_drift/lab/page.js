@@ -20,7 +20,10 @@
     const column = parameter[name];
     return column.rows[row] < 0 ? undefined : column.values[column.rows[row]];
   };
-  const said = (found) => (found === undefined ? "none" : String(found).trim() === "" ? "(empty)" : String(found));
+  const said = (found, name = "prompt") => {
+    if (found !== undefined && String(found).trim() !== "") return String(found);
+    return found !== undefined && name === "prompt" ? "(empty)" : "(none)";
+  };
   const rounded = (found) => (found === null || found === undefined ? "-" : Math.abs(found) >= 10 ? found.toFixed(1) : found.toFixed(3));
   const shown = varied.filter((name) => !["prompt", "product", "group"].includes(name));
   const lower = parameter.prompt.values.map((prompt) => prompt.toLowerCase());
@@ -87,7 +90,7 @@
   // -- cards ---------------------------------------------------------------------------------------------
 
   const small = (file) => index.small[file] ?? file;
-  const what = (row) => shown.map((name) => `${words(name)} ${said(value(name, row)).split("/").pop()}`).join(" · ");
+  const what = (row) => shown.map((name) => `${words(name)} ${said(value(name, row), name).split("/").pop()}`).join(" · ");
   const picture = (file, alt, kind) =>
     make("img", { src: small(file), alt, loading: "lazy", decoding: "async", width: index.size[0], height: index.size[1], class: kind });
   const card = (row) => {
@@ -137,7 +140,7 @@
     const line = (name, text, about = "") => make("div", { title: about }, make("dt", {}, words(name)), make("dd", {}, text));
     byId("facts").replaceChildren(
       ...measures.map((each) => line(each.name, rounded(each.values[row]), each.about)),
-      ...parameters.filter((each) => each.rows[row] >= 0 && each.name !== "prompt").map((each) => line(each.name, said(value(each.name, row)))));
+      ...parameters.filter((each) => each.rows[row] >= 0 && each.name !== "prompt").map((each) => line(each.name, said(value(each.name, row), each.name))));
     byId("make").textContent = again(row);
     byId("print").textContent = printed([row]);
     mark(byId("loupe-pin"), row);
@@ -224,7 +227,7 @@
     const boxes = make("div", { class: "values" });
     values.forEach((each, position) => {
       const box = make("input", { type: "checkbox", "data-parameter": name, value: position });
-      boxes.append(make("label", {}, box, make("span", {}, said(each))));
+      boxes.append(make("label", {}, box, make("span", {}, said(each, name))));
     });
     byId("by-parameter").append(make("fieldset", {}, make("legend", {}, words(name)), boxes));
   }
