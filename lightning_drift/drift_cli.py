@@ -208,6 +208,10 @@ class DriftCLI(LightningCLI):
         """Run it; a sweep's plan comes first, and is all of a dry run."""
         if subcommand == "predict":
             dry = self.config.predict.dry_run
+            if isinstance(self.datamodule, Sweep) and not isinstance(self.model, SweepDreamer):
+                raise UserError(
+                    "data: a Sweep is rendered by model.class_path lightning_drift.lab.SweepDreamer"
+                )
             if isinstance(self.datamodule, Sweep) and isinstance(self.model, SweepDreamer):
                 self._print_plan(self.datamodule, self.model)
             elif dry:

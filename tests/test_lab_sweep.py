@@ -259,6 +259,10 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(
     assert list(tmp_path.iterdir()) == []
     assert main(["predict", "--dry_run"]) == 2
     assert "--dry_run prints the plan of a sweep" in capsys.readouterr().err
+    assert main(["predict", "--data", "lightning_drift.lab.Sweep"]) == 2
+    assert "data: a Sweep is rendered by" in capsys.readouterr().err
+    assert main(["predict", "--model", "lightning_drift.lab.SweepDreamer"]) == 2
+    assert "model: SweepDreamer renders sweeps; give it data of" in capsys.readouterr().err
     assert main([*command(tmp_path, tuned)[3:], "--data.sheet_rows=colour", "--dry_run"]) == 2
     assert "data.sheet_rows: colour is no parameter; give one of prompt, seed" in capsys.readouterr().err
 

@@ -63,7 +63,7 @@ class SweepDreamer(LightningModule):
         """What is done with the pictures when all are made."""
         return [Finish()]
 
-    def on_predict_start(self) -> None:
+    def setup(self, stage: str) -> None:
         """Refuse what cannot be rendered.
 
         Raises:
