@@ -44,7 +44,10 @@ def main() -> None:
         devices = ["--devices", ",".join(["cpu"] * min(5, os.cpu_count() or 1))]
         subprocess.run([*command, *devices, *fit], check=True)
     if arguments.figure:
-        figure(arguments.root).save(arguments.figure, quality=88)
+        sheet = figure(arguments.root)
+        sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS).save(
+            arguments.figure, quality=85
+        )
 
 
 def figure(root: Path) -> Image.Image:
