@@ -62,9 +62,7 @@ def build_stage(
             return PrintAutoencoderStage(vae, schedule, scenes, side, freeze_encoder=True)
         if name == "denoise":
             stage = new_first_stage(scaled_vae(state))
-            return DenoiseEncoderStage(
-                stage.denoise_encoder, stage.vae, pocket_vae(), schedule, scenes, side
-            )
+            return DenoiseEncoderStage(stage.denoise_encoder, stage.vae, pocket_vae(), schedule, scenes, side)
         text = pocket_text_encoders()
         if name == "base":
             return BaseStage(new_unet(), text, schedule, LatentScenes(scenes, scaled_vae(state)))

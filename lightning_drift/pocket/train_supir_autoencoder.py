@@ -1,4 +1,4 @@
-"""The first stage of the pocket's SUPIR: an autoencoder of prints, and the encoder that reads degraded ones."""
+"""The first stage of the pocket's SUPIR: an autoencoder of prints, and an encoder for degraded ones."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from lightning_drift.pocket.training import Schedule, Stage
 from lightning_drift.rng import generator
 from lightning_drift.supir.autoencoder import SCALING
 
+HELD_OUT = 16
+"""Number of held-out prints to measure on."""
+
 
 def crops(images: Tensor, side: int, random: torch.Generator) -> Tensor:
     """One random square of each picture (n, c, h, w)."""
@@ -41,7 +44,6 @@ class PrintAutoencoderStage(AutoencoderStage):
         scenes: Scenes at print size.
         side: Side of the squares in pixels, a multiple of 8.
         freeze_encoder: Train the decoder alone, so that latents, and what is trained on them, stay valid.
-        held_out: Number of held-out scenes to measure on.
     """
 
     def __init__(
@@ -51,12 +53,11 @@ class PrintAutoencoderStage(AutoencoderStage):
         scenes: Scenes,
         side: int = 128,
         freeze_encoder: bool = False,
-        held_out: int = 16,
     ) -> None:
         super().__init__(model, schedule, scenes, freeze_encoder=freeze_encoder)
         # On the CPU torch's fused attention is slow to go back through.
         model.set_attn_processor(AttnProcessor())
-        self.side, self.held_out = side, held_out
+        self.side = side
 
     def loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one square of each scene."""
@@ -66,11 +67,11 @@ class PrintAutoencoderStage(AutoencoderStage):
     @cached_property
     def unseen(self) -> Scenes:
         """Held-out prints, painted once."""
-        return Painted(HELD_OUT_SEED, self.held_out, self.scenes.size)
+        return Painted(HELD_OUT_SEED, HELD_OUT, self.scenes.size)
 
     def save(self, folder: Path) -> None:
         """Write the average with the scaling factor that its latents of held-out prints ask for."""
-        quality = measure_autoencoder(self.ema, self.held_out, self.unseen)
+        quality = measure_autoencoder(self.ema, HELD_OUT, self.unseen)
         if not self.freeze_encoder:
             self.ema.register_to_config(scaling_factor=round(1 / quality["latent_std"], 5))
         self.note({"held_out/psnr": quality["psnr"], "held_out/colour_error": quality["colour_error"]})
@@ -136,7 +137,7 @@ class DenoiseEncoderStage(Stage):
     @cached_property
     def unseen(self) -> tuple[Tensor, Tensor]:
         """Held-out prints and what becomes of them."""
-        clean = Painted(HELD_OUT_SEED, 16, self.scenes.size).images(list(range(16)))
+        clean = Painted(HELD_OUT_SEED, HELD_OUT, self.scenes.size).images(list(range(HELD_OUT)))
         return clean, degrade(clean, generator(self.schedule.seed, "held out"), self.frozen["codec"])
 
     def save(self, folder: Path) -> None:

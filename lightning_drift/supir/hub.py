@@ -11,6 +11,9 @@ from lightning_drift.errors import UserError
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
+POCKET = Path(__file__).parents[1] / "pocket" / "weights" / "supir"
+"""The tiny SUPIR that comes with the package, and its base."""
+
 SMALL_FILES = ("model_index.json", "/config.json", "tokenizer/")
 
 
@@ -18,13 +21,16 @@ def find_model(name: str, option: str) -> Path:
     """The file or folder of a model.
 
     Args:
-        name: A local file or folder; ``owner/repository`` on the hub for a diffusers folder; or
+        name: ``pocket``, the tiny SUPIR of the package or its base; a local file or folder (one called
+            pocket is ``./pocket``); ``owner/repository`` on the hub for a diffusers folder; or
             ``owner/repository/path/to/file.safetensors`` for one file of a repository.
         option: The option's name, for messages.
 
     Raises:
         UserError: It is neither here nor on the hub, or the hub cannot be reached.
     """
+    if name == "pocket":
+        return POCKET / ("supir.safetensors" if option == "supir" else "sdxl")
     path = Path(name).expanduser()
     if path.exists():
         return path

@@ -194,7 +194,8 @@ class SupirUpscaler(LightningModule):
         Raises:
             UserError: A model is missing, damaged, incomplete or of another kind.
         """
-        notice(LICENCE)
+        if self.supir != "pocket":
+            notice(LICENCE)
         if self.checkpoints is None:
             self.checkpoints = open_checkpoints(
                 find_model(self.supir, "supir"), find_model(self.sdxl, "sdxl")
