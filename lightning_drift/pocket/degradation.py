@@ -54,6 +54,8 @@ def reduce(images: Tensor, ratio: int = RATIO) -> Tensor:
     return F.avg_pool2d(images, ratio)
 
 
+@torch.no_grad()
+@torch.autocast("cpu", enabled=False)
 def degrade(images: Tensor, random: torch.Generator, codec: Any | None = None) -> Tensor:
     """What the upscaler would see of prints, at their own size again.
 
@@ -69,9 +71,8 @@ def degrade(images: Tensor, random: torch.Generator, codec: Any | None = None) -
     chance, amount = torch.rand((4, n), generator=random), torch.rand((3, n), generator=random)
     small = reduce(blur(images, 2.0 * amount[0] * (chance[0] < 0.7)))
     if codec is not None and bool((through := chance[1] < 0.5).any()):
-        with torch.no_grad():
-            latents = codec.encode(small[through]).latent_dist.mean
-            small[through] = codec.decode(latents).sample.float()
+        latents = codec.encode(small[through]).latent_dist.mean
+        small[through] = codec.decode(latents).sample
     rough = torch.randn(small.shape, generator=random)
     small = small + rough * (0.06 * amount[1] * (chance[2] < 0.3))[:, None, None, None]
     made = []

@@ -1,4 +1,4 @@
-"""The pocket's SUPIR untrained: our own modules of the SDXL layout at tiny width, for prints of 256 pixels."""
+"""The pocket's SUPIR untrained: our own modules of the SDXL layout at tiny width, for prints of 256 px."""
 
 from __future__ import annotations
 

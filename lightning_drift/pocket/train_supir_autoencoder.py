@@ -54,7 +54,9 @@ class PrintAutoencoderStage(AutoencoderStage):
         side: int = 128,
         freeze_encoder: bool = False,
     ) -> None:
-        super().__init__(model, schedule, scenes, freeze_encoder=freeze_encoder)
+        super().__init__(
+            model, schedule, scenes, freeze_encoder=freeze_encoder, texture=0.5 if freeze_encoder else 0.0
+        )
         # On the CPU torch's fused attention is slow to go back through.
         model.set_attn_processor(AttnProcessor())
         self.side = side
