@@ -54,8 +54,6 @@ def reduce(images: Tensor, ratio: int = RATIO) -> Tensor:
     return F.avg_pool2d(images, ratio)
 
 
-@torch.no_grad()
-@torch.autocast("cpu", enabled=False)
 def degrade(images: Tensor, random: torch.Generator, codec: Any | None = None) -> Tensor:
     """What the upscaler would see of prints, at their own size again.
 
@@ -67,6 +65,11 @@ def degrade(images: Tensor, random: torch.Generator, codec: Any | None = None) -
         random: Decides everything; the same generator gives the same pictures.
         codec: The pocket's AutoencoderKL, through which all of its dreams have come.
     """
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        return _degrade(images, random, codec)
+
+
+def _degrade(images: Tensor, random: torch.Generator, codec: Any | None) -> Tensor:
     n = len(images)
     chance, amount = torch.rand((4, n), generator=random), torch.rand((3, n), generator=random)
     small = reduce(blur(images, 2.0 * amount[0] * (chance[0] < 0.7)))

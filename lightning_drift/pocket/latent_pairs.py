@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_drift.pocket.degradation import degrade
-from lightning_drift.pocket.scene_data import Scene, Scenes
+from lightning_drift.pocket.scene import Scene
+from lightning_drift.pocket.scene_data import Scenes
 from lightning_drift.pocket.train_unet import LatentScenes, weights_key
 from lightning_drift.rng import generator
 from lightning_drift.supir.autoencoder import FirstStage

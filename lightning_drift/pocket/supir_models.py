@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_drift.supir.adapters import ZeroCrossAttn, ZeroSFT
 from lightning_drift.supir.autoencoder import SCALING, FirstStage
 from lightning_drift.supir.control import ControlEncoder
 from lightning_drift.supir.unet import SupirNetwork
@@ -95,16 +96,16 @@ def new_network(unet: Any) -> SupirNetwork:
         unet: The trained base.
     """
     network = SupirNetwork(unet, ControlEncoder(copy.deepcopy(unet)))
-    torch.nn.init.zeros_(network.control.hint.weight)
-    torch.nn.init.zeros_(network.control.hint.bias)
+    silent: list[nn.Module] = [network.control.hint]
     for adapter in network.project_modules:
-        for part in ("zero_mul", "zero_add", "zero_conv"):
-            if hasattr(adapter, part):
-                torch.nn.init.zeros_(getattr(adapter, part).weight)
-                torch.nn.init.zeros_(getattr(adapter, part).bias)
-        if hasattr(adapter, "attn"):
-            torch.nn.init.zeros_(adapter.attn.to_out[0].weight)
-            torch.nn.init.zeros_(adapter.attn.to_out[0].bias)
+        if isinstance(adapter, ZeroSFT):
+            silent += [adapter.zero_mul, adapter.zero_add, adapter.zero_conv]
+        elif isinstance(adapter, ZeroCrossAttn):
+            silent.append(adapter.attn.to_out)
+    with torch.no_grad():
+        for layer in silent:
+            for parameter in layer.parameters():
+                parameter.zero_()
     return network
 
 

@@ -90,7 +90,7 @@ def eye_features(eye: Any, pictures: Tensor) -> Tensor:
     """Unit features [N, squares, 128] of the squares of 64 pixels that a picture is made of."""
     n, c, h, w = pictures.shape
     squares = pictures.reshape(n, c, h // EYE, EYE, w // EYE, EYE).permute(0, 2, 4, 1, 3, 5)
-    return image_features(eye, squares.reshape(-1, c, EYE, EYE)).unflatten(0, (n, -1))
+    return image_features(eye, squares.reshape(-1, c, EYE, EYE)).reshape(n, -1, eye.config.projection_dim)
 
 
 def whole_features(eye: Any, pictures: Tensor) -> Tensor:
