@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lightning_drift.errors import UserError
-from lightning_drift.pocket.latent_pairs import LatentPairs
+from lightning_drift.pocket.latent_pairs import LatentPairs, LatentSquares
 from lightning_drift.pocket.scene_data import Scenes
-from lightning_drift.pocket.stages import weights
 from lightning_drift.pocket.supir_models import new_first_stage, new_network, new_unet, new_vae, to_unit_scale
 from lightning_drift.pocket.supir_text import POCKET, condition, pocket_text_encoders
 from lightning_drift.pocket.train_supir_autoencoder import DenoiseEncoderStage, PrintAutoencoderStage
 from lightning_drift.pocket.train_supir_network import BaseStage, ControlStage, calibrate
-from lightning_drift.pocket.train_unet import LatentScenes, noise_schedule
+from lightning_drift.pocket.train_unet import noise_schedule
 from lightning_drift.pocket.training import Schedule, Stage
 from lightning_drift.rng import generator
 from lightning_drift.supir.autoencoder import SCALING, FirstStage
@@ -27,7 +26,7 @@ from lightning_drift.supir.unet import SupirNetwork
 
 #: Steps, batch size, full learning rate and seed of each stage.
 DEFAULTS: dict[str, tuple[int, int, float, int]] = {
-    "autoencoder": (6_000, 8, 1.0e-3, 10),
+    "autoencoder": (6_000, 8, 6.0e-4, 10),
     "decoder": (4_000, 8, 6.0e-4, 11),
     "denoise": (3_000, 16, 6.0e-4, 12),
     "base": (20_000, 16, 1.0e-3, 13),
@@ -36,7 +35,7 @@ DEFAULTS: dict[str, tuple[int, int, float, int]] = {
 
 
 def build_stage(
-    name: str, state: Path, schedule: Schedule, scenes: Scenes, side: int = 96, variants: int = 2
+    name: str, state: Path, schedule: Schedule, scenes: Scenes, side: int = 128, variants: int = 2
 ) -> Stage:
     """A stage ready to train.
 
@@ -45,8 +44,8 @@ def build_stage(
         state: Folder of all stages; later stages read the averaged weights of earlier ones from it.
         schedule: How long and how fast.
         scenes: Scenes at print size.
-        side: Side in pixels of the squares that the first stage trains on.
-        variants: Degradations of a scene that the control encoder trains on.
+        side: Side in pixels of the squares of prints that are trained on.
+        variants: Squares of a scene, each with its own degradation, that the networks train on.
 
     Raises:
         UserError: There is no such stage, or one that this one needs has no weights yet.
@@ -58,15 +57,15 @@ def build_stage(
         if name == "autoencoder":
             return PrintAutoencoderStage(new_vae(pocket_vae()), schedule, scenes, side)
         if name == "decoder":
-            vae = _vae(weights(state, None, "autoencoder"))
-            return PrintAutoencoderStage(vae, schedule, scenes, side, freeze_encoder=True)
+            return PrintAutoencoderStage(trained_vae(state), schedule, scenes, side, freeze_encoder=True)
         if name == "denoise":
             stage = new_first_stage(scaled_vae(state))
             return DenoiseEncoderStage(stage.denoise_encoder, stage.vae, pocket_vae(), schedule, scenes, side)
         text = pocket_text_encoders()
         if name == "base":
-            return BaseStage(new_unet(), text, schedule, LatentScenes(scenes, scaled_vae(state)))
-        pairs = LatentPairs(scenes, first_stage(state), pocket_vae(), variants)
+            squares = LatentSquares(scenes, scaled_vae(state), variants, side)
+            return BaseStage(new_unet(), text, schedule, squares)
+        pairs = LatentPairs(scenes, first_stage(state), pocket_vae(), variants, side)
         network = new_network(base_unet(state))
         _calibrate(network, text, pairs, schedule.seed)
         return ControlStage(network, text, schedule, pairs)
@@ -77,10 +76,17 @@ def pocket_vae() -> Any:
     return _vae(POCKET / "pipeline" / "vae").eval()
 
 
+def trained_vae(state: Path) -> Any:
+    """The autoencoder as far as it is trained: the pocket's own where no stage of it has run, fp32."""
+    for name in ("decoder", "autoencoder"):
+        if (state / name / "weights" / "config.json").is_file():
+            return _vae(state / name / "weights")
+    return new_vae(pocket_vae())
+
+
 def scaled_vae(state: Path) -> Any:
-    """The trained autoencoder with SDXL's scaling factor: the decoder's stage, if there is one, else both."""
-    trained = "decoder" if (state / "decoder" / "weights" / "config.json").is_file() else "autoencoder"
-    vae = _vae(weights(state, None, trained))
+    """The autoencoder as far as it is trained, with latents that SDXL's scaling factor fits."""
+    vae = trained_vae(state)
     to_unit_scale(vae, 1 / vae.config.scaling_factor)
     vae.register_to_config(scaling_factor=SCALING)
     return vae
