@@ -30,7 +30,13 @@ def find_model(name: str, option: str) -> Path:
         UserError: It is neither here nor on the hub, or the hub cannot be reached.
     """
     if name == "pocket":
-        return POCKET / ("supir.safetensors" if option == "supir" else "sdxl")
+        path = POCKET / ("supir.safetensors" if option == "supir" else "sdxl")
+        if not path.exists():
+            raise UserError(
+                f"{option}: this copy of the package holds no trained SUPIR of the pocket's. "
+                "scripts/train_pocket_supir.py trains one; give the paths of its two models."
+            )
+        return path
     path = Path(name).expanduser()
     if path.exists():
         return path

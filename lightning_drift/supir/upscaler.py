@@ -203,8 +203,8 @@ class SupirUpscaler(LightningModule):
             self._hashes = self.checkpoints.hashes()
             if self.cell != LATENT and self.vae_tiles is not None:
                 raise UserError(
-                    f"model.encoder_tile_size: the autoencoder of {self.sdxl} has {self.cell} pixels a latent "
-                    "cell, and the original's tiles are made for 8; use model.memory: sequential"
+                    f"model.encoder_tile_size: the autoencoder of {self.sdxl} has {self.cell} pixels a "
+                    "latent cell, and the original's tiles are made for 8; use model.memory: sequential"
                 )
 
     @property
