@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lightning_drift.callbacks.image_writer import ImageWriter
 from lightning_drift.eight_bit_files import packed
+from lightning_drift.errors import UserError
 from lightning_drift.pocket import supir_models, supir_stages, train_supir_autoencoder
 from lightning_drift.pocket.degradation import blur, degrade, enlarge, jpeg, reduce
 from lightning_drift.pocket.latent_pairs import LatentPairs
@@ -184,16 +185,38 @@ def test_a_dream_becomes_a_print_of_exactly_four_times_its_size(folder, models, 
         assert np.abs(pixels - bicubic).mean() < 20
 
 
+def test_windows_are_counted_in_the_latent_cells_of_the_base(models):
+    paths = str(models / "supir.safetensors"), str(models / "sdxl")
+    module = SupirUpscaler(*paths, tile_size=256, tile_overlap=128, upscale=8.0, min_size=64)
+    assert module.method().tile == 32  # SDXL's, until a base is opened
+    module.setup("predict")
+    method = module.method()
+    assert (method.cell, method.tile, method.stride) == (4, 64, 32)
+    assert method.window_count(512, 512) == 9
+    assert method.described()["Tile size"] == 256
+    with pytest.raises(UserError, match="4 pixels a latent cell"):
+        SupirUpscaler(*paths, reference_numerics=True, encoder_tile_size=512, decoder_tile_size=64).setup(
+            "predict"
+        )
+
+
+def test_a_pocket_that_is_not_trained_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr("lightning_drift.supir.hub.POCKET", tmp_path)
+    with pytest.raises(UserError, match="holds no trained SUPIR"):
+        SupirUpscaler("pocket", "pocket").setup("predict")
+
+
 def test_latents_have_unit_scale_and_pictures_stay(trained):
     vae = supir_models.new_vae(pocket_vae())
     x = Scenes(5, 2, SIDE).images([0, 1])
     with torch.no_grad():
+        assert torch.equal(vae.encode(x).latent_dist.mean, pocket_vae().encode(x).latent_dist.mean)
         before = vae.encode(x).latent_dist
         picture = vae.decode(before.mean).sample
         supir_models.to_unit_scale(vae, 3.0)
         after = vae.encode(x).latent_dist
-        torch.testing.assert_close(SCALING * after.mean, before.mean / 3.0)
-        torch.testing.assert_close(SCALING * after.std, before.std / 3.0)
+        torch.testing.assert_close(SCALING * after.mean, before.mean / 3.0, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(SCALING * after.std, before.std / 3.0, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(vae.decode(after.mean).sample, picture, rtol=1e-4, atol=1e-4)
 
 
@@ -239,12 +262,15 @@ def test_degradation_is_a_function_of_its_generator_and_loses_detail():
 
 
 def test_pairs_are_addressed_by_scene_and_variant(trained):
-    pairs = LatentPairs(Scenes(0, 4, SIDE), first_stage(trained), pocket_vae(), variants=2)
+    pairs = LatentPairs(Scenes(0, 4, SIDE), first_stage(trained), pocket_vae(), 2, 32)
     assert pairs.count == 8
     found = pairs.images([1, 5])
-    assert found.shape == (2, 8, SIDE // 8, SIDE // 8)
-    torch.testing.assert_close(found[0, :4], found[1, :4])  # the same scene
-    assert not torch.equal(found[0, 4:], found[1, 4:])  # another degradation
+    assert found.shape == (2, 8, 8, 8)
+    whole = LatentPairs(Scenes(0, 4, SIDE), first_stage(trained), pocket_vae(), 2, SIDE).images([1, 5])
+    assert whole.shape == (2, 8, 16, 16)
+    torch.testing.assert_close(whole[0, :4], whole[1, :4])  # the same scene
+    assert not torch.equal(whole[0, 4:], whole[1, 4:])  # another degradation
+    assert not torch.equal(found[0, :4], found[1, :4])  # another square of it
     torch.testing.assert_close(pairs.images([5])[0], found[1], rtol=0.05, atol=0.05)
     assert pairs.captions([1], 0) != [""]
 
