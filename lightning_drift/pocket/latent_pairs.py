@@ -45,10 +45,9 @@ class LatentSquares(LatentScenes):
 
     def together(self, part: list[int]) -> Tensor:
         """Scaled latents of some squares at a time."""
-        latents: Tensor = self.vae.encode(
-            torch.cat([self.square(index)[0] for index in part])
-        ).latent_dist.mean
-        return latents.float() * self.vae.config.scaling_factor
+        images = torch.cat([self.square(index)[0] for index in part])
+        latents: Tensor = self.vae.encode(images).latent_dist.mean.float() * self.vae.config.scaling_factor
+        return latents
 
     @torch.no_grad()
     def encode(self, indices: list[int]) -> Tensor:
