@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_drift.dreamer import Dreamer, Prompts
     from lightning_drift.dreaming import dream
     from lightning_drift.instance_data import InstanceImages
+    from lightning_drift.lab import Sweep, SweepDreamer
     from lightning_drift.stable_diffusion import StableDiffusion, load_stable_diffusion
 
 _HOME = {
@@ -26,6 +27,8 @@ _HOME = {
     "SeedGrid": "callbacks.seed_grid",
     "StableDiffusion": "stable_diffusion",
     "StepCheckpoint": "checkpointing",
+    "Sweep": "lab.sweep",
+    "SweepDreamer": "lab.sweep_dreamer",
     "dream": "dreaming",
     "load_stable_diffusion": "stable_diffusion",
 }
@@ -40,6 +43,8 @@ __all__ = [
     "SeedGrid",
     "StableDiffusion",
     "StepCheckpoint",
+    "Sweep",
+    "SweepDreamer",
     "dream",
     "load_stable_diffusion",
 ]

@@ -71,6 +71,46 @@ class Prompts(LightningDataModule):
         return DataLoader(self.requests, batch_size=self.batch_size, collate_fn=list)  # type: ignore[arg-type]
 
 
+def dream_text(
+    prompt: str,
+    negative_prompt: str,
+    *,
+    steps: int,
+    guidance_scale: float,
+    seed: int,
+    size: tuple[int, int],
+    model: tuple[str, str],
+    drawn_on: str,
+    dialled: tuple[float, str] | None,
+) -> str:
+    """The ``parameters`` text of a dream: everything that decides it, but rounding.
+
+    Args:
+        prompt: The prompt.
+        negative_prompt: The negative prompt.
+        steps: DDIM steps.
+        guidance_scale: Guidance scale.
+        seed: Seed of the noise.
+        size: Width and height in pixels.
+        model: The model's hash and name.
+        drawn_on: Where the noise was drawn, ``cpu`` or ``cuda``.
+        dialled: The drift and the base's hash; None for the model as it is.
+    """
+    settings = {
+        "Steps": steps,
+        "Sampler": "DDIM",
+        "CFG scale": f"{guidance_scale:g}",
+        "Seed": seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model hash": model[0],
+        "Model": model[1],
+        "RNG": "CPU" if drawn_on == "cpu" else "GPU",
+    }
+    if dialled is not None:
+        settings |= {"Drift": f"{dialled[0]:g}", "Drift base hash": dialled[1]}
+    return infotext(prompt, negative_prompt, settings)
+
+
 class Dreamer(LightningModule):
     """Renders dreams from a pipeline: the base model, an export, or a checkpoint of a fit.
 
@@ -164,19 +204,17 @@ class Dreamer(LightningModule):
 
     def describe(self, request: DreamRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a request's picture; the text holds what decides it, but rounding."""
-        settings = {
-            "Steps": self.num_inference_steps,
-            "Sampler": "DDIM",
-            "CFG scale": f"{self.guidance_scale:g}",
-            "Seed": request.seed,
-            "Size": f"{self.width}x{self.height}",
-            "Model hash": self._hash,
-            "Model": Path(self.pipeline).stem,
-            "RNG": "CPU" if self.generator_device == "cpu" else "GPU",
-        }
-        if self.drift != 1:
-            settings |= {"Drift": f"{self.drift:g}", "Drift base hash": self._base_hash}
-        text = infotext(request.prompt, self.negative_prompt, settings)
+        text = dream_text(
+            request.prompt,
+            self.negative_prompt,
+            steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            seed=request.seed,
+            size=(self.width or 0, self.height or 0),
+            model=(self._hash, Path(self.pipeline).stem),
+            drawn_on=self.generator_device,
+            dialled=None if self.drift == 1 else (self.drift, self._base_hash),
+        )
         return f"{slug(request.prompt)}_seed{request.seed:04d}", {"parameters": text}
 
     def predict_step(self, batch: list[DreamRequest], *_: Any) -> list[Picture]:

@@ -54,7 +54,15 @@ def check_size(model: StableDiffusion, option: str, height: int | None, width: i
     Raises:
         UserError: Height or width is not a multiple of a latent cell's side (8 pixels for SD v1.5).
     """
-    cell = vae_factor(model)
+    check_cells(vae_factor(model), option, height, width)
+
+
+def check_cells(cell: int, option: str, height: int | None, width: int | None) -> None:
+    """Likewise, for latent cells of so many pixels.
+
+    Raises:
+        UserError: Height or width is not a multiple of a latent cell's side.
+    """
     for name, size in (("height", height), ("width", width)):
         if size is not None and (size < cell or size % cell):
             raise UserError(
@@ -92,12 +100,13 @@ def dream(
     seeds: Sequence[int],
     *,
     negative_prompt: str = "",
-    guidance_scale: float = 3.0,
+    guidance_scale: float | Sequence[float] = 3.0,
     num_inference_steps: int = 50,
     height: int | None = None,
     width: int | None = None,
     generator_device: str | torch.device = "cpu",
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    encode: Callable[[StableDiffusion, Sequence[str]], Tensor] = encode_prompts,
 ) -> list[Image.Image]:
     """Sample one picture for each pair of prompt and seed, all in one batch.
 
@@ -111,15 +120,20 @@ def dream(
         prompts: One prompt a picture.
         seeds: One seed a picture, as many as prompts.
         negative_prompt: Takes the place of the empty prompt in the guidance.
-        guidance_scale: 1 or less samples without guidance.
+        guidance_scale: 1 or less samples without guidance. One for all pictures or one for each, then all
+            above 1 or none.
         num_inference_steps: DDIM steps, 1 to the number of training timesteps.
         height: Pixels, a multiple of 8 for SD v1.5; None means the model's own size.
         width: Likewise.
         generator_device: Where starting noise is drawn; "cpu" gives the same picture on any machine.
         forward_context: Makes the context of the networks' calls, such as autocast.
+        encode: Gives the text-encoder states of prompts.
 
     Returns:
         RGB pictures in the order of the seeds.
+
+    Raises:
+        ValueError: Some guidance scales are above 1 and some are not.
     """
     factor = vae_factor(model)
     height, width = height or native_size(model), width or native_size(model)
@@ -127,11 +141,15 @@ def dream(
     device = model.unet.device
     scheduler = ddim(model.scheduler_config)
     scheduler.set_timesteps(num_inference_steps, device=device)
-    guided = guidance_scale > 1.0
+    scales = [guidance_scale] if isinstance(guidance_scale, int | float) else list(guidance_scale)
+    guided = any(scale > 1.0 for scale in scales)
+    if guided and not all(scale > 1.0 for scale in scales):
+        raise ValueError("pictures with and without guidance are not sampled together")
+    scale = torch.tensor(scales, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
     latents = torch.cat([starting_noise(seed, shape, generator_device) for seed in seeds]).to(device)
     with forward_context():
         texts = list(dict.fromkeys([negative_prompt, *prompts] if guided else prompts))
-        states = encode_prompts(model, texts).to(model.unet.dtype)
+        states = encode(model, texts).to(model.unet.dtype)
         condition = states[[texts.index(prompt) for prompt in prompts]]
         if guided:
             condition = torch.cat([states[texts.index(negative_prompt)].expand_as(condition), condition])
@@ -142,7 +160,7 @@ def dream(
             ].float()
             if guided:
                 unconditional, conditional = prediction.chunk(2)
-                prediction = unconditional + guidance_scale * (conditional - unconditional)
+                prediction = unconditional + scale * (conditional - unconditional)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
     return [_decode(model, latent) for latent in latents]
 

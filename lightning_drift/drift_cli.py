@@ -18,14 +18,16 @@ from lightning_drift.callbacks.run_folder import RunFolder
 from lightning_drift.callbacks.seed_grid import SeedGrid
 from lightning_drift.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.errors import UserError, notice
+from lightning_drift.lab.plan import plan
 from lightning_drift.runs import Run, choose_run, find_checkpoint, run_of
 
 # Short class names on the command line resolve to what has been imported.
 from lightning_drift.dreambooth import DreamBooth  # isort: skip
 from lightning_drift.dreamer import Dreamer, Prompts  # isort: skip
+from lightning_drift.lab import Sweep, SweepDreamer  # isort: skip
 from lightning_drift.instance_data import InstanceImages  # isort: skip
 
-__all__ = ["DreamBooth", "Dreamer", "DriftCLI", "InstanceImages", "Prompts"]
+__all__ = ["DreamBooth", "Dreamer", "DriftCLI", "InstanceImages", "Prompts", "Sweep", "SweepDreamer"]
 
 TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
 
@@ -104,6 +106,9 @@ class DriftCLI(LightningCLI):
         """Our callbacks have keys of their own, so that a user's list of callbacks adds to them."""
         if self._preparing == "predict":
             parser.add_lightning_class_args(ImageWriter, "image_writer")
+            parser.add_argument(
+                "--dry_run", action="store_true", help="Print the plan of a sweep and make nothing."
+            )
         else:
             parser.add_lightning_class_args(StepCheckpoint, "step_checkpoint")
             parser.add_lightning_class_args(SeedGrid, "seed_grid")
@@ -198,6 +203,30 @@ class DriftCLI(LightningCLI):
                 StepProgressBar(),
             ]
         return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; a sweep's plan comes first, and is all of a dry run."""
+        if subcommand == "predict":
+            dry = self.config.predict.dry_run
+            if isinstance(self.datamodule, Sweep) and not isinstance(self.model, SweepDreamer):
+                raise UserError(
+                    "data: a Sweep is rendered by model.class_path lightning_drift.lab.SweepDreamer"
+                )
+            if isinstance(self.datamodule, Sweep) and isinstance(self.model, SweepDreamer):
+                self._print_plan(self.datamodule, self.model)
+            elif dry:
+                raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
+            if dry:
+                return
+        super()._run_subcommand(subcommand)
+
+    def _print_plan(self, data: Sweep, module: SweepDreamer) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        writer = next(c for c in self.trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
+        strategy = self.trainer.strategy
+        print(plan(data, module, writer.output_dir, strategy.root_device, self.trainer.world_size))
+        sys.stdout.flush()
 
     # -- what was done ----------------------------------------------------------------------------------
 

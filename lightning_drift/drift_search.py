@@ -1,34 +1,23 @@
 """Can some steps be taken back? The largest drift at which a checkpoint still dreams, found by bisection.
 
-What is needed was kept in the checkpoint by ClipDrift: the probe pictures' prompts, seeds and settings, the
-base's and the photos' features. Only the checkpoint's own pictures are rendered again, at each drift that is
-tried, and judged as a milestone is.
+Only the checkpoint's own probe pictures are rendered again, at each drift that is tried, and judged as a
+milestone is; what they are compared with was kept in the checkpoint (see ``drift_bench``).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from lightning_drift.callbacks.drift_base import DriftBase
-from lightning_drift.checkpointing import read_checkpoint
-from lightning_drift.dreaming import dream
-from lightning_drift.drift.features import Features
-from lightning_drift.drift.frozen_clip import FrozenClip
 from lightning_drift.drift.intervals import Interval
-from lightning_drift.drift.meter import DriftMeter, Role
 from lightning_drift.drift.verdict import Thresholds, Verdict, judge
-from lightning_drift.drift_dial import MOST, dialled, turn
+from lightning_drift.drift_bench import DriftBench
+from lightning_drift.drift_dial import MOST, dialled
 from lightning_drift.errors import UserError
-from lightning_drift.pipeline_parts import TRAINED, PipelineParts
-from lightning_drift.stable_diffusion import StableDiffusion, read_parts
+from lightning_drift.pipeline_parts import PipelineParts
 
 PRECISION = 0.05
 """How near the end of dreaming the search goes; the measures of few seeds tell no finer."""
-SEEDS = 4
-"""Seeds of each prompt that are rendered at most."""
 _SHOWN = ("language", "drift_prompt", "tilt", "spread", "pull", "copy")
 
 
@@ -126,28 +115,14 @@ def search(parts: PipelineParts, base: PipelineParts, clip: str | None) -> Searc
     Raises:
         UserError: The checkpoint holds no statistics of ClipDrift, the CLIP is another, or no drift dreams.
     """
-    kept, photos = _kept(parts)
-    eye = FrozenClip.load(clip or _usual_clip(base))
-    if eye.hash != kept.settings["clip_drift.clip"]:
-        raise UserError(
-            f"--clip: {eye.name} is not the CLIP that this checkpoint was measured with during its fit; name "
-            "that one (its clip_drift.clip)"
-        )
-    keys, roles, index = probe_pictures(kept)
-    model = read_parts(parts)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for module in (model.unet, model.text_encoder):
-        torch.nn.Module.to(module, device, torch.float16 if device == "cuda" else torch.float32)
-    model.vae.to(device)
-    eye.to(device)
+    try:
+        bench = DriftBench(parts, base, clip)
+    except UserError as error:
+        raise _told(error) from error
     outcome = Search(1.0)
 
     def zone(drift: float) -> str:
-        turn({part: getattr(model, part) for part in TRAINED}, dialled(parts, base, drift).weights)
-        features = Features.of(_pictures(model, keys, kept.settings, f"drift {drift:g}"), eye)
-        meter = DriftMeter(keys, roles, kept.pictures[index], photos, kept.texts, sync=False)
-        meter.update(range(len(keys)), features)
-        measures = meter.compute()
+        measures = bench.measure(dialled(parts, base, drift).weights, f"drift {drift:g}")
         outcome.tried.append(Tried(drift, measures, judge(measures, Thresholds())))
         tqdm.write(outcome.tried[-1].line)
         return outcome.tried[-1].verdict.zone
@@ -156,62 +131,12 @@ def search(parts: PipelineParts, base: PipelineParts, clip: str | None) -> Searc
     return outcome
 
 
-def _kept(parts: PipelineParts) -> tuple[DriftBase, Features]:
-    """What ClipDrift kept in a checkpoint of the base and of the photos."""
-    advice = "fit with a seed grid at step 0 and clip_drift, or give --drift a number"
-    if not parts.source.endswith(".ckpt") or parts.step is None:
-        raise UserError(f"--drift auto: {parts.source} is not a checkpoint of a fit; give --drift a number")
-    state = read_checkpoint(parts.source).get("callbacks", {}).get("ClipDrift", {})
-    if "base" not in state or "photos" not in state:
-        raise UserError(
-            f"--drift auto: {parts.source} holds nothing of ClipDrift to measure against; {advice}"
-        )
-    try:
-        base, photos = DriftBase.from_state(state["base"]), Features.from_tensors(state["photos"])
-    except UserError as error:
-        raise UserError(
-            f"--drift auto: what {parts.source} holds of ClipDrift cannot be used ({error}); {advice}"
-        ) from error
-    if base.texts is None or base.pictures.clip is None or photos.clip is None:
-        raise UserError(f"--drift auto: {parts.source} was measured without a CLIP; {advice}")
-    return base, photos
-
-
-def _usual_clip(base: PipelineParts) -> str:
-    return "pocket" if base.source == "pocket" else "openai/clip-vit-large-patch14"
-
-
-def probe_pictures(base: DriftBase) -> tuple[list[tuple[str, int]], dict[str, Role], list[int]]:
-    """The first few seeds of each prompt, the prompts' roles, and where the pictures are in the base's."""
-    keys: list[tuple[str, int]] = []
-    roles: dict[str, Role] = {}
-    index = []
-    for place, (prompt, seed, role) in enumerate(base.settings["seed_grid.groups"]):
-        roles[prompt] = role
-        if sum(key[0] == prompt for key in keys) < SEEDS:
-            keys.append((prompt, seed))
-            index.append(place)
-    return keys, roles, index
-
-
-def _pictures(
-    model: StableDiffusion, keys: list[tuple[str, int]], settings: Mapping[str, Any], title: str
-) -> list[Any]:
-    """The probe pictures, made with the settings that the base's were made with."""
-    images = []
-    size = settings["seed_grid.batch_size"]
-    with tqdm(total=len(keys), desc=title, unit="img", leave=False) as bar:
-        for start in range(0, len(keys), size):
-            batch = keys[start : start + size]
-            images += dream(
-                model,
-                [prompt for prompt, _ in batch],
-                [seed for _, seed in batch],
-                negative_prompt=settings["seed_grid.negative_prompt"],
-                guidance_scale=settings["seed_grid.guidance_scale"],
-                num_inference_steps=settings["seed_grid.num_inference_steps"],
-                height=settings["seed_grid.height"],
-                width=settings["seed_grid.width"],
-            )
-            bar.update(len(batch))
-    return images
+def _told(error: UserError) -> UserError:
+    """The same with the option that asked for it, and what to do instead."""
+    said = str(error)
+    if said.startswith(("--clip", "clip")):
+        return error
+    advice = "; give --drift a number"
+    if "ClipDrift" in said or "without a CLIP" in said:
+        advice = "; fit with a seed grid at step 0 and clip_drift, or give --drift a number"
+    return UserError(f"--drift auto: {said}{advice}")

@@ -15,4 +15,8 @@ def notice(message: str) -> None:
     """Print one line to standard error, in a run's first process only."""
     # Launchers tell processes their rank by environment.
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
-        print(f"lightning-drift: {message}", file=sys.stderr, flush=True)
+        line = f"lightning-drift: {message}"
+        if bars := sys.modules.get("tqdm"):  # progress bars step aside for the line
+            bars.tqdm.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jsonargparse import ArgumentParser
@@ -23,13 +23,17 @@ from lightning_drift.lora_file import RANK
 from lightning_drift.model_card import Provenance, companions, modelspec, public_base
 from lightning_drift.pipeline_parts import PARTS, PipelineParts
 from lightning_drift.single_file import sd15_models
-from lightning_drift.small_files import SMALL, report, small_bytes, write_small
+from lightning_drift.small_files import SMALL, drift_changes, report, small_bytes, write_small
 from lightning_drift.stable_diffusion import StableDiffusion, find_parts, load_stable_diffusion, read_parts
 from lightning_drift.weight_files import sha256
+
+if TYPE_CHECKING:
+    from lightning_drift.drift_bench import DriftBench
 
 HALF_MAX = 65504.0
 TOLERANCE = 1e-2
 """Largest relative change of an output that rounding the weights to float16 may make."""
+_SMALL_SIDE = 128  # pixels; the pictures of such a model take a CPU minutes, not hours
 _MARGIN = 64 * 2**20  # bytes left free beside the export
 
 
@@ -59,6 +63,7 @@ def export(
     drift: float | Literal["auto"] = 1.0,
     clip: str | None = None,
     rank: int | None = None,
+    measure: bool | None = None,
     overwrite: bool = False,
 ) -> Exported:
     """Write a fine-tuned model in half precision for other programs, read it back and compare it.
@@ -80,9 +85,13 @@ def export(
         drift: Export W0 + drift (W - W0) instead of the model W, with the base's W0: 0 is the base, 1 the
             model, and up to 1.5 it goes on the way it went. ``auto`` finds the largest at which the probe
             pictures of a fit with ClipDrift are still dreaming, and says what it measured.
-        clip: The CLIP that judges for ``--drift auto``, the one of the fit's clip_drift.clip; by default
-            ``pocket`` for the embedded model and else openai/clip-vit-large-patch14.
+        clip: The CLIP that judges for ``--drift auto`` and ``--measure``, the one of the fit's
+            clip_drift.clip; by default ``pocket`` for the embedded model and else
+            openai/clip-vit-large-patch14.
         rank: Of a LoRA: how many directions each layer keeps; 32 by default.
+        measure: Of a delta or a LoRA: render the fit's probe pictures with and without the loss, and say how
+            the drift measures change. By default where the checkpoint was measured by ClipDrift and it takes
+            minutes: on a GPU, or with a model as small as the pocket.
         overwrite: Replace an earlier export of the same name.
 
     Returns:
@@ -92,12 +101,14 @@ def export(
         UserError: The model cannot be read or does not fit half precision; the place is taken, full or
             forbidden; or what was written does not compute as the source does.
     """
-    if clip is not None and drift != "auto":
-        raise UserError("--clip judges for --drift auto; add that, or leave it out")
+    if clip is not None and drift != "auto" and (format not in SMALL or measure is False):
+        raise UserError("--clip judges for --drift auto and --measure; add one, or leave it out")
+    if measure and format not in SMALL:
+        raise UserError("--measure is of a delta or a LoRA, which lose something; leave it out")
     if drift != "auto":
         check_drift(drift, "--drift")
     rank = _rank(rank, format)
-    parts = find_parts(ckpt_path, base=base)
+    parts = checkpoint = find_parts(ckpt_path, base=base)
     origin = base_of(parts, base) if drift != 1 or format in SMALL else None
     measured = ""
     if origin is not None and drift == "auto":
@@ -125,8 +136,9 @@ def export(
     facts = _provenance(model, title, author, description)
     expected = probe(model)
     if origin is not None and small:
+        bench = _bench(checkpoint, origin, clip, measure, native_size(model))
         del model
-        return _export_small(target, parts, origin, facts, format, rank, expected, measured)
+        return _export_small(target, parts, origin, facts, format, rank, expected, measured, bench)
     texts = companions(facts, target, format, measured)
     try:
         if format == "safetensors":
@@ -154,6 +166,7 @@ def _export_small(
     rank: int,
     expected: Mapping[str, Tensor],
     measured: str,
+    bench: "DriftBench | str",
 ) -> Exported:
     """Write a delta or a LoRA, measure it, and say in its model card what it lost."""
     try:
@@ -162,13 +175,34 @@ def _export_small(
         if form == "delta":
             _compare(expected, found, target)
         outputs = expected, probe(read_parts(base)), found
-        kept = f"## What this file keeps\n\n{report(small, *outputs, markdown=True)}"
+        changes = bench if isinstance(bench, str) else drift_changes(bench, parts, small.written)
+        texts = [report(small, *outputs, markdown=markdown) for markdown in (False, True)]
+        texts = ["\n\n".join(filter(None, [text, changes])) for text in texts]
+        kept = f"## What this file keeps\n\n{texts[1]}"
         sections = "\n\n".join(filter(None, [measured, kept]))
         _write_texts(target.parent, companions(facts, target, form, sections))
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
-    told = "\n\n".join(filter(None, [measured, report(small, *outputs)]))
+    told = "\n\n".join(filter(None, [measured, texts[0]]))
     return Exported(target, target.stat().st_size, sha256(target), told)
+
+
+def _bench(
+    checkpoint: PipelineParts, base: PipelineParts, clip: str | None, measure: bool | None, side: int
+) -> "DriftBench | str":
+    """What measures the drift, or why none is; an error only where it was asked for."""
+    if measure is False:
+        return ""
+    from lightning_drift.drift_bench import DriftBench  # loads Lightning and a CLIP's classes, for this alone
+
+    if measure is None and side > _SMALL_SIDE and not torch.cuda.is_available():
+        return "The drift measures were not taken; --measure true renders the fit's probe pictures for them."
+    try:
+        return DriftBench(checkpoint, base, clip)
+    except UserError as error:
+        if measure or clip:
+            raise UserError(f"--measure: {error}") from error
+        return f"The drift measures were not taken: {error}."
 
 
 def _write_texts(folder: Path, texts: Mapping[str, str]) -> None:

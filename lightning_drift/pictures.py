@@ -96,6 +96,11 @@ def _decode(data: bytes, background: tuple[int, int, int]) -> Picture:
     return Picture(rgb, tuple(remarks))
 
 
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """8-bit colour (mode L, RGB, CMYK or LAB) as sRGB, through a profile that can be read and fits."""
+    return _to_srgb(image, profile, [])
+
+
 def _load(data: bytes) -> Image.Image:
     """Open and decode the first frame; turn every way this fails into one sentence."""
     Image.init()

@@ -9,6 +9,19 @@ from pathlib import Path
 from lightning_drift.errors import UserError
 
 SLUG_LENGTH = 72
+SHIPPED = Path(__file__).parent / "prompts"
+"""The lists that come with the package; in a clone ``configs/prompts`` leads there."""
+
+
+def find_list(name: str) -> Path:
+    """The file of a list: what lies at that path, or else the list of that name that comes with the package.
+
+    >>> find_list("artists.txt").parent.name
+    'prompts'
+    """
+    path = Path(name).expanduser()
+    shipped = SHIPPED / name
+    return shipped if path.name == name and not path.exists() and shipped.is_file() else path
 
 
 def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
@@ -17,7 +30,7 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
     Args:
         value: A list of prompts; or one string, which is one prompt (its commas kept), unless it ends in
             ``.txt``: then it names a UTF-8 text file with one prompt a line (empty lines and lines that begin
-            with ``#`` are skipped).
+            with ``#`` are skipped), or a list that comes with the package, such as ``artists.txt``.
         option: The option's name, for the error message.
 
     Returns:
@@ -34,7 +47,7 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
     if not value.lower().endswith(".txt"):
         return [value]
     try:
-        lines = Path(value).read_text(encoding="utf-8").splitlines()
+        lines = find_list(value).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"{option}: cannot read the prompt file {value}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -3,17 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lightning_drift.change_file import change_metadata, over_base
 from lightning_drift.delta_file import delta_bytes, delta_tensors
+from lightning_drift.errors import notice
 from lightning_drift.ldm_file import write_half
 from lightning_drift.lora_file import layer_names, lora_bytes, lora_tensors
 from lightning_drift.model_card import Provenance, modelspec
 from lightning_drift.pipeline_parts import PipelineParts
 from lightning_drift.reconstruction import Reconstruction, reconstruct
 from lightning_drift.weight_files import open_weights
+
+if TYPE_CHECKING:
+    from lightning_drift.drift_bench import DriftBench
 
 SMALL = ("delta", "lora")
 
@@ -99,6 +104,28 @@ def report(
     texts = [legend, small.measured.table(markdown), small.measured.left_behind()]
     texts.append(f"On a fixed input {outputs}.")
     return "\n\n".join(filter(None, texts))
+
+
+def drift_changes(bench: "DriftBench", parts: PipelineParts, written: PipelineParts) -> str:
+    """How the drift measures of the file differ from the fine-tune's: a Markdown table and what it is of.
+
+    Args:
+        bench: Renders and measures the fit's probe pictures.
+        parts: The fine-tune.
+        written: The base with the file on it.
+    """
+    notice("rendering the fit's probe pictures to measure what the file changes in them")
+    whole = bench.measure(parts.weights, "the fine-tune")
+    file = bench.measure(written.weights, "with the file")
+    lines = ["| measure | fine-tune | with this file | change |", "| --- | --- | --- | --- |"]
+    for name, interval in whole.items():
+        before, after = interval.value, file[name].value
+        lines.append(f"| {name.replace('_', ' ')} | {before:.3f} | {after:.3f} | {after - before:+.3f} |")
+    seeds, prompts = len(bench.keys), len(bench.roles)
+    return (
+        f"Drift measures against the base, by {bench.eye.name}, on {seeds} of the fit's probe pictures "
+        f"({prompts} prompts):\n\n" + "\n".join(lines)
+    )
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:

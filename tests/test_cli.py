@@ -196,7 +196,7 @@ def test_the_embedded_default_runs_with_no_argument_but_fewer_steps(command: str
     status, _, err = say(capsys, command, *few[command])
     assert status == 0, err
     made = {
-        "fit": "tb_logs/coffee/lr1e-5_000/grids/dream_step=00000.png",
+        "fit": "tb_logs/coffee/lr4e-5_000/grids/dream_step=00000.png",
         "predict": "dreams/contact_sheet.png",
     }
     assert Path(made[command]).exists()
@@ -291,7 +291,7 @@ def test_the_recipe_is_the_recipe(capsys: Any) -> None:
     assert config["seed_grid"]["steps"] == "0,800,1200,1600"
     assert config["seed_grid"]["guidance_scale"] == 3.0
     assert config["clip_drift"]["clip"] == "openai/clip-vit-large-patch14"
-    assert config["clip_drift"]["thresholds"]["language_keep"] == 0.7
+    assert config["clip_drift"]["thresholds"]["language_keep"] == 0.75
     assert (
         config["seed_grid"]["groups"]["dream"]["prompts"] == "monumental, dramatic, atmospheric, transcendent"
     )

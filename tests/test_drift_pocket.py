@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -64,9 +65,9 @@ def changed(**parts: Any) -> StableDiffusion:
     return model
 
 
-def randomly_changed(module: nn.Module, share: float) -> nn.Module:
+def randomly_changed(module: nn.Module, share: float, seed: int = 0) -> nn.Module:
     """Every weight tensor moved in a random direction by a share of its norm."""
-    module, source = copy.deepcopy(module), torch.Generator().manual_seed(0)
+    module, source = copy.deepcopy(module), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             step = torch.randn(parameter.shape, generator=source)
@@ -93,13 +94,11 @@ def test_the_base_sampled_again_is_at_zero() -> None:
         assert judge(found).position == 0
 
 
-def test_random_changes_as_large_as_a_real_drift_are_no_dream() -> None:
-    """The prototype dreamt from a relative change of 0.004 on; at random ten times that does little."""
-    share = 0.04
-    unet, text_encoder = (
-        randomly_changed(part, share / 4 if part is pocket().text_encoder else share)
-        for part in (pocket().unet, pocket().text_encoder)
-    )
+@pytest.mark.parametrize("seed", range(3))
+def test_random_changes_as_large_as_a_real_drift_are_no_dream(seed: int) -> None:
+    """At 8e-5 x 1200 a real fit moved the UNet by 0.06 of its norm and the text encoder by 0.025."""
+    unet = randomly_changed(pocket().unet, 0.06, seed)
+    text_encoder = randomly_changed(pocket().text_encoder, 0.025, seed)
     assert "dreaming" not in zones(pictures(changed(unet=unet, text_encoder=text_encoder)))
 
 

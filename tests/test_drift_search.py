@@ -1,21 +1,27 @@
 """Finding the largest drift that dreams: the bisection, and a real checkpoint judged as its fit judged it."""
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from stand_ins import DATA
+from test_export import fit_checkpoint
 
 from lightning_drift import drift_search
+from lightning_drift.callbacks.image_writer import ImageWriter
+from lightning_drift.drift_bench import probe_pictures
 from lightning_drift.drift_dial import base_of
-from lightning_drift.drift_search import PRECISION, largest_dreaming, probe_pictures, search
+from lightning_drift.drift_search import PRECISION, largest_dreaming, search
 from lightning_drift.errors import UserError
 from lightning_drift.export import export
+from lightning_drift.lab import Sweep, SweepDreamer
 from lightning_drift.stable_diffusion import find_parts, load_stable_diffusion
 
 
@@ -129,6 +135,63 @@ def test_auto_exports_the_drift_that_was_found(checkpoint: Path, tmp_path: Path,
     assert "Left behind" in small.report
 
 
+def changes(report: str) -> dict[str, float]:
+    """The last column of the report's table of drift measures."""
+    table = report.partition("| measure | fine-tune | with this file | change |")[2]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return {row[0]: float(row[3]) for row in rows if len(row) == 4 and row[0] != "---"}
+
+
+def test_small_exports_say_how_the_drift_measures_change(checkpoint: Path, tmp_path: Path) -> None:
+    delta = export(str(checkpoint), str(tmp_path / "delta"), "delta")
+    lora = export(str(checkpoint), str(tmp_path / "lora"), "lora", rank=1)
+    kept, cut = changes(delta.report), changes(lora.report)
+    assert {"drift prompt", "language", "tilt", "pull"} <= set(kept) == set(cut)
+    assert "on 10 of the fit's probe pictures (3 prompts)" in delta.report
+    assert max(abs(kept[name]) for name in ("drift prompt", "language", "tilt", "pull")) < 0.01
+    assert cut["drift prompt"] < -0.01  # a single direction of each layer holds less of the drift
+    card = lora.path.with_name(f"{lora.path.stem}.README.md").read_text()
+    assert changes(card) == cut
+    silent = export(str(checkpoint), str(tmp_path / "silent"), "delta", measure=False)
+    assert not changes(silent.report)
+
+
+def test_small_exports_that_cannot_be_measured_say_why(tmp_path: Path) -> None:
+    options = {"format": "delta", "base": str(DATA / "tiny_sd")}
+    plain = fit_checkpoint(tmp_path / "a.ckpt", str(DATA / "tiny_sd"))
+    done = export(str(plain), str(tmp_path / "o"), **options)
+    assert "The drift measures were not taken: " in done.report
+    assert "holds nothing of ClipDrift to measure against." in done.report
+    with pytest.raises(UserError, match=r"--measure: .* holds nothing of ClipDrift"):
+        export(str(plain), str(tmp_path / "p"), measure=True, **options)
+    with pytest.raises(UserError, match="--measure is of a delta or a LoRA"):
+        export(str(plain), str(tmp_path / "q"), measure=True)
+
+
+def test_measures_grow_with_the_dial_from_the_base_to_the_checkpoint(
+    checkpoint: Path, trainer: Any, tmp_path: Path
+) -> None:
+    data = Sweep(
+        str(checkpoint),
+        prompts=["monumental, dramatic", "mountains at night with a moon", "a green forest"],
+        seeds="0-1",
+        num_inference_steps=4,
+        drift="0,0.25,0.5,0.75,1",
+        sheets=0,
+    )
+    writer = ImageWriter(str(tmp_path), contact_sheet=False)
+    trainer(callbacks=[writer]).predict(SweepDreamer(), datamodule=data, return_predictions=False)
+    rows = list(csv.DictReader((tmp_path / "index.csv").read_text(encoding="utf-8").splitlines()))
+    for name in ("drift_from_base", "delta_e", "pull"):
+        means = [
+            mean(float(row[name]) for row in rows if row["drift"] == drift)
+            for drift in ("0", "0.25", "0.5", "0.75", "1")
+        ]
+        assert means[0] == 0, name
+        assert means == sorted(means), name
+        assert len(set(means)) == 5, name
+
+
 def test_few_seeds_of_each_prompt_are_rendered() -> None:
     groups = [["a", seed, "dream"] for seed in range(6)] + [["b", seed, "language"] for seed in (9, 3)]
     base: Any = SimpleNamespace(settings={"seed_grid.groups": groups})
@@ -154,5 +217,5 @@ def test_what_cannot_be_judged_is_said(checkpoint: Path, tmp_path: Path, kind: s
     torch.save(loaded, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match=match):
         export(str(tmp_path / "a.ckpt"), str(tmp_path / "o"), drift="auto")
-    with pytest.raises(UserError, match="--clip judges for --drift auto"):
+    with pytest.raises(UserError, match="--clip judges for --drift auto and --measure"):
         export(str(tmp_path / "a.ckpt"), str(tmp_path / "o"), clip="pocket")

@@ -100,9 +100,9 @@ def test_the_rule(changes: dict[str, float], zone: str) -> None:
 
 
 def test_borderline_where_the_interval_that_decides_crosses_a_threshold() -> None:
-    assert verdict(DREAM, language=(0.71, 0.95)).borderline is None
+    assert verdict(DREAM, language=(0.76, 0.95)).borderline is None
     assert verdict(DREAM, language=(0.65, 0.95)).borderline == "forgetting"
-    assert verdict(DREAM | {"language": 0.6}, language=(0.5, 0.75)).borderline == "dreaming"
+    assert verdict(DREAM | {"language": 0.6}, language=(0.5, 0.8)).borderline == "dreaming"
     assert verdict(DREAM, pull=(-0.1, 0.5)).borderline == "broken"
     # drift crosses its threshold, but the tilt alone has left the base
     assert verdict(DREAM, drift_prompt=(0.01, 0.4)).borderline is None

@@ -59,4 +59,4 @@ def test_the_wheel_installed_elsewhere_runs_the_default(tmp_path: Path) -> None:
         where, cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(target)}, capture_output=True, text=True
     ).stdout
     assert found.startswith(str(target))
-    assert (elsewhere / "tb_logs" / "coffee" / "lr1e-5_000" / "grids" / "dream_step=00000.png").exists()
+    assert (elsewhere / "tb_logs" / "coffee" / "lr4e-5_000" / "grids" / "dream_step=00000.png").exists()

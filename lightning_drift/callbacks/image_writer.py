@@ -24,7 +24,7 @@ class Picture:
 
     Args:
         request: What was asked for: the item of the batch that this picture answers.
-        name: File name without its ending.
+        name: File name without its ending; a folder may precede it.
         image: The pixels, RGB or RGBA.
         text: PNG text chunks; ``parameters`` decides whether a file on disk is this picture.
         icc_profile: Bytes of the colour profile to embed, if not sRGB.
@@ -85,16 +85,15 @@ class ImageWriter(BasePredictionWriter):
 
     def path(self, name: str, text: Mapping[str, str]) -> tuple[Path, bool]:
         """Where a picture belongs, and whether it is there already."""
-        digest = hashlib.sha256(text["parameters"].encode()).hexdigest()[:8]
+        digest = parameters_digest(text["parameters"])
         path = self.output_dir / f"{name}.png"
-        for candidate in (path, path.with_name(f"{name}_{digest}.png")):
+        ours = path if name.endswith(f"_{digest}") else path.with_name(f"{path.stem}_{digest}.png")
+        for candidate in (path, ours):
             if not candidate.exists():
                 return candidate, False
             if stored_parameters(candidate) == text["parameters"]:
                 return candidate, True
-        return path.with_name(
-            f"{name}_{digest}.png"
-        ), False  # that name is ours: a damaged file is made again
+        return ours, False  # that name is ours: a damaged file is made again
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: list[Any], *_: object, **__: object
@@ -155,6 +154,11 @@ class ImageWriter(BasePredictionWriter):
             images.append(image)
         sheet = contact_sheet(images, rows=rows if any(rows) else None, columns=columns)
         write_png(self.output_dir / "contact_sheet.png", Picture(None, "contact_sheet", sheet))
+
+
+def parameters_digest(parameters: str) -> str:
+    """Eight hexadecimal digits that tell a picture's parameters from others, for its file's name."""
+    return hashlib.sha256(parameters.encode()).hexdigest()[:8]
 
 
 def stored_parameters(path: Path) -> str | None:

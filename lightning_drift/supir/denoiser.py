@@ -57,7 +57,9 @@ class Denoiser:
     def predict(
         self, x: Tensor, sigma: Tensor, latent: Tensor, cond: Conditioning, control_scale: float
     ) -> Tensor:
-        """Unguided estimate of the clean latent, float32.
+        """Unguided estimate of the clean latent, float32: ``x - sigma * noise(x / sqrt(sigma^2 + 1))``.
+
+        That is the preconditioning of Karras et al. 2022, arXiv:2206.00364, table 1, column VP.
 
         The network sees the nearest entry of the table (first on ties); above the table's end, where churn
         leads, it saturates while the sampler keeps the larger level (reference behaviour).

@@ -12,6 +12,7 @@ from lightning_drift.errors import UserError
 
 MULTIPLE = 32
 REFERENCE_MULTIPLE = 64
+STRIP_PIXELS = 2**25
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def frame(width: int, height: int, upscale: float, min_size: int = 1024, referen
         work = output if factor == 1 else (round(exact[0]), round(exact[1]))
         padded = -(-work[0] // MULTIPLE) * MULTIPLE, -(-work[1] // MULTIPLE) * MULTIPLE
         sizes = Frame(output, work, padded)
-    limit = Image.MAX_IMAGE_PIXELS or 2**27
+    # What only `min_size` enlarges is a strip, and would hold up the others for hours.
+    limit = STRIP_PIXELS if factor > 1 else Image.MAX_IMAGE_PIXELS or 2**27
     if sizes.padded[0] * sizes.padded[1] > limit:
         raise UserError(
             f"{width}x{height} pixels would be processed at {sizes.padded[0]}x{sizes.padded[1]}, more than "

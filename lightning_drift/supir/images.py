@@ -13,7 +13,7 @@ from PIL import Image, ImageCms, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_drift.errors import UserError
-from lightning_drift.pictures import EXTENSIONS, decode
+from lightning_drift.pictures import EXTENSIONS, decode, to_srgb
 
 TILE_CAPTIONS = ".tiles.txt"
 
@@ -84,6 +84,8 @@ def read_source(path: Path) -> Source:
         if own.has_transparency_data and own.mode not in ("I", "I;16", "F"):
             rgba = own.convert("RGBA")
             image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
+            if isinstance(profile, bytes) and own.mode not in ("RGBA", "P"):  # grey; cannot carry its profile
+                image = to_srgb(own.convert("L"), profile)
         elif own.mode in ("RGB", "P"):
             image = own.convert("RGB")
         keeps = isinstance(profile, bytes) and own.mode in ("RGB", "RGBA", "P") and _is_rgb(profile)

@@ -12,7 +12,6 @@ from lightning_drift.supir import colour
 from lightning_drift.supir.autoencoder import FirstStage
 from lightning_drift.supir.conditioning import token_ids
 from lightning_drift.supir.denoiser import Conditioning, Denoiser
-from lightning_drift.supir.eight_bit import quantise
 from lightning_drift.supir.memory import STRIP_TILE, Footprint, Level, choose, free_bytes
 from lightning_drift.supir.method import Method
 from lightning_drift.supir.noise import Noise
@@ -181,6 +180,9 @@ class Restorer:
         if self._network is None:
             self._network = self.checkpoints.network(self.method.diff_dtype)
             if self.level == "8bit":
+                # Here, since bitsandbytes takes long to import and has much to say.
+                from lightning_drift.supir.eight_bit import quantise
+
                 error, worst, where = quantise(self._network, self.device)
                 notice(
                     f"8-bit weights: relative error {error:.2%}, at worst {worst:.2%} in {where}; the "

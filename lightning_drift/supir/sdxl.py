@@ -172,9 +172,10 @@ def _refuse_other_families(weights: Weights) -> None:
     elif not (has(layout.CLIP_L_PREFIX) and has(layout.BIGG_PREFIX)):
         what = "without both text encoders; give the full checkpoint"
     if what:
+        stop = "" if what.endswith("?") else "."
         raise UserError(
-            f"sdxl: {weights.origin} is {what}. SUPIR needs an SDXL model such as JuggernautXL v9: a full "
-            "single-file checkpoint or a diffusers folder."
+            f"sdxl: {weights.origin} is {what}{stop} SUPIR needs an SDXL model such as JuggernautXL v9: a "
+            "full single-file checkpoint or a diffusers folder."
         )
 
 

@@ -314,7 +314,9 @@ class SupirUpscaler(LightningModule):
                     [(request.path, request.content) for request, _, _ in group],
                     on_step=bar.update,
                 )
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
             advice = (
                 "model.memory: sequential, stream or 8bit, a smaller model.tile_size, or data.batch_size 1"
@@ -382,7 +384,14 @@ class SupirUpscaler(LightningModule):
         if failures:
             listing = "".join(f"\n  {failure}" for failure in failures)
             number = "one image" if len(failures) == 1 else f"{len(failures)} images"
+            if not self.trainer.is_global_zero:
+                raise SystemExit(2)  # the first process says it for all
             raise UserError(f"{number} could not be upscaled, the others are done:{listing}")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """A GPU's refusal has a class of its own, a CPU's only its words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

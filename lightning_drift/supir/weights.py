@@ -1,7 +1,7 @@
 """Loading: parts are built on the meta device and filled one after the other, in the dtype they will have.
 
-Weights stay mapped to their files while the dtypes agree, and are read tensor by tensor where they do not, so
-that host memory never holds more than one part twice.
+Weights stay mapped to their files while the dtypes agree. Where they do not, they are converted tensor by
+tensor and the file's memory is let go, so that host memory never holds more than one part twice.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from lightning_drift.supir import layout
 from lightning_drift.supir.autoencoder import FirstStage
 from lightning_drift.supir.conditioning import TextEncoders
 from lightning_drift.supir.control import ControlEncoder
+from lightning_drift.supir.mapped import let_go
 from lightning_drift.supir.sdxl import SDXL_CONFIGS, SdxlBase, open_file, open_sdxl
 from lightning_drift.supir.unet import SupirNetwork
 from lightning_drift.weight_files import Weights, listed, sha256
@@ -151,10 +152,10 @@ def open_checkpoints(
         raise UserError(f"supir: {supir} is a folder; give the file SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt.")
     own = open_file(supir)
     if not any(key.startswith(layout.CONTROL_PREFIX) for key in own.shapes):
-        what = "is not a SUPIR checkpoint: it holds no control encoder"
+        what = "is not a SUPIR checkpoint: it holds no control encoder."
         if any(key.startswith(ldm_layout.UNET_PREFIX) for key in own.shapes):
             what = "is a Stable Diffusion checkpoint, not SUPIR's; were `supir` and `sdxl` swapped?"
-        raise UserError(f"supir: {supir} {what}. Give SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt.")
+        raise UserError(f"supir: {supir} {what} Give SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt.")
     _refuse_scaled(own)
     found = Checkpoints(own, open_sdxl(sdxl, configs))
     found.check()
@@ -267,6 +268,8 @@ def fill(
         if not tensor.is_floating_point():
             raise UserError(f"{weights.origin}: {called[name]} is {tensor.dtype}, not floating point.")
         state[full] = tensor.to(dtype).reshape(empty.shape).contiguous()
+        if state[full].data_ptr() != tensor.data_ptr():
+            let_go(tensor)  # the file's own memory, now that there is a copy
     module.load_state_dict(state, strict=True, assign=True)
 
 

@@ -29,6 +29,37 @@ def test_source_modes(tmp_path):
     assert read_source(tmp_path / "odd.png").icc_profile is None
 
 
+def test_profiled_grey_becomes_srgb_with_and_without_transparency(tmp_path):
+    """A grey profile of gamma 1.0: linear 55 is sRGB's 128."""
+    linear = grey_profile()
+    for mode, value in (("L", 55), ("LA", (55, 200))):
+        Image.new(mode, (8, 8), value).save(tmp_path / f"{mode}.png", icc_profile=linear)
+        source = read_source(tmp_path / f"{mode}.png")
+        assert source.icc_profile is None
+        assert source.image.getpixel((0, 0)) == pytest.approx((128,) * 3, abs=2)
+        assert (source.alpha is not None) == (mode == "LA")
+
+
+def grey_profile():
+    """An ICC profile of grey, gamma 1.0, written out: header, tag table, white point and curve."""
+    import struct
+
+    white = b"XYZ " + bytes(4) + struct.pack(">iii", 63190, 65536, 54061)
+    curve = b"curv" + bytes(4) + struct.pack(">I", 0)
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"grey\0" + bytes(78)
+    copyright_ = b"text" + bytes(4) + b"none\0"
+    tags, body = [], b""
+    for name, data in ((b"desc", text), (b"cprt", copyright_), (b"wtpt", white), (b"kTRC", curve)):
+        data += bytes(-len(data) % 4)
+        tags.append((name, 128 + 4 + 4 * 12 + len(body), len(data)))
+        body += data
+    table = struct.pack(">I", len(tags)) + b"".join(n + struct.pack(">II", o, s) for n, o, s in tags)
+    size = 128 + len(table) + len(body)
+    header = struct.pack(">I4sI4s4s4s", size, bytes(4), 0x02200000, b"mntr", b"GRAY", b"XYZ ") + bytes(12)
+    header += b"acsp" + bytes(28) + struct.pack(">iii", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + table + body
+
+
 def test_frames():
     essay = frame(512, 512, 4.0)
     assert essay.output == essay.work == essay.padded == (2048, 2048)
@@ -42,6 +73,11 @@ def test_frames():
     assert frame(1000, 1500, 1.0, reference=True).output == (1000, 1500)
     with pytest.raises(UserError, match="megapixels; lower"):
         frame(20000, 20000, 4.0)
+    with pytest.raises(
+        UserError, match="1x80 pixels would be processed at 1024x81920, more than 33 megapixels"
+    ):
+        frame(1, 80, 4.0)
+    assert frame(1, 80, 4.0, min_size=256).work == (256, 20480)
 
 
 def test_pixels_survive_the_way_there_and_back():

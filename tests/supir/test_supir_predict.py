@@ -1,14 +1,16 @@
 """The predict stage on a tiny SUPIR: folders of pictures in, exactly scaled pictures out."""
 
 import io
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from running import PROFILE, opened, photo, pixels, predict, upscaler
+from tqdm import tqdm
 
-from lightning_drift.errors import UserError
+from lightning_drift.errors import UserError, notice
 from lightning_drift.supir import UpscaleImages
 from lightning_drift.supir.restoration import Restorer
 
@@ -179,6 +181,14 @@ def test_two_devices_split_the_work_without_duplicates(models, photos, tmp_path)
     assert sorted(shares[0] + shares[1]) == ["a", "b", "c"]
 
 
+def test_a_notice_stands_on_a_line_of_its_own_beside_progress_bars(capsys):
+    with tqdm(total=9, desc="total") as total, tqdm(total=3, desc="image", position=1) as bar:
+        total.update(), bar.update()
+        notice("skipped: x.png")
+    said = re.split(r"[\r\n]|\x1b\[A", capsys.readouterr().err)
+    assert "lightning-drift: skipped: x.png" in said
+
+
 def test_png_bytes_are_whole(models, photos, tmp_path):
     predict(upscaler(models), UpscaleImages(str(photos / "a.png")), tmp_path / "prints")
     with Image.open(io.BytesIO((tmp_path / "prints" / "a.png").read_bytes())) as image:
@@ -186,13 +196,22 @@ def test_png_bytes_are_whole(models, photos, tmp_path):
     assert [path.name for path in (tmp_path / "prints").iterdir()] == ["a.png"]
 
 
-def test_what_does_not_fit_is_reported_and_the_rest_is_made(models, photos, tmp_path, monkeypatch):
-    """The device's refusal is simulated for one picture, by its size."""
+def refuse_gpu():
+    raise torch.cuda.OutOfMemoryError("out of memory")
+
+
+def refuse_cpu():
+    torch.empty(2**58)
+
+
+@pytest.mark.parametrize("allocate", [refuse_gpu, refuse_cpu])
+def test_what_does_not_fit_is_reported_and_the_rest_is_made(models, photos, tmp_path, monkeypatch, allocate):
+    """The GPU's refusal is simulated for one picture, by its size; the CPU's is real."""
     inner = Restorer.restore
 
     def refuse(self, images, *args, **options):
         if images.shape[-2] == 64:
-            raise torch.cuda.OutOfMemoryError("out of memory")
+            allocate()
         return inner(self, images, *args, **options)
 
     monkeypatch.setattr(Restorer, "restore", refuse)

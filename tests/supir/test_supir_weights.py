@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import re
 import resource
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,8 +31,10 @@ from lightning_drift.supir.weights import (
     empty_first_stage,
     empty_network,
     empty_text_encoders,
+    fill,
     open_checkpoints,
 )
+from lightning_drift.weight_files import open_weights
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +137,9 @@ def save(path, weights):
 
 
 def test_swapped_files(folder):
-    assert "swapped" in refusal(folder / "sdxl.safetensors", folder / "supir.safetensors")
-    assert "swapped" in refusal(folder / "supir.safetensors", folder / "supir.ckpt")
+    for pair in (("sdxl.safetensors", "supir.safetensors"), ("supir.safetensors", "supir.ckpt")):
+        said = refusal(*(folder / name for name in pair))
+        assert "were `supir` and `sdxl` swapped? " in said
 
 
 def test_missing_files(folder, tmp_path):
@@ -268,6 +274,30 @@ def test_full_size_files_are_mapped_not_read(tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the pages of mapped files, on Linux")
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_a_converted_files_own_memory_is_let_go(tmp_path, suffix):
+    """128 MB of float16 become bfloat16, and no more of the file stays in memory than one weight."""
+    path, weights = (
+        tmp_path / f"file.{suffix}",
+        {f"{i}.weight": torch.randn(2048, 4096).half() for i in range(8)},
+    )
+    save_file(weights, path) if suffix == "safetensors" else torch.save(weights, path)
+
+    def mapped():
+        found = re.search(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(found[1]) * 1024
+
+    with torch.device("meta"):
+        module = torch.nn.ModuleList([torch.nn.Linear(4096, 2048, bias=False) for _ in weights])
+    opened, before = open_weights(path), mapped()
+    fill(module, opened, {name: name for name in weights}, "layers", torch.bfloat16)
+    assert mapped() - before < 32e6
+    for name, tensor in weights.items():
+        assert torch.equal(module.get_parameter(name), tensor.bfloat16())
+        assert torch.equal(opened.read(name), tensor), "what is let go can be read again"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=str)
 def test_a_full_size_checkpoint_loads_and_runs_one_step_within_20_gb(tmp_path, stored):
@@ -296,4 +326,6 @@ def test_a_full_size_checkpoint_loads_and_runs_one_step_within_20_gb(tmp_path, s
     assert out.shape == image.shape
     assert out.isfinite().all()
     assert len(steps) == 1
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 20e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"stored in {stored}: peak resident memory {peak / 1e9:.1f} GB")
+    assert peak < 20e9

@@ -1,0 +1,77 @@
+"""Cut three photo sets that no verdict was tuned on from the pictures that scikit-image ships.
+
+    pip install scikit-image
+    python scripts/fresh_subjects.py fresh
+
+Each set is eight square crops of 512 x 512 in a folder of its own: ``cat`` (chelsea), ``tissue`` (ihc) and
+``motorcycle`` (motorcycle_left); scikit-image's documentation states their rights. They are the held-out
+subjects of training/pocket/corridor; none is shipped.
+"""
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+# left, top, side in pixels of the originals (451 x 300, 512 x 512, 741 x 500)
+CROPS = {
+    "cat": (
+        "chelsea.png",
+        [
+            (75, 0, 300),
+            (0, 0, 300),
+            (151, 0, 300),
+            (110, 40, 220),
+            (170, 60, 230),
+            (60, 20, 260),
+            (120, 0, 280),
+            (200, 80, 220),
+        ],
+    ),
+    "tissue": (
+        "ihc.png",
+        [
+            (0, 0, 512),
+            (0, 0, 300),
+            (212, 0, 300),
+            (0, 212, 300),
+            (212, 212, 300),
+            (106, 106, 300),
+            (40, 120, 260),
+            (230, 60, 260),
+        ],
+    ),
+    "motorcycle": (
+        "motorcycle_left.png",
+        [
+            (120, 0, 500),
+            (0, 0, 500),
+            (241, 0, 500),
+            (150, 80, 400),
+            (60, 60, 400),
+            (330, 90, 400),
+            (200, 120, 360),
+            (100, 20, 460),
+        ],
+    ),
+}
+
+
+def main(to: Path) -> None:
+    import skimage
+
+    data = Path(skimage.__file__).parent / "data"
+    for name, (file, crops) in CROPS.items():
+        folder = to / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with Image.open(data / file) as picture:
+            whole = picture.convert("RGB")
+        for number, (left, top, side) in enumerate(crops, start=1):
+            square = whole.crop((left, top, left + side, top + side))
+            path = folder / f"{number:02d}.jpg"
+            square.resize((512, 512), Image.Resampling.LANCZOS).save(path, quality=90)
+        print(f"{folder}: {len(crops)} pictures")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,48 @@
+"""The verdict against labels that a person gave to anonymous grids before any verdict was read.
+
+Labels and the measures of their cells lie in training/pocket/corridor; scripts/blind_corridor.py makes both.
+"""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from lightning_drift.drift.intervals import Interval
+from lightning_drift.drift.verdict import DECIDING, ZONES, Verdict, judge
+
+FOLDER = Path(__file__).parent.parent / "training" / "pocket" / "corridor"
+BUNDLED, FRESH = ("coffee", "galaxies", "nautilus"), ("cat", "motorcycle", "tissue")
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (FOLDER / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def cells(subject: str) -> list[tuple[list[str], Verdict]]:
+    """Labels, the first one first, and the verdict, of every cell."""
+    measured = {row["code"]: row for row in rows(f"{subject}_cells.csv")}
+    found = []
+    for row in rows(f"{subject}_labels.csv"):
+        cell = measured[row["code"]]
+        intervals = {name: Interval(*map(float, cell[name].split(";"))) for name in DECIDING}
+        found.append((row["label"].split("/"), judge(intervals)))
+    assert len(found) == len(measured)
+    return found
+
+
+@pytest.mark.parametrize("subjects", [BUNDLED, FRESH], ids=["bundled", "fresh"])
+def test_the_verdict_is_what_a_person_said(subjects: tuple[str, ...]) -> None:
+    everything = [cell for subject in subjects for cell in cells(subject)]
+    agree = [verdict.zone in labels for labels, verdict in everything]
+    assert sum(agree) >= 0.9 * len(agree)
+    off = [abs(ZONES.index(verdict.zone) - ZONES.index(labels[0])) for labels, verdict in everything]
+    assert max(off) <= 1
+
+
+@pytest.mark.parametrize("subject", [*BUNDLED, *FRESH])
+def test_the_base_is_under_drifted_and_the_end_is_cooked(subject: str) -> None:
+    verdicts = [verdict for _, verdict in cells(subject)]
+    assert min(verdict.position for verdict in verdicts) == 0
+    assert max(verdicts, key=lambda verdict: verdict.position).zone == "cooked"
