@@ -18,6 +18,10 @@ from lightning_drift.errors import UserError
 
 _NAMES_SHOWN = 6
 
+EIGHT_BIT = {"eight_bit": "int8 rows"}
+"""The metadata of a safetensors file whose weights are int8, each row with a scale (`eight_bit_files`)."""
+ROW_SCALE = ".row_scale"
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -138,7 +142,22 @@ def _open_safetensors(path: Path) -> Weights:
             f"{path} is not a readable safetensors file: it may be cut short or damaged; "
             f"fetch it again ({error})."
         ) from error
-    return Weights(str(path), shapes, file.get_tensor, (path,), file.metadata() or {})
+    weights = Weights(str(path), shapes, file.get_tensor, (path,), file.metadata() or {})
+    return _widened(weights) if EIGHT_BIT.items() <= weights.metadata.items() else weights
+
+
+def _widened(weights: Weights) -> Weights:
+    """Weights in 8 bits as float16 tensors, their scales applied and out of sight."""
+    scales = {name for name in weights.shapes if name.endswith(ROW_SCALE)}
+
+    def read(name: str) -> Tensor:
+        tensor = weights.read(name)
+        if name + ROW_SCALE not in scales:
+            return tensor
+        return tensor.half() * weights.read(name + ROW_SCALE).reshape(-1, *[1] * (tensor.ndim - 1))
+
+    shapes = {name: shape for name, shape in weights.shapes.items() if name not in scales}
+    return replace(weights, shapes=shapes, read=read)
 
 
 def _open_shards(index: Path) -> Weights:

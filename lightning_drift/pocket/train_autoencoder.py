@@ -38,6 +38,13 @@ def _steepness(x: Tensor) -> Tensor:
     return (x[..., 1:, :] - x[..., :-1, :]).abs().mean() + (x[..., 1:] - x[..., :-1]).abs().mean()
 
 
+def _blandness(y: Tensor, x: Tensor) -> Tensor:
+    """By how much steps between neighbours are smaller or larger than they should be, wherever they point."""
+    down = (y[..., 1:, :] - y[..., :-1, :]).abs() - (x[..., 1:, :] - x[..., :-1, :]).abs()
+    across = (y[..., 1:] - y[..., :-1]).abs() - (x[..., 1:] - x[..., :-1]).abs()
+    return down.abs().mean() + across.abs().mean()
+
+
 def _opponents(x: Tensor) -> Tensor:
     """Red minus green and blue minus their mean, (n, 2, h, w)."""
     red, green, blue = x.unbind(1)
@@ -62,6 +69,8 @@ class AutoencoderStage(Stage):
         edges: Weight of the gradient terms.
         tint: Weight of the colour term.
         freeze_encoder: Train the decoder alone, so that latents, and the UNet trained on them, stay valid.
+        texture: Weight of a term for steps of the right size in any direction: it punishes soft texture,
+            which the other terms prefer to texture that is a little out of place.
     """
 
     def __init__(
@@ -73,9 +82,10 @@ class AutoencoderStage(Stage):
         edges: float = 0.5,
         tint: float = 2.0,
         freeze_encoder: bool = False,
+        texture: float = 0.0,
     ) -> None:
         super().__init__(model, schedule, scenes, captions=False)
-        self.kl, self.edges, self.tint = kl, edges, tint
+        self.kl, self.edges, self.tint, self.texture = kl, edges, tint, texture
         self.freeze_encoder = freeze_encoder
         if freeze_encoder:
             self.model.encoder.requires_grad_(False)
@@ -104,6 +114,8 @@ class AutoencoderStage(Stage):
         tint = _opponents(coarse).abs().mean()
         kl = posterior.kl().float().mean() / posterior.mean[0].numel()
         loss = error.abs().mean() + 2.0 * squared + self.edges * gradient + self.tint * tint + self.kl * kl
+        if self.texture:
+            loss = loss + self.texture * _blandness(y, x)
         psnr = 10 * torch.log10(4 / squared.detach())
         return loss, {"psnr": psnr, "kl": kl.detach()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def noise_schedule() -> Any:
     )
 
 
+def weights_key(state: Mapping[str, Tensor], prefix: str = "") -> str:
+    """Twelve hexadecimal digits that tell weights apart; `prefix` is hashed before them."""
+    digest = hashlib.blake2b(prefix.encode(), digest_size=6)
+    for value in state.values():
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 class LatentScenes(Scenes):
     """Scenes as scaled latents (4, 16, 16), encoded once per autoencoder and kept if a folder is given.
 
@@ -68,11 +77,12 @@ class LatentScenes(Scenes):
         super().__init__(scenes.seed, scenes.count, scenes.size, scenes.cache)
         self.scenes = scenes
         self.vae = vae.eval().requires_grad_(False)
-        digest = hashlib.blake2b(str(vae.config.scaling_factor).encode(), digest_size=6)
-        for name, value in vae.state_dict().items():
-            if not name.startswith(("decoder.", "post_quant_conv.")):
-                digest.update(value.contiguous().numpy().tobytes())
-        self.key = digest.hexdigest()
+        encoding = {
+            name: value
+            for name, value in vae.state_dict().items()
+            if not name.startswith(("decoder.", "post_quant_conv."))
+        }
+        self.key = weights_key(encoding, str(vae.config.scaling_factor))
 
     @torch.no_grad()
     def encode(self, indices: list[int]) -> Tensor:
@@ -99,9 +109,12 @@ class LatentScenes(Scenes):
             self._load(block)
         self.vae.to("cpu")
 
-    def _load(self, block: int) -> NDArray[Any]:
+    def _path(self, block: int) -> Path:
         assert self.cache is not None
-        path = self.cache / f"latents{self.key}-world{self.seed}-{block:05d}.npy"
+        return self.cache / f"latents{self.key}-world{self.seed}-{block:05d}.npy"
+
+    def _load(self, block: int) -> NDArray[Any]:
+        path = self._path(block)
         if not path.is_file():
             first = block * BLOCK
             parts = [self.encode(list(range(k, k + 64))) for k in range(first, first + BLOCK, 64)]

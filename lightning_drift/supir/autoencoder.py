@@ -11,7 +11,6 @@ from lightning_drift.supir.reference_tiles import decode_in_tiles, encode_in_til
 from lightning_drift.supir.strips import StripRunner
 
 SCALING = 0.13025
-DOWNSCALE = 8
 
 
 class FirstStage(nn.Module):

@@ -11,6 +11,9 @@ from lightning_drift.errors import UserError
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
+POCKET = Path(__file__).parents[1] / "pocket" / "weights" / "supir"
+"""The tiny SUPIR that comes with the package, and its base."""
+
 SMALL_FILES = ("model_index.json", "/config.json", "tokenizer/")
 
 
@@ -18,13 +21,22 @@ def find_model(name: str, option: str) -> Path:
     """The file or folder of a model.
 
     Args:
-        name: A local file or folder; ``owner/repository`` on the hub for a diffusers folder; or
+        name: ``pocket``, the tiny SUPIR of the package or its base; a local file or folder (one called
+            pocket is ``./pocket``); ``owner/repository`` on the hub for a diffusers folder; or
             ``owner/repository/path/to/file.safetensors`` for one file of a repository.
         option: The option's name, for messages.
 
     Raises:
         UserError: It is neither here nor on the hub, or the hub cannot be reached.
     """
+    if name == "pocket":
+        path = POCKET / ("supir.safetensors" if option == "supir" else "sdxl")
+        if not path.exists():
+            raise UserError(
+                f"{option}: this copy of the package holds no trained SUPIR of the pocket's. "
+                "scripts/train_pocket_supir.py trains one; give the paths of its two models."
+            )
+        return path
     path = Path(name).expanduser()
     if path.exists():
         return path

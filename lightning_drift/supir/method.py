@@ -10,7 +10,7 @@ from lightning_drift.supir.samplers import Sampling
 from lightning_drift.supir.tiling import windows
 
 LATENT = 8
-"""Pixels a side of one latent cell."""
+"""Pixels a side of one latent cell of SDXL's autoencoder."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Method:
         memory: Measures against running out of memory.
         compile: Compile the network.
         size: Edge of the original and the target picture that the networks are told.
+        cell: Pixels a side of one latent cell of the base's autoencoder.
         reference: Reference behaviour throughout.
     """
 
@@ -50,13 +51,14 @@ class Method:
     memory: Memory = "auto"
     compile: bool = False
     size: int = 1024
+    cell: int = LATENT
     reference: bool = False
 
     def window_count(self, width: int, height: int) -> int:
         """Windows of a picture of so many pixels as processed."""
         if not self.tile:
             return 1
-        return len(windows(height // 8, width // 8, self.tile, self.stride, self.reference))
+        return len(windows(height // self.cell, width // self.cell, self.tile, self.stride, self.reference))
 
     def described(self) -> dict[str, object]:
         """What decides a picture's pixels, prompts apart, in the words of image metadata."""
@@ -81,8 +83,8 @@ class Method:
         else:
             settings["Eta"] = f"{sampling.eta:g}"
         if self.tile:
-            settings["Tile size"] = self.tile * LATENT
-            settings["Tile overlap"] = (self.tile - self.stride) * LATENT
+            settings["Tile size"] = self.tile * self.cell
+            settings["Tile overlap"] = (self.tile - self.stride) * self.cell
         settings["Denoiser dtype"] = str(self.diff_dtype).removeprefix("torch.")
         settings["Autoencoder dtype"] = str(self.ae_dtype).removeprefix("torch.")
         if self.size != 1024:

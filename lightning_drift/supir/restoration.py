@@ -111,7 +111,7 @@ class Restorer:
         weights = self._footprint
         window = height * width
         if method.tile:
-            window = min(height, 8 * method.tile) * min(width, 8 * method.tile)
+            window = min(height, method.cell * method.tile) * min(width, method.cell * method.tile)
             samples *= min(method.tile_batch, method.window_count(width, height))
         return Footprint(
             network=weights.network,

@@ -172,7 +172,7 @@ class SupirUpscaler(LightningModule):
             reference=reference_numerics,
         )
         self.color_fix, self.color_reference = color_fix, color_reference
-        self.tile, self.stride = tile_size // LATENT, (tile_size - tile_overlap) // LATENT
+        self.tile_size, self.tile_overlap = tile_size, tile_overlap
         self.tile_batch = tile_batch
         self.diff_dtype, self.ae_dtype = diff_dtype, ae_dtype
         self.memory: Memory = memory
@@ -194,12 +194,25 @@ class SupirUpscaler(LightningModule):
         Raises:
             UserError: A model is missing, damaged, incomplete or of another kind.
         """
-        notice(LICENCE)
+        if self.supir != "pocket":
+            notice(LICENCE)
         if self.checkpoints is None:
             self.checkpoints = open_checkpoints(
                 find_model(self.supir, "supir"), find_model(self.sdxl, "sdxl")
             )
             self._hashes = self.checkpoints.hashes()
+            if self.cell != LATENT and self.vae_tiles is not None:
+                raise UserError(
+                    f"model.encoder_tile_size: the autoencoder of {self.sdxl} has {self.cell} pixels a "
+                    "latent cell, and the original's tiles are made for 8; use model.memory: sequential"
+                )
+
+    @property
+    def cell(self) -> int:
+        """Pixels a side of a latent cell: 8 for SDXL, 4 for the pocket."""
+        if self.checkpoints is None:
+            return LATENT
+        return int(2 ** (len(self.checkpoints.sdxl.configs["vae"]["block_out_channels"]) - 1))
 
     def method(self) -> Method:
         """How pictures are restored on this module's device."""
@@ -209,8 +222,8 @@ class SupirUpscaler(LightningModule):
             negative_prompt=self.negative_prompt,
             color_fix=self.color_fix,
             color_reference=self.color_reference,
-            tile=self.tile,
-            stride=self.stride,
+            tile=self.tile_size // self.cell,
+            stride=(self.tile_size - self.tile_overlap) // self.cell,
             tile_batch=self.tile_batch,
             diff_dtype=DTYPES[self._precision("diff")],
             ae_dtype=DTYPES[self._precision("ae")],
@@ -218,6 +231,7 @@ class SupirUpscaler(LightningModule):
             memory=self.memory,
             compile=self.compile_network,
             size=self.size_condition,
+            cell=self.cell,
             reference=self.reference,
         )
 

@@ -1,0 +1,91 @@
+"""Train the pocket's SUPIR, one stage a command; every command goes on from where it was stopped.
+
+    python scripts/train_pocket_supir.py --stage autoencoder --state STATE --cache STATE/cache
+    python scripts/train_pocket_supir.py --stage denoise     --state STATE --cache STATE/cache
+    python scripts/train_pocket_supir.py --stage base        --state STATE --cache STATE/cache
+    python scripts/train_pocket_supir.py --stage control     --state STATE --cache STATE/cache
+    python scripts/train_pocket_supir.py --stage decoder     --state STATE --cache STATE/cache
+    python scripts/train_pocket_supir.py --stage assemble    --state STATE --out supir
+
+Each stage keeps ``last.ckpt``, its averaged weights (fp16) and a TensorBoard log in ``STATE/<stage>``, and
+reads the averaged weights of those above it. ``decoder`` improves the autoencoder's decoder alone, so that
+the latents stay; it can run beside any stage after ``autoencoder``. ``assemble`` writes the two models that
+``model.supir`` and ``model.sdxl`` of the upscaler take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    stages = ["autoencoder", "decoder", "denoise", "base", "control", "assemble"]
+    parser.add_argument("--stage", required=True, choices=stages)
+    parser.add_argument("--state", type=Path, required=True, help="folder of checkpoints, logs and weights")
+    parser.add_argument(
+        "--cache", type=Path, help="folder for painted scenes (200 MB per 1,024); none: paint anew"
+    )
+    parser.add_argument("--steps", type=int, help="optimizer steps in all")
+    parser.add_argument("--batch-size", type=int, help="scenes in a step")
+    parser.add_argument("--learning-rate", type=float, help="full learning rate")
+    parser.add_argument(
+        "--cooldown", type=float, default=0.4, help="fraction of the steps with a falling rate"
+    )
+    parser.add_argument("--scenes", type=int, default=4096, help="number of distinct scenes")
+    parser.add_argument("--world", type=int, default=0, help="seed of the world")
+    parser.add_argument("--seed", type=int, help="seed of initialisation, order and noise")
+    parser.add_argument("--side", type=int, default=128, help="side of the squares of prints to train on")
+    parser.add_argument("--variants", type=int, default=2, help="base, control: squares of a scene")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--precision", default="bf16-mixed", help="Lightning precision, bf16-mixed or 32")
+    parser.add_argument("--minutes", type=float, default=4.0, help="time between checkpoints")
+    parser.add_argument("--out", type=Path, help="assemble: folder of the finished models")
+    parser.add_argument(
+        "--storage",
+        default="int8",
+        choices=["int8", "float8", "float16"],
+        help="assemble: how weights are kept",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+    import torch
+
+    torch.set_num_threads(args.threads)
+    from lightning_drift.pocket.scene_data import Scenes
+    from lightning_drift.pocket.supir_assembly import assemble
+    from lightning_drift.pocket.supir_models import PRINT
+    from lightning_drift.pocket.supir_stages import DEFAULTS, build_stage
+    from lightning_drift.pocket.training import Schedule, train
+
+    if args.stage == "assemble":
+        assemble(args.state, args.out or args.state / "supir", args.storage)
+        return
+    scenes = Scenes(args.world, args.scenes, PRINT, args.cache)
+    steps, batch_size, rate, seed = DEFAULTS[args.stage]
+    schedule = Schedule(
+        steps=args.steps or steps,
+        batch_size=args.batch_size or batch_size,
+        learning_rate=args.learning_rate or rate,
+        cooldown=args.cooldown,
+        seed=seed if args.seed is None else args.seed,
+    )
+    stage = build_stage(args.stage, args.state, schedule, scenes, args.side, args.variants)
+    train(stage, args.state / args.stage, args.precision, args.minutes)
+
+
+if __name__ == "__main__":
+    main()
