@@ -348,7 +348,13 @@ def test_an_interrupt_leaves_no_traceback(tmp_path: Path) -> None:
     command += ["--trainer.max_steps=100000", "--seed_grid.steps="]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Tests started in the background of a shell ignore interrupts and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / RUN / "checkpoints" / "last.ckpt").exists():
