@@ -193,7 +193,7 @@ def _map(
             )
         rows.append(f"<tr>{''.join(columns)}</tr>")
     return (
-        '<div class="scroll"><table class="map">'
+        f'<div class="scroll"><table class="map" style="--columns: {len(table.steps) + 1}">'
         '<caption class="skip">Verdicts by learning rate and steps</caption>'
         '<thead><tr><th class="corner"><span class="skip">learning rate</span></th><th scope="col">0</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
