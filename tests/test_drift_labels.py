@@ -1,4 +1,4 @@
-"""The verdict against labels that a person gave to anonymous grids before any verdict was read.
+"""The verdict against labels that were given to anonymous grids on shuffled sheets.
 
 Labels and the measures of their cells lie in training/pocket/corridor; scripts/blind_corridor.py makes both.
 """
