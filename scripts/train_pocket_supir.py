@@ -11,6 +11,9 @@ Each stage keeps ``last.ckpt``, its averaged weights (fp16) and a TensorBoard lo
 reads the averaged weights of those above it. ``decoder`` improves the autoencoder's decoder alone, so that
 the latents stay; it can run beside any stage after ``autoencoder``. ``assemble`` writes the two models that
 ``model.supir`` and ``model.sdxl`` of the upscaler take.
+
+A GPU is used where there is one. ``--stage paint --cache FOLDER --workers N`` paints all prints beforehand
+and ``--workers N`` prepares batches beside the training, so that it does not wait.
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    stages = ["autoencoder", "decoder", "denoise", "base", "control", "assemble"]
+    stages = ["paint", "autoencoder", "decoder", "denoise", "base", "control", "assemble"]
     parser.add_argument("--stage", required=True, choices=stages)
-    parser.add_argument("--state", type=Path, required=True, help="folder of checkpoints, logs and weights")
+    parser.add_argument("--state", type=Path, help="folder of checkpoints, logs and weights")
     parser.add_argument(
         "--cache", type=Path, help="folder for painted scenes (200 MB per 1,024); none: paint anew"
     )
@@ -46,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="seed of initialisation, order and noise")
     parser.add_argument("--side", type=int, default=128, help="side of the squares of prints to train on")
     parser.add_argument("--variants", type=int, default=2, help="base, control: squares of a scene")
+    parser.add_argument("--workers", type=int, default=0, help="processes that paint and prepare batches")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--precision", default="bf16-mixed", help="Lightning precision, bf16-mixed or 32")
     parser.add_argument("--minutes", type=float, default=4.0, help="time between checkpoints")
@@ -56,7 +60,12 @@ def arguments() -> argparse.Namespace:
         choices=["int8", "float8", "float16"],
         help="assemble: how weights are kept",
     )
-    return parser.parse_args()
+    found = parser.parse_args()
+    if found.stage == "paint" and found.cache is None:
+        parser.error("--stage paint needs --cache FOLDER to paint into")
+    if found.stage != "paint" and found.state is None:
+        parser.error(f"--stage {found.stage} needs --state FOLDER")
+    return found
 
 
 def main() -> None:
@@ -65,7 +74,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(args.threads)
-    from lightning_drift.pocket.scene_data import Scenes
+    from lightning_drift.pocket.scene_data import Scenes, paint
     from lightning_drift.pocket.supir_assembly import assemble
     from lightning_drift.pocket.supir_models import PRINT
     from lightning_drift.pocket.supir_stages import DEFAULTS, build_stage
@@ -75,6 +84,9 @@ def main() -> None:
         assemble(args.state, args.out or args.state / "supir", args.storage)
         return
     scenes = Scenes(args.world, args.scenes, PRINT, args.cache)
+    if args.stage == "paint":
+        paint(scenes, args.workers)
+        return
     steps, batch_size, rate, seed = DEFAULTS[args.stage]
     schedule = Schedule(
         steps=args.steps or steps,
@@ -83,8 +95,8 @@ def main() -> None:
         cooldown=args.cooldown,
         seed=seed if args.seed is None else args.seed,
     )
-    stage = build_stage(args.stage, args.state, schedule, scenes, args.side, args.variants)
-    train(stage, args.state / args.stage, args.precision, args.minutes)
+    stage = build_stage(args.stage, args.state, schedule, scenes, args.side, args.variants, args.workers)
+    train(stage, args.state / args.stage, args.precision, args.minutes, args.workers)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from lightning_drift.atomic import atomic_write
+from lightning_drift.errors import UserError
 from lightning_drift.pocket.degradation import degrade
 from lightning_drift.pocket.scene import Scene
-from lightning_drift.pocket.scene_data import Scenes
+from lightning_drift.pocket.scene_data import BLOCK, Scenes
 from lightning_drift.pocket.train_supir_autoencoder import crops
 from lightning_drift.pocket.train_unet import LatentScenes, weights_key
 from lightning_drift.rng import generator
 from lightning_drift.supir.autoencoder import FirstStage
+
+PART = 16
+"""Squares that are encoded together."""
 
 
 class LatentSquares(LatentScenes):
@@ -43,18 +52,56 @@ class LatentSquares(LatentScenes):
         random = generator(self.seed, "square", index)
         return crops(self.scenes.images([index % self.scenes.count]), self.side, random), random
 
-    def together(self, part: list[int]) -> Tensor:
-        """Scaled latents of some squares at a time."""
-        images = torch.cat([self.square(index)[0] for index in part])
-        latents: Tensor = self.vae.encode(images).latent_dist.mean.float() * self.vae.config.scaling_factor
-        return latents
+    def pictures(self, indices: list[int]) -> Tensor:
+        """The squares (n, 3, side, side) that latents are made of."""
+        return torch.cat([self.square(index)[0] for index in indices])
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Scaled latents (n, 4, h, w) of `pictures`, on the autoencoder's device."""
+        mean: Tensor = self.vae.encode(pictures).latent_dist.mean
+        return mean.float() * float(self.vae.config.scaling_factor)
+
+    def encode(self, indices: list[int]) -> Tensor:
+        """Scaled latents, channels first, float32 on the CPU."""
+        parts = [indices[first : first + PART] for first in range(0, len(indices), PART)]
+        return self._encode(self.pictures(part) for part in parts)
 
     @torch.no_grad()
-    def encode(self, indices: list[int]) -> Tensor:
-        """Scaled latents (n, 4, h, w)."""
-        with torch.autocast("cpu", torch.bfloat16):
-            parts = [indices[first : first + 16] for first in range(0, len(indices), 16)]
-            return torch.cat([self.together(part) for part in parts]).float()
+    def _encode(self, parts: Iterable[Tensor]) -> Tensor:
+        device = next(self.vae.parameters()).device
+        found = []
+        for pictures in parts:
+            with torch.autocast(device.type, torch.bfloat16):
+                found.append(self.latents(pictures.to(device)).float().cpu())
+        return torch.cat(found)
+
+    def prepare(self, workers: int = 0) -> None:
+        """Encode every block that the cache lacks, on the GPU if there is one, before workers read them.
+
+        Args:
+            workers: Processes that cut and degrade squares meanwhile.
+
+        Raises:
+            UserError: There is no cache.
+        """
+        if self.cache is None:
+            raise UserError("workers read latents from a cache: name a folder with --cache")
+        missing = [k for k in range((self.count + BLOCK - 1) // BLOCK) if not self._path(k).is_file()]
+        places = [
+            range(first, first + PART) for k in missing for first in range(k * BLOCK, (k + 1) * BLOCK, PART)
+        ]
+        loader = DataLoader(Pictures(self, places), batch_size=None, num_workers=workers)
+        pictures = iter(loader)
+        self._move("cuda" if torch.cuda.is_available() else "cpu")
+        for block in missing:
+            latents = self._encode(islice(pictures, BLOCK // PART))
+            with atomic_write(self._path(block)) as file:
+                np.save(file, latents.half().numpy())
+            print(f"encoded block {block + 1} of {(self.count + BLOCK - 1) // BLOCK}", flush=True)
+        self._move("cpu")
+
+    def _move(self, device: str) -> None:
+        self.vae.to(device)
 
     def _path(self, block: int) -> Path:
         assert self.cache is not None
@@ -78,9 +125,35 @@ class LatentPairs(LatentSquares):
         self.codec = codec.eval().requires_grad_(False)
         self.key += weights_key(stage.denoise_encoder.state_dict())
 
-    def together(self, part: list[int]) -> Tensor:
-        """Pairs of latents of some squares at a time."""
-        squares = [self.square(index) for index in part]
+    def pictures(self, indices: list[int]) -> Tensor:
+        """Clean and degraded squares (n, 6, side, side)."""
+        squares = [self.square(index) for index in indices]
         clean = torch.cat([image for image, _ in squares])
         degraded = torch.cat([degrade(image, random, self.codec) for image, random in squares])
+        return torch.cat([clean, degraded], 1)
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Pairs of latents (n, 8, h, w), on the first stage's device."""
+        clean, degraded = pictures.chunk(2, 1)
         return torch.cat([self.stage.encode(clean), self.stage.encode_degraded(degraded)], 1)
+
+    def _move(self, device: str) -> None:
+        self.stage.to(device)
+
+
+class Pictures(Dataset[Tensor]):
+    """The pictures of some squares at a time, for workers.
+
+    Args:
+        squares: What makes them.
+        places: The numbers of the squares of each part.
+    """
+
+    def __init__(self, squares: LatentSquares, places: list[range]) -> None:
+        self.squares, self.places = squares, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.squares.pictures(list(self.places[index]))

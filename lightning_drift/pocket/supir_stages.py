@@ -35,7 +35,13 @@ DEFAULTS: dict[str, tuple[int, int, float, int]] = {
 
 
 def build_stage(
-    name: str, state: Path, schedule: Schedule, scenes: Scenes, side: int = 128, variants: int = 2
+    name: str,
+    state: Path,
+    schedule: Schedule,
+    scenes: Scenes,
+    side: int = 128,
+    variants: int = 2,
+    workers: int = 0,
 ) -> Stage:
     """A stage ready to train.
 
@@ -46,9 +52,11 @@ def build_stage(
         scenes: Scenes at print size.
         side: Side in pixels of the squares of prints that are trained on.
         variants: Squares of a scene, each with its own degradation, that the networks train on.
+        workers: Processes that prepare batches; with any, the latents of all squares are cached first.
 
     Raises:
-        UserError: There is no such stage, or one that this one needs has no weights yet.
+        UserError: There is no such stage, one that this one needs has no weights yet, or there are workers
+            and no cache.
     """
     if name not in DEFAULTS:
         raise UserError(f"there is no stage {name!r}; the stages are {', '.join(DEFAULTS)}")
@@ -64,8 +72,12 @@ def build_stage(
         text = pocket_text_encoders()
         if name == "base":
             squares = LatentSquares(scenes, scaled_vae(state), variants, side)
+            if workers:
+                squares.prepare(workers)
             return BaseStage(new_unet(), text, schedule, squares)
         pairs = LatentPairs(scenes, first_stage(state), pocket_vae(), variants, side)
+        if workers:
+            pairs.prepare(workers)
         network = new_network(base_unet(state))
         _calibrate(network, text, pairs, schedule.seed)
         return ControlStage(network, text, schedule, pairs)

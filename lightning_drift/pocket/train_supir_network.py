@@ -57,12 +57,13 @@ class NoiseStage(Stage):
         texts = ["" if drop else text for text, drop in zip(batch["captions"], dropped, strict=True)]
         steps = torch.randint(0, 1000, (n,), generator=random)
         noise = torch.randn(clean.shape, generator=random)
-        noised = self.noise.add_noise(clean.cpu(), noise, steps).to(clean)
+        noise = noise.to(clean)
+        noised = self.noise.add_noise(clean, noise, steps.to(clean.device))
         text = self.frozen["text"].to(self.device)
         with torch.autocast(self.device.type, enabled=False):
             cond = condition(text, texts)
         found = self.predict(noised, steps.to(self.device), cond.context, cond.vector, seen, random)
-        squared = (found.float() - noise.to(clean)).pow(2).mean((1, 2, 3))
+        squared = (found.float() - noise).pow(2).mean((1, 2, 3))
         loss = 2 * (squared * self.weights[steps].to(squared)).mean()
         return loss, {"mse": squared.detach().mean()}
 
@@ -74,9 +75,8 @@ class BaseStage(NoiseStage):
         self, model: Any, text: TextEncoders, schedule: Schedule, scenes: Scenes, drop: float = 0.1
     ) -> None:
         super().__init__(model, text, schedule, scenes, drop)
-        # On the CPU torch's fused attention is slow to go back through.
-        self.model.set_attn_processor(AttnProcessor())
-        self.ema.set_attn_processor(AttnProcessor())
+        plain_attention(self.model)
+        plain_attention(self.ema)
 
     def predict(
         self, noised: Tensor, steps: Tensor, context: Tensor, vector: Tensor, seen: Tensor, random: Any
@@ -106,8 +106,8 @@ class ControlStage(NoiseStage):
         super().__init__(model, text, schedule, scenes, drop)
         self.model.unet.requires_grad_(False)
         for network in (self.model, self.ema):
-            network.unet.set_attn_processor(AttnProcessor())
-            _plain_attention(network.control.encoder)
+            plain_attention(network.unet)
+            plain_attention(network.control.encoder)
 
     def predict(
         self, noised: Tensor, steps: Tensor, context: Tensor, vector: Tensor, seen: Tensor, random: Any
@@ -123,7 +123,10 @@ class ControlStage(NoiseStage):
         write_state(nn.ModuleDict({"control": self.ema.control, "project": self.ema.project_modules}), folder)
 
 
-def _plain_attention(module: nn.Module) -> None:
+def plain_attention(module: nn.Module) -> None:
+    """Attention without the fused kernel where there is no GPU: on a CPU it is slow to go back through."""
+    if torch.cuda.is_available():
+        return
     for part in module.modules():
         if hasattr(part, "set_processor"):
             part.set_processor(AttnProcessor())  # type: ignore[operator]
