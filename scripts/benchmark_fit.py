@@ -170,9 +170,10 @@ def random_sd15(folder: Path) -> str:
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        unet = UNet2DConditionModel.from_config(sd15_config("unet"))
-        vae = AutoencoderKL.from_config(sd15_config("vae"))
-        text_encoder = CLIPTextModel(CLIPTextConfig(**sd15_config("text_encoder")))
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # drawn at once on a GPU
+            unet = UNet2DConditionModel.from_config(sd15_config("unet"))
+            vae = AutoencoderKL.from_config(sd15_config("vae"))
+            text_encoder = CLIPTextModel(CLIPTextConfig(**sd15_config("text_encoder")))
         pipeline = StableDiffusionPipeline(
             unet=unet,
             text_encoder=text_encoder,

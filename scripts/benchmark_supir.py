@@ -12,6 +12,7 @@ import gc
 import resource
 import time
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -171,6 +172,9 @@ def main() -> None:
         choices=["auto", "full", "offload", "sequential", "stream", "8bit"],
         help="where weights are kept; several are measured one after the other",
     )
+    parser.add_argument(
+        "--card", nargs="+", type=float, help="leave so many GiB of the GPU free, as on a smaller card"
+    )
     parser.add_argument("--tile-size", type=int, default=0, help="window edge in pixels; 0 samples it whole")
     parser.add_argument("--tile-batch", type=int, default=1)
     parser.add_argument("--diff-dtype", choices=DTYPES, help="default: float16 on a GPU, float32 on a CPU")
@@ -185,6 +189,8 @@ def main() -> None:
     if options.random_init == bool(options.supir and options.sdxl):
         parser.error("give either --random-init, or --supir and --sdxl")
 
+    if options.card and not options.device.startswith("cuda"):
+        parser.error("--card is about a GPU's memory")
     device = torch.device(options.device)
     gpu = device.type == "cuda"
     method = Method(
@@ -212,16 +218,31 @@ def main() -> None:
     flops = count_flops(checkpoints.sdxl.configs, options.size, options.steps)
     with torch.no_grad():
         rate = multiply_rate(device, method.diff_dtype)
-        for level in options.memory:
-            total = measure(options, device, replace(method, memory=level), checkpoints)
+        for card, level in product(options.card or [0.0], options.memory):
+            ballast = fill(device, card)
+            total = measure(options, device, replace(method, memory=level), checkpoints, card)
+            del ballast
             report_floor(flops, rate, method, total)
             gc.collect()
             if gpu:
                 torch.cuda.empty_cache()
 
 
-def measure(options: argparse.Namespace, device: torch.device, method: Method, checkpoints: Any) -> float:
+def fill(device: torch.device, card: float) -> Any:
+    """Take a GPU's memory until no more is left than on a card of `card` GiB; 0 leaves it whole."""
+    if not card:
+        return None
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    used = total - free  # a desktop's share on a real card is not less
+    return torch.empty(max(0, int(free - (card * GIB - used))), dtype=torch.uint8, device=device)
+
+
+def measure(
+    options: argparse.Namespace, device: torch.device, method: Method, checkpoints: Any, card: float
+) -> float:
     """Restore pictures, print where the time went, and return the seconds of a picture."""
+    ballast = torch.cuda.memory_allocated(device) / GIB if card else 0.0
     restorer = Restorer(checkpoints, method, device)
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, options.size, options.size, generator=generator) * 2 - 1
@@ -256,11 +277,11 @@ def measure(options: argparse.Namespace, device: torch.device, method: Method, c
         rows.append(("  a step", (marks[-1] - marks[0]) / max(1, len(marks) - 1), peak))
         rows.append(("decode, colour fix", began + seconds - marks[-1], peak))
         assert out.shape == image.shape
-    print(f"{options.size}x{options.size}, memory: {restorer.level}")
+    where = f" on a card of {card:g} GiB" if card else ""
+    print(f"{options.size}x{options.size}, memory: {restorer.level}{where}")
+    kind = "" if device.type == "cuda" else " (host)"
     for title, seconds, peak in rows:
-        print(
-            f"{title:32} {seconds:9.3f} s   peak {peak:6.2f} GiB{'' if device.type == 'cuda' else ' (host)'}"
-        )
+        print(f"{title:32} {seconds:9.3f} s   peak {peak - ballast:6.2f} GiB{kind}")
     total = sum(seconds for title, seconds, _ in rows if title.startswith(("stage", "sampling", "decode")))
     print(f"{'an image, once loaded':32} {total:9.3f} s", flush=True)
     return total

@@ -38,6 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cache", type=Path, help="folder for painted scenes (200 MB per 1,024); none: paint anew"
     )
+    parser.add_argument("--init", type=Path, help="base, control: another STATE whose weights to begin with")
     parser.add_argument("--steps", type=int, help="optimizer steps in all")
     parser.add_argument("--batch-size", type=int, help="scenes in a step")
     parser.add_argument("--learning-rate", type=float, help="full learning rate")
@@ -53,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--precision", default="bf16-mixed", help="Lightning precision, bf16-mixed or 32")
     parser.add_argument("--minutes", type=float, default=4.0, help="time between checkpoints")
+    parser.add_argument("--stop-after", type=float, help="minutes after which to stop; goes on another time")
     parser.add_argument("--out", type=Path, help="assemble: folder of the finished models")
     parser.add_argument(
         "--storage",
@@ -96,7 +98,7 @@ def main() -> None:
         seed=seed if args.seed is None else args.seed,
     )
     stage = build_stage(args.stage, args.state, schedule, scenes, args.side, args.variants, args.workers)
-    train(stage, args.state / args.stage, args.precision, args.minutes, args.workers)
+    train(stage, args.state / args.stage, args.precision, args.minutes, args.workers, args.stop_after)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def build_stage(
     side: int = 128,
     variants: int = 2,
     workers: int = 0,
+    init: Path | None = None,
 ) -> Stage:
     """A stage ready to train.
 
@@ -53,6 +54,7 @@ def build_stage(
         side: Side in pixels of the squares of prints that are trained on.
         variants: Squares of a scene, each with its own degradation, that the networks train on.
         workers: Processes that prepare batches; with any, the latents of all squares are cached first.
+        init: Folder of stages, whose averaged weights of this one base and control begin with.
 
     Raises:
         UserError: There is no such stage, one that this one needs has no weights yet, or there are workers
@@ -74,12 +76,15 @@ def build_stage(
             squares = LatentSquares(scenes, scaled_vae(state), variants, side)
             if workers:
                 squares.prepare(workers)
-            return BaseStage(new_unet(), text, schedule, squares)
+            return BaseStage(base_unet(init) if init else new_unet(), text, schedule, squares)
         pairs = LatentPairs(scenes, first_stage(state), pocket_vae(), variants, side)
         if workers:
             pairs.prepare(workers)
         network = new_network(base_unet(state))
-        _calibrate(network, text, pairs, schedule.seed)
+        if init:
+            _load(_trained_parts(network), init, "control")
+        else:
+            _calibrate(network, text, pairs, schedule.seed)
         return ControlStage(network, text, schedule, pairs)
 
 
@@ -121,8 +126,12 @@ def base_unet(state: Path) -> Any:
 def trained_network(state: Path) -> SupirNetwork:
     """The trained network, fp32."""
     network = new_network(base_unet(state))
-    _load(nn.ModuleDict({"control": network.control, "project": network.project_modules}), state, "control")
+    _load(_trained_parts(network), state, "control")
     return network.eval()
+
+
+def _trained_parts(network: SupirNetwork) -> nn.ModuleDict:
+    return nn.ModuleDict({"control": network.control, "project": network.project_modules})
 
 
 def _vae(folder: Path) -> Any:

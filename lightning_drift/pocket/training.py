@@ -142,10 +142,14 @@ class Keeper(Callback):
         folder: Where to save.
         minutes: Time between checkpoints.
         print_every: Steps between printed lines.
+        stop_after: Minutes after which the training stops, to go on another time; None for none.
     """
 
-    def __init__(self, folder: Path, minutes: float, print_every: int = 100) -> None:
+    def __init__(
+        self, folder: Path, minutes: float, print_every: int = 100, stop_after: float | None = None
+    ) -> None:
         self.folder, self.minutes, self.print_every = folder, minutes, print_every
+        self._end = None if stop_after is None else time.monotonic() + 60 * stop_after
         self._saved = time.monotonic()
         self._lap = time.monotonic()
 
@@ -164,6 +168,8 @@ class Keeper(Callback):
             self._lap = now
         if time.monotonic() - self._saved > self.minutes * 60:
             self.save(trainer, pl_module)
+        if self._end is not None and time.monotonic() > self._end:
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end."""
@@ -178,7 +184,12 @@ class Keeper(Callback):
 
 
 def train(
-    stage: Stage, folder: Path, precision: Any = "bf16-mixed", minutes: float = 4.0, workers: int = 0
+    stage: Stage,
+    folder: Path,
+    precision: Any = "bf16-mixed",
+    minutes: float = 4.0,
+    workers: int = 0,
+    stop_after: float | None = None,
 ) -> None:
     """Train a stage to its last step, going on from ``folder/last.ckpt`` if there is one.
 
@@ -192,6 +203,7 @@ def train(
             AVX512-BF16.
         minutes: Time between checkpoints.
         workers: Processes that prepare batches.
+        stop_after: Minutes after which to stop; None trains to the last step.
     """
     stage.workers = workers
     last = folder / "last.ckpt"
@@ -201,7 +213,7 @@ def train(
         accelerator="auto",
         devices=1,
         logger=TensorBoardLogger(folder, name="log", version=0, default_hp_metric=False),
-        callbacks=[Keeper(folder, minutes)],
+        callbacks=[Keeper(folder, minutes, stop_after=stop_after)],
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
