@@ -12,8 +12,9 @@ reads the averaged weights of those above it. ``decoder`` improves the autoencod
 the latents stay; it can run beside any stage after ``autoencoder``. ``assemble`` writes the two models that
 ``model.supir`` and ``model.sdxl`` of the upscaler take.
 
-A GPU is used where there is one. ``--stage paint --cache FOLDER --workers N`` paints all prints beforehand
-and ``--workers N`` prepares batches beside the training, so that it does not wait.
+A GPU is used where there is one. ``--stage paint --cache FOLDER --workers N`` paints all prints beforehand,
+``--stage encode`` makes the latents of ``control`` while ``base`` trains, and ``--workers N`` prepares batches
+beside the training, so that it does not wait.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    stages = ["paint", "autoencoder", "decoder", "denoise", "base", "control", "assemble"]
+    stages = ["paint", "encode", "autoencoder", "decoder", "denoise", "base", "control", "assemble"]
     parser.add_argument("--stage", required=True, choices=stages)
     parser.add_argument("--state", type=Path, help="folder of checkpoints, logs and weights")
     parser.add_argument(
@@ -54,7 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--precision", default="bf16-mixed", help="Lightning precision, bf16-mixed or 32")
     parser.add_argument("--minutes", type=float, default=4.0, help="time between checkpoints")
-    parser.add_argument("--stop-after", type=float, help="minutes after which to stop; goes on another time")
+    parser.add_argument("--stop-after", type=float, help="stop this many minutes after the command began")
     parser.add_argument("--out", type=Path, help="assemble: folder of the finished models")
     parser.add_argument(
         "--storage",
@@ -71,6 +73,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    began = time.monotonic()
     args = arguments()
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     import torch
@@ -79,7 +82,7 @@ def main() -> None:
     from lightning_drift.pocket.scene_data import Scenes, paint
     from lightning_drift.pocket.supir_assembly import assemble
     from lightning_drift.pocket.supir_models import PRINT
-    from lightning_drift.pocket.supir_stages import DEFAULTS, build_stage
+    from lightning_drift.pocket.supir_stages import DEFAULTS, build_stage, encode
     from lightning_drift.pocket.training import Schedule, train
 
     if args.stage == "assemble":
@@ -88,6 +91,9 @@ def main() -> None:
     scenes = Scenes(args.world, args.scenes, PRINT, args.cache)
     if args.stage == "paint":
         paint(scenes, args.workers)
+        return
+    if args.stage == "encode":
+        encode(args.state, scenes, args.side, args.variants, args.workers)
         return
     steps, batch_size, rate, seed = DEFAULTS[args.stage]
     schedule = Schedule(
@@ -98,7 +104,8 @@ def main() -> None:
         seed=seed if args.seed is None else args.seed,
     )
     stage = build_stage(args.stage, args.state, schedule, scenes, args.side, args.variants, args.workers)
-    train(stage, args.state / args.stage, args.precision, args.minutes, args.workers, args.stop_after)
+    left = None if args.stop_after is None else args.stop_after - (time.monotonic() - began) / 60
+    train(stage, args.state / args.stage, args.precision, args.minutes, args.workers, left)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,19 @@ def build_stage(
         return ControlStage(network, text, schedule, pairs)
 
 
+def encode(state: Path, scenes: Scenes, side: int, variants: int, workers: int) -> None:
+    """Cache the latents that the stage ``control`` trains on, beside a training of ``base``.
+
+    Args:
+        state: Folder of all stages.
+        scenes: Scenes at print size, with a cache.
+        side: As for `build_stage`.
+        variants: As for `build_stage`.
+        workers: Processes that cut and degrade squares.
+    """
+    LatentPairs(scenes, first_stage(state), pocket_vae(), variants, side).prepare(workers)
+
+
 def pocket_vae() -> Any:
     """The pocket's own autoencoder, fp32."""
     return _vae(POCKET / "pipeline" / "vae").eval()
