@@ -13,8 +13,8 @@ the latents stay; it can run beside any stage after ``autoencoder``. ``assemble`
 ``model.supir`` and ``model.sdxl`` of the upscaler take.
 
 A GPU is used where there is one. ``--stage paint --cache FOLDER --workers N`` paints all prints beforehand,
-``--stage encode`` makes the latents of ``control`` while ``base`` trains, and ``--workers N`` prepares batches
-beside the training, so that it does not wait.
+``--stage encode`` makes the latents of ``control`` while ``base`` trains, and ``--workers N`` prepares
+batches beside the training, so that it does not wait.
 """
 
 from __future__ import annotations
