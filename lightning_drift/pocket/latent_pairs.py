@@ -105,7 +105,8 @@ class LatentSquares(LatentScenes):
 
     def _path(self, block: int) -> Path:
         assert self.cache is not None
-        return self.cache / f"squares{self.key}-{self.side}px-world{self.seed}-{block:05d}.npy"
+        name = f"squares{self.key}-{self.side}px-world{self.seed}x{self.scenes.count}-{block:05d}.npy"
+        return self.cache / name
 
 
 class LatentPairs(LatentSquares):

@@ -26,6 +26,12 @@ def test_auto_takes_the_lightest_level_that_fits(free, level):
     assert ("may not be enough" in reason) == (free < 5)
 
 
+def test_the_estimates_are_not_below_what_a_gpu_took():
+    """Peaks in GiB of `scripts/benchmark_supir.py --random-init` on an H100, docs/supir.md."""
+    for level, peak in {"full": 17.0, "offload": 9.8, "sequential": 8.5, "8bit": 4.9}.items():
+        assert peak * GIB < FULL_SIZE.peak(level) < 1.25 * peak * GIB, level
+
+
 def test_the_goals_on_paper():
     """Estimates, not measurements: 2048x2048 in 16 bits within 12 GB, within 8 GB with streamed weights."""
     assert FULL_SIZE.peak("sequential") < 12e9
