@@ -1,11 +1,11 @@
-"""Cut three photo sets that no verdict was tuned on from the pictures that scikit-image ships.
+"""Cut six photo sets that no verdict was tuned on from the pictures that scikit-image ships.
 
     pip install scikit-image
     python scripts/fresh_subjects.py fresh
 
-Each set is eight square crops of 512 x 512 in a folder of its own: ``cat`` (chelsea), ``tissue`` (ihc) and
-``motorcycle`` (motorcycle_left); scikit-image's documentation states their rights. They are the held-out
-subjects of training/pocket/corridor; none is shipped.
+Each set is eight square crops of 512 x 512 in a folder of its own: ``cat`` (chelsea), ``tissue`` (ihc),
+``motorcycle`` (motorcycle_left), ``retina``, ``rocket`` and ``astronaut``; scikit-image's documentation states
+their rights. They are the held-out subjects of training/pocket/corridor; none is shipped.
 """
 
 import sys
@@ -52,6 +52,45 @@ CROPS = {
             (330, 90, 400),
             (200, 120, 360),
             (100, 20, 460),
+        ],
+    ),
+    "retina": (
+        "retina.jpg",
+        [
+            (60, 60, 1290),
+            (130, 130, 1000),
+            (300, 130, 1000),
+            (200, 300, 900),
+            (400, 300, 900),
+            (255, 255, 900),
+            (130, 350, 800),
+            (450, 200, 800),
+        ],
+    ),
+    "rocket": (
+        "rocket.jpg",
+        [
+            (106, 0, 427),
+            (0, 0, 427),
+            (213, 0, 427),
+            (160, 40, 340),
+            (60, 60, 360),
+            (230, 87, 340),
+            (190, 0, 300),
+            (130, 127, 300),
+        ],
+    ),
+    "astronaut": (
+        "astronaut.png",
+        [
+            (0, 0, 512),
+            (60, 0, 400),
+            (0, 100, 400),
+            (112, 60, 400),
+            (100, 0, 300),
+            (30, 20, 360),
+            (150, 150, 350),
+            (80, 40, 330),
         ],
     ),
 }
