@@ -5,6 +5,7 @@ Random changes of the weights raise it, even where they happen to make the pictu
 CLIP. So it tells a drift from damage, without sampling a picture.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -106,4 +107,5 @@ def photo_loss(base: Tensor, now: Tensor) -> Interval:
     change = now.double().clamp(min=_FLOOR).log() - base.double().clamp(min=_FLOOR).log()
     units = change.mean(1) if len(change) > 1 else change[0]
     draws = SeedDraws([("photos", number) for number in range(len(units))])
-    return draws.interval(draws.mean(units).exp(), at_least=0.0)
+    logs = draws.interval(draws.mean(units))
+    return Interval(*(math.exp(log) for log in (logs.value, logs.low, logs.high)))

@@ -50,7 +50,8 @@ class Thresholds:
             steep fit may not.
         photo_loss: What left the base without a loss on the photos below this share of the base's is broken:
             it is not better at the photos. Pocket, six photo sets: random changes of the base 0.97 and more,
-            1.00 and more where the UNet is changed; fits under 0.9 after ten steps, under 0.75 when dreaming.
+            1.01 and more where pictures had drifted by the UNet; fits under 0.9 after ten steps, under 0.75
+            when dreaming. A hundred lets the pictures alone decide.
         likeness: What lost its language is cooked only if it is more than this like some photo, where 0 is
             the base; noise and void are below 0. Pocket: 0.4 and more when cooked, on sparse photos
             (galaxies) 0.06.
@@ -71,7 +72,10 @@ class Thresholds:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not 0 < value < 1:
+            if field.name == "photo_loss":
+                if not value > 0:
+                    raise UserError(f"clip_drift.thresholds.photo_loss: {value} is not above 0")
+            elif not 0 < value < 1:
                 raise UserError(f"clip_drift.thresholds.{field.name}: {value} is not between 0 and 1")
         if self.language_lost > self.language_keep:
             raise UserError(
