@@ -38,8 +38,8 @@ class ClipDrift(Callback):
     Nothing is rendered twice: it reads the pictures that the seed grid made, prompt by prompt and seed by
     seed, with a frozen CLIP that is never the text encoder that is trained, and asks the denoiser, in at most
     40 UNet forwards, whether it has become better at the photos. A verdict (under-drifted, dreaming,
-    forgetting, cooked or broken) goes to the terminal, to TensorBoard with every measure and its
-    90 % interval, and to ``drift/step=00800.json`` in the run folder. The base's statistics are kept in the
+    forgetting, cooked or broken) goes to the terminal, to TensorBoard with every measure and its 90 %
+    interval, and to ``drift/step=00800.json`` in the run folder. The base's statistics are kept in the
     checkpoints, so that a resumed run compares with the same base. Training is not changed by a bit.
 
     Args:
@@ -355,6 +355,7 @@ class ClipDrift(Callback):
             state["base"] = self._base.state()
         if self._photos is not None:
             state["photos"] = self._photos.tensors()
+            state.pop("photo_base", None)  # of other photos, if it is not this run's
         if self._photo_base is not None:
             state["photo_base"] = self._photo_base.state()
         if self._text is not None and self._gauge is not None:
