@@ -49,9 +49,9 @@ class Thresholds:
             but large ones may happen to head to the photos (see ``photo_loss``); the first tens of steps of a
             steep fit may not.
         photo_loss: What left the base without a loss on the photos below this share of the base's is broken:
-            it is not better at the photos. Pocket, six photo sets: random changes of the base 0.97 and more,
-            1.01 and more where pictures had drifted by the UNet; fits under 0.9 after ten steps, under 0.75
-            when dreaming. A hundred lets the pictures alone decide.
+            it is not better at the photos. Pocket: random changes 1.02 and more once pictures had drifted, of
+            the text encoder alone 0.97 and more; fits at most 0.92 after ten steps, 0.72 after a hundred. A
+            hundred lets the pictures alone decide.
         likeness: What lost its language is cooked only if it is more than this like some photo, where 0 is
             the base; noise and void are below 0. Pocket: 0.4 and more when cooked, on sparse photos
             (galaxies) 0.06.
