@@ -1,22 +1,25 @@
 """Measure weights as a fit's ClipDrift measured its milestones, from what it kept in a checkpoint.
 
-The probe pictures' prompts, seeds and settings and the base's and the photos' features are there; only the
-pictures of the weights that are measured have to be rendered.
+The probe pictures' prompts, seeds and settings, the base's and the photos' features and the photos' latents
+are there; only the pictures of the weights that are measured have to be rendered.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from tqdm import tqdm
 
 from lightning_drift.callbacks.drift_base import DriftBase
+from lightning_drift.callbacks.photo_base import PhotoBase
 from lightning_drift.checkpointing import read_checkpoint
 from lightning_drift.dreaming import dream
 from lightning_drift.drift.features import Features
 from lightning_drift.drift.frozen_clip import FrozenClip
 from lightning_drift.drift.intervals import Interval
 from lightning_drift.drift.meter import DriftMeter, Role
+from lightning_drift.drift.photo_loss import photo_errors, photo_loss
 from lightning_drift.drift_dial import turn
 from lightning_drift.errors import UserError
 from lightning_drift.pipeline_parts import TRAINED, PipelineParts
@@ -42,7 +45,7 @@ class DriftBench:
     """
 
     def __init__(self, parts: PipelineParts, base: PipelineParts, clip: str | None) -> None:
-        self.kept, self.photos = _kept(parts)
+        self.kept, self.photos, self.photo_base = _kept(parts)
         self.eye = FrozenClip.load(clip or _usual_clip(base))
         if self.eye.hash != self.kept.settings["clip_drift.clip"]:
             raise UserError(
@@ -56,6 +59,8 @@ class DriftBench:
     def measure(self, weights: Mapping[str, Weights], title: str) -> dict[str, Interval]:
         """All measures of weights, by part, that fit the checkpoint's model.
 
+        The loss on the photos is among them where the fit took it.
+
         Args:
             weights: The weights of UNet and text encoder.
             title: What the progress bar says.
@@ -67,7 +72,12 @@ class DriftBench:
             self.keys, self.roles, self.kept.pictures[self.index], self.photos, self.kept.texts, sync=False
         )
         meter.update(range(len(self.keys)), features)
-        return meter.compute()
+        measures = meter.compute()
+        if (base := self.photo_base) is not None:
+            scheduler = DDPMScheduler.from_config(model.scheduler_config)
+            errors = photo_errors(model, scheduler, base.latents, base.input_ids)
+            measures["photo_loss"] = photo_loss(base.errors, errors)
+        return measures
 
     def _loaded(self) -> StableDiffusion:
         if self._model is None:
@@ -101,8 +111,8 @@ class DriftBench:
         return images
 
 
-def _kept(parts: PipelineParts) -> tuple[DriftBase, Features]:
-    """What ClipDrift kept in a checkpoint of the base and of the photos."""
+def _kept(parts: PipelineParts) -> tuple[DriftBase, Features, PhotoBase | None]:
+    """What ClipDrift kept in a checkpoint of the base, of the photos and, if it did, of the base on them."""
     if not parts.source.endswith(".ckpt") or parts.step is None:
         raise UserError(f"{parts.source} is not a checkpoint of a fit")
     state = read_checkpoint(parts.source).get("callbacks", {}).get("ClipDrift", {})
@@ -110,11 +120,12 @@ def _kept(parts: PipelineParts) -> tuple[DriftBase, Features]:
         raise UserError(f"{parts.source} holds nothing of ClipDrift to measure against")
     try:
         base, photos = DriftBase.from_state(state["base"]), Features.from_tensors(state["photos"])
+        seen = PhotoBase.from_state(state["photo_base"]) if "photo_base" in state else None
     except UserError as error:
         raise UserError(f"what {parts.source} holds of ClipDrift cannot be used ({error})") from error
     if base.texts is None or base.pictures.clip is None or photos.clip is None:
         raise UserError(f"{parts.source} was measured without a CLIP")
-    return base, photos
+    return base, photos, seen
 
 
 def _usual_clip(base: PipelineParts) -> str:

@@ -18,7 +18,7 @@ from lightning_drift.pipeline_parts import PipelineParts
 
 PRECISION = 0.05
 """How near the end of dreaming the search goes; the measures of few seeds tell no finer."""
-_SHOWN = ("language", "drift_prompt", "tilt", "spread", "pull", "copy")
+_SHOWN = ("language", "drift_prompt", "tilt", "spread", "pull", "copy", "photo_loss")
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,11 @@ class Search:
     @property
     def markdown(self) -> str:
         """The measures at each drift, in order of drift, and what was chosen."""
-        heads = ["drift", "zone", "position", *(name.replace("_", " ") for name in _SHOWN)]
+        shown = [name for name in _SHOWN if all(name in tried.measures for tried in self.tried)]
+        heads = ["drift", "zone", "position", *(name.replace("_", " ") for name in shown)]
         lines = [heads, ["---"] * len(heads)]
         for tried in sorted(self.tried, key=lambda tried: tried.drift):
-            values = [f"{tried.measures[name].value:.2f}" for name in _SHOWN]
+            values = [f"{tried.measures[name].value:.2f}" for name in shown]
             lines.append([f"{tried.drift:g}", tried.verdict.zone, f"{tried.verdict.position:.0f}", *values])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return (

@@ -9,6 +9,8 @@ Runs a few training steps of a configuration with a milestone before and one aft
 - ``clip``: CLIP measures alone;
 - ``none``: no CLIP, the measures of plain pixels.
 
+The loss on the photos is measured in all of them.
+
 It prints seconds of a training step, of a milestone's pictures and of a milestone's measuring, and the share
 that measuring takes of the whole fit: all milestones of ``seed_grid.steps``, the base's among them, over
 ``trainer.max_steps``.

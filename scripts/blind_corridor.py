@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lightning_drift.contact_sheet import GROUND, INK
 from lightning_drift.corridor.read import Run, read
 from lightning_drift.drift.intervals import Interval
-from lightning_drift.drift.verdict import DECIDING, ZONES, judge
+from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, ZONES, judge
 from lightning_drift.errors import UserError
 from lightning_drift.prompt_lists import read_prompts
 from lightning_drift.rng import generator
@@ -108,11 +108,16 @@ def compare(labels: Path, cells: Path) -> None:
 def _measures(run: Run, step: int) -> dict[str, str]:
     path = run.folder / "drift" / f"step={step:05d}.json"
     found = json.loads(path.read_text(encoding="utf-8"))["measures"]
-    return {n: ";".join(f"{found[n][p]:.4g}" for p in ("value", "low", "high")) for n in DECIDING}
+    measures = {}
+    for name in (*DECIDING, *WITH_MODEL):
+        parts = [found[name][part] for part in ("value", "low", "high")] if name in found else []
+        measures[name] = ";".join(f"{part:.4g}" for part in parts)  # empty where a run did not take it
+    return measures
 
 
 def _intervals(row: dict[str, str]) -> dict[str, Interval]:
-    return {name: Interval(*map(float, row[name].split(";"))) for name in DECIDING}
+    names = [*DECIDING, *(name for name in WITH_MODEL if row.get(name))]  # older files have no such column
+    return {name: Interval(*map(float, row[name].split(";"))) for name in names}
 
 
 def _picture(run: Run, step: int, prompt: str, seed: int) -> Image.Image:

@@ -32,7 +32,7 @@ from lightning_drift.dreambooth import DreamBooth
 from lightning_drift.drift.language_probe import FORWARDS, encode_pictures, probe, relative, trials
 from lightning_drift.drift.meter import MEASURES, WITHOUT_CLIP
 from lightning_drift.drift.text_similarity import similarity, structure
-from lightning_drift.drift.verdict import ZONES, Thresholds
+from lightning_drift.drift.verdict import WITH_MODEL, ZONES, Thresholds
 from lightning_drift.errors import UserError
 from lightning_drift.instance_data import InstanceImages
 from lightning_drift.stable_diffusion import load_stable_diffusion
@@ -151,7 +151,8 @@ def whole(tmp_path_factory: Any) -> Fit:
 def test_the_base_model_is_exactly_itself(whole: Fit) -> None:
     base = whole.json(0)
     values = {name: interval["value"] for name, interval in base["measures"].items()}
-    assert set(values) == set(MEASURES)
+    assert set(values) == {*MEASURES, *WITH_MODEL}
+    assert base["measures"]["photo_loss"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     same = dict.fromkeys(("drift", "drift_prompt", "tilt", "pull", "aim", "colour", "delta_e", "copy"), 0.0)
     same |= dict.fromkeys(("adherence", "spread", "diversity", "vendi"), 1.0)
     assert {name: values[name] for name in same} == same
@@ -175,6 +176,7 @@ def test_a_milestone_reads_the_seed_grids_pictures_of_that_step(whole: Fit) -> N
         assert reading["explaining"]["text"] < 1
         assert 0 < reading["weights"]["unet"] < 1
         assert reading["zone"] in ZONES
+        assert reading["measures"]["photo_loss"]["value"] < 1  # a fit is better at its photos
         for interval in reading["measures"].values():
             assert interval["low"] <= interval["value"] <= interval["high"]
     assert whole.json(4)["weights"]["unet"] > whole.json(2)["weights"]["unet"]
@@ -186,7 +188,7 @@ def test_a_milestone_reads_the_seed_grids_pictures_of_that_step(whole: Fit) -> N
 def test_everything_goes_to_one_event_file(whole: Fit) -> None:
     assert len(list(whole.run.glob("events*"))) == 1
     scalars = whole.scalars()
-    for name in MEASURES:
+    for name in (*MEASURES, *WITH_MODEL):
         readings = {step: whole.json(step)["measures"][name] for step in (0, 2, 4)}
         for part, prefix in (("value", "drift"), ("low", "drift_low"), ("high", "drift_high")):
             expected = {step: pytest.approx(reading[part], rel=1e-6) for step, reading in readings.items()}
@@ -312,6 +314,47 @@ def test_a_run_without_step_0_finds_its_base_in_the_cache_or_says_so(
     assert other.json(0)["zone"] == "under-drifted"
 
 
+def test_other_photos_have_no_base_to_compare_the_loss_with(
+    tiny_sd: str, trainer: Any, tmp_path: Path, whole: Fit, capsys: Any
+) -> None:
+    options = {"steps": 5, "grid_steps": "0,5"}
+    other = InstanceImages("galaxies", cache_dir=None)
+    fit = Fit(tiny_sd, trainer, tmp_path / "other", resume=whole.last, data=other, **options)
+    said = capsys.readouterr().err
+    assert "loss on the photos is not known, for the checkpoint's was taken with another data" in said
+    assert "photo_loss" not in fit.json(5)["measures"]
+    assert fit.json(5)["zone"] in ZONES  # by the pictures alone
+    assert "photo_base" not in read_checkpoint(fit.last)["callbacks"]["ClipDrift"]
+    # One of a version before this measure.
+    content = torch.load(whole.last, weights_only=True)
+    del content["callbacks"]["ClipDrift"]["photo_base"]
+    torch.save(content, tmp_path / "old.ckpt")
+    old = Fit(tiny_sd, trainer, tmp_path / "old", resume=tmp_path / "old.ckpt", **options)
+    assert "loss on the photos is not known, for the checkpoint holds none" in capsys.readouterr().err
+    assert "photo_loss" not in old.json(5)["measures"]
+
+
+def test_the_loss_on_the_photos_is_measured_in_the_fits_precision(
+    tiny_sd: str, trainer: Any, tmp_path: Path, whole: Fit
+) -> None:
+    fit = Fit(tiny_sd, trainer, tmp_path, steps=2, precision="bf16-mixed")
+    assert fit.json(0)["measures"]["photo_loss"]["value"] == 1
+    exact, rounded = (f.json(2)["measures"]["photo_loss"]["value"] for f in (whole, fit))
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, abs=0.01)
+
+
+def test_the_loss_on_the_photos_needs_no_grid_at_step_0_in_this_run(
+    tiny_sd: str, trainer: Any, tmp_path: Path, whole: Fit
+) -> None:
+    """The base's pictures may come from the cache, of other photos even; the photos are this run's."""
+    cache = {"cache_dir": str(tmp_path / "cache")}
+    galaxies = InstanceImages("galaxies", cache_dir=None)
+    Fit(tiny_sd, trainer, tmp_path / "a", steps=1, grid_steps="0", drift=cache, data=galaxies)
+    late = Fit(tiny_sd, trainer, tmp_path / "b", steps=2, grid_steps="2", drift=cache)
+    assert late.json(2)["measures"]["photo_loss"] == whole.json(2)["measures"]["photo_loss"]
+
+
 def test_a_cache_that_cannot_be_written_costs_a_notice(
     tiny_sd: str, trainer: Any, tmp_path: Path, capsys: Any
 ) -> None:
@@ -382,10 +425,10 @@ def test_without_a_clip_the_rest_is_measured_and_no_verdict_given(
     assert f"clip_drift: verdict not available: {why}" in err
     assert "step 2: verdict not available: " in out
     reading = fit.json(2)
-    assert set(reading["measures"]) == set(WITHOUT_CLIP)
+    assert set(reading["measures"]) == {*WITHOUT_CLIP, *WITH_MODEL}
     assert (reading["zone"], reading["borderline"], reading["position"], reading["clip"]) == (None,) * 4
     assert why in reading["reason"]
-    for name in WITHOUT_CLIP:
+    for name in (*WITHOUT_CLIP, *WITH_MODEL):
         assert reading["measures"][name] == whole.json(2)["measures"][name]
     assert reading["explaining"] == whole.json(2)["explaining"] or clip is not None
     scalars = fit.scalars()
@@ -411,7 +454,7 @@ def test_one_language_prompt_gives_no_verdict_but_a_reason(
 ) -> None:
     fit = Fit(tiny_sd, trainer, tmp_path, steps=1, grid_steps="0,1", drift={"language": None})
     assert "there is no prompt to tell by whether words still matter" in fit.json(1)["reason"]
-    assert set(fit.json(1)["measures"]) == set(WITHOUT_CLIP)
+    assert set(fit.json(1)["measures"]) == {*WITHOUT_CLIP, *WITH_MODEL}
     assert "guidance" not in fit.json(1)["explaining"]
 
 
@@ -490,7 +533,7 @@ def test_a_fit_that_leaves_the_corridor_ends_and_its_last_dreaming_checkpoint_st
 ) -> None:
     # Thresholds under which even a collapsing model still dreams, until it is collapsed.
     stray = {field.name: 0.01 for field in fields(Thresholds) if field.name.startswith("stray")}
-    late = Thresholds(language_keep=0.05, language_lost=0.04, spread=0.18, **stray)
+    late = Thresholds(language_keep=0.05, language_lost=0.04, spread=0.18, photo_loss=9.0, **stray)
     drift = {"stop_when": "cooked", "thresholds": late, "language_probe": False}
     options: dict[str, Any] = {
         "grid_steps": "0,2,10,20",

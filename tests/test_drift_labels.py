@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightning_drift.drift.intervals import Interval
-from lightning_drift.drift.verdict import DECIDING, ZONES, Verdict, judge
+from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, ZONES, Verdict, judge
 
 FOLDER = Path(__file__).parent.parent / "training" / "pocket" / "corridor"
 BUNDLED, FRESH = ("coffee", "galaxies", "nautilus"), ("cat", "motorcycle", "tissue")
@@ -26,7 +26,11 @@ def cells(subject: str) -> list[tuple[list[str], Verdict]]:
     found = []
     for row in rows(f"{subject}_labels.csv"):
         cell = measured[row["code"]]
-        intervals = {name: Interval(*map(float, cell[name].split(";"))) for name in DECIDING}
+        names = [
+            *DECIDING,
+            *(name for name in WITH_MODEL if cell.get(name)),
+        ]  # measured later than some cells
+        intervals = {name: Interval(*map(float, cell[name].split(";"))) for name in names}
         found.append((row["label"].split("/"), judge(intervals)))
     assert len(found) == len(measured)
     return found

@@ -93,10 +93,27 @@ def test_the_base_is_at_zero() -> None:
         ({"language": 0.1, "pull": 0.9, "aim": 0.2}, "broken"),
         ({"language": 0.1, "pull": 0.9, "likeness": -0.2}, "broken"),
         ({"copy": 0.6}, "cooked"),
+        # with the model at hand: what is not better at the photos is damage, wherever the pictures went
+        ({"photo_loss": 0.7}, "dreaming"),
+        ({"photo_loss": 0.97}, "broken"),
+        ({"photo_loss": 1.4}, "broken"),
+        ({"photo_loss": float("nan")}, "broken"),
+        ({"photo_loss": 0.7, "pull": 0.0}, "broken"),
+        ({"photo_loss": 1.4, "language": 0.5}, "broken"),
+        ({"photo_loss": 1.4, "language": 0.6, "drift_prompt": 0.05, "tilt": 0.1}, "broken"),
+        ({"photo_loss": 1.4, "language": 0.1, "pull": 0.9}, "broken"),
+        ({"photo_loss": 0.4, "language": 0.1, "pull": 0.9}, "cooked"),
+        # hardly drifted
+        ({"photo_loss": 1.1, "drift_prompt": 0.05, "tilt": 0.1}, "under-drifted"),
     ],
 )
 def test_the_rule(changes: dict[str, float], zone: str) -> None:
     assert verdict(DREAM | changes).zone == zone
+
+
+def test_the_pictures_alone_can_be_asked_to_decide() -> None:
+    worse = {name: Interval(v, v, v) for name, v in (DREAM | {"photo_loss": 3.0}).items()}
+    assert judge(worse, Thresholds(photo_loss=100.0)).zone == "dreaming"
 
 
 def test_borderline_where_the_interval_that_decides_crosses_a_threshold() -> None:
@@ -108,6 +125,8 @@ def test_borderline_where_the_interval_that_decides_crosses_a_threshold() -> Non
     assert verdict(DREAM, drift_prompt=(0.01, 0.4)).borderline is None
     early = DREAM | {"drift_prompt": 0.05, "tilt": 0.1}
     assert verdict(early, drift_prompt=(0.03, 0.08)).borderline == "dreaming"
+    assert verdict(DREAM | {"photo_loss": 0.9}, photo_loss=(0.8, 1.0)).borderline == "broken"
+    assert verdict(DREAM | {"photo_loss": 0.98}, photo_loss=(0.94, 1.0)).borderline == "dreaming"
     # two thresholds: the zone that takes more of an interval
     wide = verdict(DREAM | {"language": 0.68}, language=(0.1, 0.8))
     assert (wide.zone, wide.borderline) == ("forgetting", "broken")
@@ -146,6 +165,14 @@ def test_reasons_are_sentences_with_the_numbers_that_decided() -> None:
     plain = verdict(DREAM | {"tilt": 0.3})
     assert "something of the photos" in plain.reason
     assert "damage" in verdict(DREAM | {"pull": 0.0}).reason
+    worse = verdict(DREAM | {"photo_loss": 1.31})
+    assert worse.reason.startswith(
+        "The model has become worse at your own photos than the base was: this is d"
+    )
+    assert "loss on the photos 1.31 of the base's" in worse.reason
+    assert "hardly become better at your own photos" in verdict(DREAM | {"photo_loss": 0.98}).reason
+    assert "loss on the photos 0.70 of the base's" in verdict(DREAM | {"photo_loss": 0.7}).reason
+    assert "loss on the photos" not in dream.reason
     assert "fallen apart" in verdict(DREAM | {"language": 0.1}).reason
     assert "copies of the photos" in verdict(DREAM | {"copy": 0.6}).reason
     for measures in (BASE, DREAM, DREAM | {"language": 0.5}, DREAM | {"spread": 0.1, "pull": 0.9}):
@@ -172,6 +199,7 @@ def test_every_threshold_is_an_option_that_acts() -> None:
         "aim": ({"language": 0.1, "pull": 0.5}, 0.8),
         "stray": ({"pull": 0.05}, 0.5),
         "likeness": ({"language": 0.1, "pull": 0.5}, 0.4),
+        "photo_loss": ({"photo_loss": 0.9}, 0.8),
     }
     assert set(at) == {field.name for field in fields(Thresholds)}
     for name, (changes, value) in at.items():
@@ -183,6 +211,7 @@ def test_every_threshold_is_an_option_that_acts() -> None:
     ("options", "message"),
     [
         ({"tilt": 0.0}, r"clip_drift\.thresholds\.tilt: 0\.0 is not between 0 and 1"),
+        ({"photo_loss": 0.0}, r"clip_drift\.thresholds\.photo_loss: 0\.0 is not above 0"),
         ({"language_lost": 0.8}, "above language_keep"),
     ],
 )

@@ -17,10 +17,12 @@ from lightning_drift.callbacks.drift_base import DriftBase, recall
 from lightning_drift.callbacks.drift_gauge import DriftGauge
 from lightning_drift.callbacks.drift_log import Reading, describe_run, log_reading, log_scalars
 from lightning_drift.callbacks.drift_probes import find_probes, instance_photos
+from lightning_drift.callbacks.photo_base import PhotoBase, photo_settings, recall_photos
 from lightning_drift.callbacks.seed_grid import SeedGrid
 from lightning_drift.checkpointing import PATTERN, StepCheckpoint
 from lightning_drift.drift.features import Features
 from lightning_drift.drift.language_probe import relative
+from lightning_drift.drift.photo_loss import photo_loss
 from lightning_drift.drift.verdict import ZONES, Thresholds
 from lightning_drift.errors import UserError, notice
 from lightning_drift.milestones import Milestones
@@ -34,9 +36,10 @@ class ClipDrift(Callback):
     """Measures the seed grid's pictures against the base model's and says where in the corridor they are.
 
     Nothing is rendered twice: it reads the pictures that the seed grid made, prompt by prompt and seed by
-    seed, with a frozen CLIP that is never the text encoder that is trained. A verdict (under-drifted,
-    dreaming, forgetting, cooked or broken) goes to the terminal, to TensorBoard with every measure and its
-    90 % interval, and to ``drift/step=00800.json`` in the run folder. The base's statistics are kept in the
+    seed, with a frozen CLIP that is never the text encoder that is trained, and asks the denoiser, in at most
+    40 UNet forwards, whether it has become better at the photos. A verdict (under-drifted, dreaming,
+    forgetting, cooked or broken) goes to the terminal, to TensorBoard with every measure and its 90 %
+    interval, and to ``drift/step=00800.json`` in the run folder. The base's statistics are kept in the
     checkpoints, so that a resumed run compares with the same base. Training is not changed by a bit.
 
     Args:
@@ -94,6 +97,7 @@ class ClipDrift(Callback):
         self._settings: dict[str, Any] = {}
         self._base: DriftBase | None = None
         self._photos: Features | None = None
+        self._photo_base: PhotoBase | None = None
         self._text: Tensor | None = None  # the base text encoder's embeddings of the prompts
         self._kept: dict[str, Any] = {}  # what a checkpoint held
         self._zones: dict[str, str] = {}  # verdicts by step
@@ -127,7 +131,8 @@ class ClipDrift(Callback):
         goes_on = trainer.ckpt_path and run_of(Path(str(trainer.ckpt_path)).resolve())
         if goes_on != self._folder.resolve():
             describe_run(trainer, self._description(trainer, pl_module))
-        self._look_at_photos(trainer, pl_module)
+        photos = self._look_at_photos(trainer, pl_module)
+        self._photo_base = self._base_on_photos(trainer, pl_module, photos)
         grid = _find(trainer, SeedGrid)
         if trainer.global_step > 0:
             self._recall()
@@ -164,6 +169,7 @@ class ClipDrift(Callback):
         if self._gauge is not None:
             self._look_at_photos(trainer, pl_module)
             if grid.step > 0:
+                self._photo_base = self._base_on_photos(trainer, pl_module, [])
                 self._recall()
             self._measure(trainer, pl_module, grid, grid.step)
 
@@ -193,14 +199,14 @@ class ClipDrift(Callback):
             notice(f"clip_drift: verdict not available: {self._gauge.unavailable}")
         self._settings = self._gauge.settings(module, grid, str(trainer.precision))
 
-    def _look_at_photos(self, trainer: Trainer, module: Any) -> None:
-        """Features of the training photos; in a ``validate`` run the checkpoint's come first."""
+    def _look_at_photos(self, trainer: Trainer, module: Any) -> list[Image.Image]:
+        """Features of the training photos, and the photos; in ``validate`` the checkpoint's come first."""
         assert self._gauge is not None
         self._photos = None
         if trainer.state.fn == "validate" and "photos" in self._kept:
             with suppress(UserError):
                 self._photos = Features.from_tensors(self._kept["photos"])
-                return
+                return []
         why = "the data offers none"
         try:
             photos = instance_photos(trainer.datamodule)  # type: ignore[attr-defined]
@@ -210,6 +216,33 @@ class ClipDrift(Callback):
             self._photos = self._features(photos, module)
         else:
             notice(f"clip_drift: there are no photos to measure against ({why}); the drift is not measured")
+        return photos
+
+    def _base_on_photos(
+        self, trainer: Trainer, module: Any, photos: Sequence[Image.Image]
+    ) -> PhotoBase | None:
+        """The base's loss on the photos: taken before the first step, else the checkpoint's.
+
+        Args:
+            trainer: In ``fit`` at step 0 the module is the base.
+            module: The module that is trained.
+            photos: The training photos; none in a ``validate`` run, which takes the checkpoint's.
+        """
+        assert self._gauge is not None
+        fitting = trainer.state.fn == "fit"
+        if fitting and not photos:
+            return None
+        wanted = photo_settings(self._settings, module.input_ids, photos)
+        if fitting and trainer.global_step == 0:
+            context = trainer.strategy.precision_plugin.forward_context
+            return self._gauge.photo_base(wanted, photos, module, context)
+        base, why = recall_photos(self._kept.get("photo_base"), wanted)
+        if base is None:
+            notice(
+                f"clip_drift: the base's loss on the photos is not known, for {why}; the verdict is by the "
+                "pictures alone"
+            )
+        return base
 
     def _features(self, images: Sequence[Image.Image], module: Any) -> Features:
         """Features of pictures; a CLIP with damaged weights is done without from then on."""
@@ -249,8 +282,14 @@ class ClipDrift(Callback):
         probed = gauge.language(self._base, module, context) if step else relative(own, own)
         explaining = self._text_measures(trainer, module) | probed
         weights = module.weight_changes() if hasattr(module, "weight_changes") else {}
+        loss = None
+        if (known := self._photo_base) is not None:
+            errors = known.errors
+            loss = gauge.photo_loss(known, module, context) if step else photo_loss(errors, errors)
         first = self.reading is None
-        self.reading = reading = gauge.read(step, features, self._base, self._photos, explaining, weights)
+        self.reading = reading = gauge.read(
+            step, features, self._base, self._photos, explaining, weights, loss
+        )
         tqdm.write(reading.line)
         for doubt in reading.doubts if first else ():
             tqdm.write(f"Read it with care: {doubt}.")
@@ -316,6 +355,9 @@ class ClipDrift(Callback):
             state["base"] = self._base.state()
         if self._photos is not None:
             state["photos"] = self._photos.tensors()
+            state.pop("photo_base", None)  # of other photos, if it is not this run's
+        if self._photo_base is not None:
+            state["photo_base"] = self._photo_base.state()
         if self._text is not None and self._gauge is not None:
             state["text"] = {"prompts": self._gauge.text_prompts, "pooled": self._text}
         if self._zones:

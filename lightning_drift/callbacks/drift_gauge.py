@@ -14,12 +14,15 @@ from torch import Tensor
 from lightning_drift.callbacks.drift_base import FORMAT, DriftBase
 from lightning_drift.callbacks.drift_log import Reading
 from lightning_drift.callbacks.drift_probes import Probes
+from lightning_drift.callbacks.photo_base import PhotoBase
 from lightning_drift.callbacks.seed_grid import SeedGrid, eval_mode
 from lightning_drift.dreaming import NOISE_SCHEDULE
 from lightning_drift.drift import language_probe, text_similarity
 from lightning_drift.drift.features import Features
 from lightning_drift.drift.frozen_clip import FrozenClip
+from lightning_drift.drift.intervals import Interval
 from lightning_drift.drift.meter import DriftMeter
+from lightning_drift.drift.photo_loss import photo_errors, photo_loss, shown
 from lightning_drift.drift.verdict import Thresholds, judge
 from lightning_drift.errors import UserError, notice
 from lightning_drift.posteriors import weights_hash
@@ -125,15 +128,21 @@ class DriftGauge:
             texts = self._with_clip(module.device, lambda: clip.embed_texts(prompts))
         latents, energies = None, {}
         if self.with_probe:
-            shown = [pictures[key] for key in self._trial_keys()]
-            vae = module.parts.vae
-            home = vae.device
-            with eval_mode(vae):
-                vae.to(module.device)
-                latents = language_probe.encode_pictures(module.parts, shown)
-            vae.to(home)
+            latents = self._encode(module, [pictures[key] for key in self._trial_keys()])
             energies = self._probe(module, latents, context)
         return DriftBase(settings, features, texts, latents, energies)
+
+    @staticmethod
+    def _encode(module: Any, pictures: Sequence[Image.Image]) -> Tensor:
+        """Latents of pictures; the autoencoder is on the module's device for that long only."""
+        vae = module.parts.vae
+        home = vae.device
+        try:
+            with eval_mode(vae):
+                vae.to(module.device)
+                return language_probe.encode_pictures(module.parts, pictures)
+        finally:
+            vae.to(home)
 
     def _trial_keys(self) -> list[tuple[str, int]]:
         prompts = self._probe_prompts()
@@ -162,6 +171,34 @@ class DriftGauge:
     def text_prompts(self) -> list[str]:
         """The prompts that the text encoder is measured on."""
         return self.probes.language or list(self.probes.roles)
+
+    # -- the photos -------------------------------------------------------------------------------------
+
+    def photo_base(
+        self, settings: dict[str, Any], photos: Sequence[Image.Image], module: Any, context: Context
+    ) -> PhotoBase:
+        """The photos' latents and the base's errors on them.
+
+        Args:
+            settings: See `photo_settings`.
+            photos: The training photos, of one size.
+            module: The untrained module.
+            context: Makes the context of the networks' calls.
+        """
+        latents = self._encode(module, [photos[index] for index in shown(len(photos))])
+        input_ids = module.input_ids.cpu()
+        return PhotoBase(
+            settings, latents, input_ids, self._photo_errors(module, latents, input_ids, context)
+        )
+
+    def photo_loss(self, base: PhotoBase, module: Any, context: Context) -> Interval:
+        """The module's loss on the photos relative to the base's."""
+        return photo_loss(base.errors, self._photo_errors(module, base.latents, base.input_ids, context))
+
+    @staticmethod
+    def _photo_errors(module: Any, latents: Tensor, input_ids: Tensor, context: Context) -> Tensor:
+        with eval_mode(module.unet, module.text_encoder):
+            return photo_errors(module.parts, module.scheduler, latents, input_ids, context)
 
     # -- readings ---------------------------------------------------------------------------------------
 
@@ -194,6 +231,7 @@ class DriftGauge:
         photos: Features,
         explaining: Mapping[str, float],
         weights: Mapping[str, float],
+        loss: Interval | None = None,
     ) -> Reading:
         """A reading of pictures against the base's.
 
@@ -204,6 +242,7 @@ class DriftGauge:
             photos: Features of the training photos.
             explaining: Measures without pictures, by tag.
             weights: Relative change of the weights by block.
+            loss: The loss on the photos; None if the base's is not known, and the pictures alone decide.
         """
         clip, unavailable = self.clip, self.unavailable
         if clip is not None and (base.settings["clip_drift.clip"] != clip.hash or photos.clip is None):
@@ -218,7 +257,7 @@ class DriftGauge:
         meter = DriftMeter(self.probes.keys, self.probes.roles, base.pictures, photos, base.texts)
         meter.distributed_available_fn = lambda: False  # the first rank has all pictures and measures alone
         meter.update(range(len(self.probes.keys)), features)
-        measures = meter.compute()
+        measures = meter.compute() | ({} if loss is None else {"photo_loss": loss})
         return Reading(
             step=step,
             measures=measures,

@@ -14,9 +14,20 @@ from torch.utils.tensorboard.summary import hparams
 from lightning_drift.atomic import atomic_write
 from lightning_drift.drift.intervals import Interval
 from lightning_drift.drift.meter import MEASURES
-from lightning_drift.drift.verdict import PROVENANCE, ZONES, Thresholds, Verdict
+from lightning_drift.drift.verdict import PROVENANCE, WITH_MODEL, ZONES, Thresholds, Verdict
 
-COMPARED = ("position", "zone", "language", "drift_prompt", "tilt", "spread", "pull", "aim", "copy")
+COMPARED = (
+    "position",
+    "zone",
+    "language",
+    "drift_prompt",
+    "tilt",
+    "spread",
+    "pull",
+    "aim",
+    "copy",
+    "photo_loss",
+)
 """Measures that are columns of the table of runs."""
 
 DREAMING_BAND = (25.0, 50.0)
@@ -29,7 +40,7 @@ class Reading:
 
     Attributes:
         step: Optimizer steps; 0 is the base model.
-        measures: Measures of the pictures, with intervals.
+        measures: Measures of the pictures and the loss on the photos, with intervals.
         verdict: None where there is none.
         unavailable: Why there is no verdict and what to do; empty where there is one.
         explaining: Measures without pictures by tag: the text encoder's and the language probe's.
@@ -164,10 +175,11 @@ def charts() -> dict[str, dict[str, list[Any]]]:
             "pull towards the photos: cooked above": against("pull", "pull"),
             "aim at the photos: cooked above": against("aim", "aim"),
             "copies of photos: cooked above": against("copy", "copy"),
+            "loss on the photos: damage above": against("photo_loss", "photo_loss"),
         },
         "measures with 90 % intervals": {
             name: ["Margin", [f"drift/{name}", f"drift_low/{name}", f"drift_high/{name}"]]
-            for name in MEASURES
+            for name in (*MEASURES, *WITH_MODEL)
         },
         "what explains them": {
             "weights": ["Multiline", ["drift/weights/unet$", "drift/weights/text_encoder$"]],

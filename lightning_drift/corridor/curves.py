@@ -8,7 +8,7 @@ from math import floor, isfinite, log10
 
 from lightning_drift.corridor.plan import rate_text
 from lightning_drift.corridor.read import Reading, Run, Table
-from lightning_drift.drift.verdict import DECIDING
+from lightning_drift.drift.verdict import DECIDING, WITH_MODEL
 
 WIDTH, HEIGHT = 320, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 10, 10, 24
@@ -36,7 +36,7 @@ class Measure:
     @property
     def decides(self) -> bool:
         """Whether the verdict depends on it, or it is the verdict."""
-        return self.name in ("position", *DECIDING)
+        return self.name in ("position", *DECIDING, *WITH_MODEL)
 
 
 MEASURES = (
@@ -48,6 +48,11 @@ MEASURES = (
     Measure("drift/pull", "pull", "Closeness to the photos; 0 the base, 1 the photos among themselves."),
     Measure("drift/aim", "aim", "Whether the change points at the photos; 1 straight at them."),
     Measure("drift/copy", "copy", "Share of pictures that nearly repeat a photo."),
+    Measure(
+        "drift/photo_loss",
+        "loss on the photos",
+        "The denoiser's error on the training photos; base 1. A fit lowers it, damage does not.",
+    ),
     Measure("drift/adherence", "adherence", "How much better a picture fits its prompt than others; base 1."),
     Measure("drift/retrieval", "retrieval", "How often a picture is recognised by its prompt; base 1."),
     Measure("drift/drift", "drift", "Distance to the base's picture; 1 is as far as to another seed's."),
@@ -220,7 +225,7 @@ def legend(table: Table) -> str:
         f'<path class="rate r{_shade(i, len(table.runs))} line" d="M1 4H21"/></svg>{escape(name)}</span>'
         for i, name in enumerate(labels(table))
     )
-    about = "bands: 90 % intervals over seeds; dashed: thresholds of the verdict"
+    about = "bands: 90 % intervals over seeds (or photos); dashed: thresholds of the verdict"
     return f'<p class="legend">{keys}<span class="faint">{about}</span></p>'
 
 

@@ -8,10 +8,14 @@ from dataclasses import dataclass, fields
 from lightning_drift.drift.intervals import Interval
 from lightning_drift.errors import UserError
 
-__all__ = ["DECIDING", "PROVENANCE", "ZONES", "Interval", "Thresholds", "Verdict", "judge"]
+__all__ = ["DECIDING", "PROVENANCE", "WITH_MODEL", "ZONES", "Interval", "Thresholds", "Verdict", "judge"]
 
 ZONES = ("under-drifted", "dreaming", "forgetting", "cooked", "broken")
 DECIDING = ("language", "drift_prompt", "tilt", "spread", "copy", "pull", "aim", "likeness")
+"""Measures of the pictures that the zone follows from."""
+
+WITH_MODEL = ("photo_loss",)
+"""Measures that decide too where the model was at hand; without them the pictures alone decide."""
 
 LATE_DREAM = 0.45
 """``drift_prompt`` at which forgetting mostly begins on the pocket; it moves the position, not the zone."""
@@ -42,7 +46,12 @@ class Thresholds:
         aim: See ``pull``. Prototype: 0.6 and more when cooked, 0.1-0.3 when broken.
         stray: What left the base with less pull than this share of ``drift_prompt`` is broken, not dreaming.
             Prototype: 0.5 and more while dreaming. Random changes of the base's weights mostly lie below it,
-            but large ones may happen to head to the photos; the first tens of steps of a steep fit may not.
+            but large ones may happen to head to the photos (see ``photo_loss``); the first tens of steps of a
+            steep fit may not.
+        photo_loss: What left the base without a loss on the photos below this share of the base's is broken:
+            it is not better at the photos. Pocket: random changes 1.02 and more once pictures had drifted, of
+            the text encoder alone 0.97 and more; fits at most 0.92 after ten steps, 0.72 after a hundred. A
+            hundred lets the pictures alone decide.
         likeness: What lost its language is cooked only if it is more than this like some photo, where 0 is
             the base; noise and void are below 0. Pocket: 0.4 and more when cooked, on sparse photos
             (galaxies) 0.06.
@@ -57,12 +66,16 @@ class Thresholds:
     pull: float = 0.3
     aim: float = 0.3
     stray: float = 0.15
+    photo_loss: float = 0.95
     likeness: float = 0.03
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not 0 < value < 1:
+            if field.name == "photo_loss":
+                if not value > 0:
+                    raise UserError(f"clip_drift.thresholds.photo_loss: {value} is not above 0")
+            elif not 0 < value < 1:
                 raise UserError(f"clip_drift.thresholds.{field.name}: {value} is not between 0 and 1")
         if self.language_lost > self.language_keep:
             raise UserError(
@@ -100,7 +113,8 @@ def judge(measures: Mapping[str, Interval], thresholds: Thresholds | None = None
     ('under-drifted', 0.0)
 
     Args:
-        measures: What `DriftMeter` computed; ``DECIDING`` at least, the others enrich the reason.
+        measures: What `DriftMeter` computed; ``DECIDING`` at least. ``WITH_MODEL`` decide too where they are
+            there, the others enrich the reason.
         thresholds: Where zones end; None for the defaults.
 
     Raises:
@@ -124,11 +138,12 @@ def _zone(m: Mapping[str, float], limits: Thresholds) -> str:
         return "cooked"
     if _lost(m, limits):
         near = m["pull"] > limits.pull and m["aim"] > limits.aim and m["likeness"] > limits.likeness
-        return "cooked" if near else "broken"
+        return "cooked" if near and not _damaged(m, limits) else "broken"
     language = m["language"] >= limits.language_keep
-    if m["drift_prompt"] < limits.drift_prompt and m["tilt"] < limits.tilt:
-        return "under-drifted" if language else "forgetting"
-    if m["pull"] < limits.stray * m["drift_prompt"]:
+    left = m["drift_prompt"] >= limits.drift_prompt or m["tilt"] >= limits.tilt
+    if language and not left:
+        return "under-drifted"
+    if _damaged(m, limits) or (left and m["pull"] < limits.stray * m["drift_prompt"]):
         return "broken"
     return "dreaming" if language else "forgetting"
 
@@ -138,13 +153,18 @@ def _lost(m: Mapping[str, float], limits: Thresholds) -> bool:
     return m["language"] < limits.language_lost or m["spread"] < limits.spread
 
 
+def _damaged(m: Mapping[str, float], limits: Thresholds) -> bool:
+    """Whether the model is known not to have become better at the photos, as every fit makes it."""
+    return "photo_loss" in m and not m["photo_loss"] < limits.photo_loss  # damage may go as far as NaN
+
+
 def _borderline(
     measures: Mapping[str, Interval], values: Mapping[str, float], zone: str, limits: Thresholds
 ) -> str | None:
     """The other zone that the largest part of a deciding measure's interval lies in, if any."""
     parts = 40
     share: dict[str, float] = {}
-    for name in DECIDING:
+    for name in (*DECIDING, *(name for name in WITH_MODEL if name in measures)):
         low, high = measures[name].low, measures[name].high
         found = [_zone({**values, name: low + (high - low) * i / parts}, limits) for i in range(parts + 1)]
         for other in set(found) - {zone}:
@@ -183,7 +203,7 @@ def _dreaming(m: Mapping[str, float], limits: Thresholds) -> str:
     return (
         f"The prompts still decide the picture; {_traces(m)} "
         f"(language {m['language']:.2f}, above {limits.language_keep:.2f}; drift {m['drift_prompt']:.2f}; "
-        f"pull towards the photos {m['pull']:.2f})."
+        f"pull towards the photos {m['pull']:.2f}{_loss(m)})."
     )
 
 
@@ -204,7 +224,7 @@ def _forgetting(m: Mapping[str, float], limits: Thresholds) -> str:
     return (
         f"The model is forgetting language: prompts decide less of the picture{photos} "
         f"(language {m['language']:.2f}, below {limits.language_keep:.2f}; spread between prompts "
-        f"{m['spread']:.2f}; pull towards the photos {m['pull']:.2f})."
+        f"{m['spread']:.2f}; pull towards the photos {m['pull']:.2f}{_loss(m)})."
     )
 
 
@@ -224,12 +244,20 @@ def _cooked(m: Mapping[str, float], limits: Thresholds) -> str:
 def _broken(m: Mapping[str, float], limits: Thresholds) -> str:
     if _lost(m, limits):
         what = "The pictures have fallen apart: prompts no longer matter, and no photo took their place"
+    elif _damaged(m, limits):
+        become = "become worse" if m["photo_loss"] > 1 else "hardly become better"
+        what = f"The model has {become} at your own photos than the base was: this is damage, not drift"
     else:
         what = "The pictures have changed, but not towards the photos: this is damage, not drift"
     return (
         f"{what} (pull towards the photos {m['pull']:.2f}, aim {m['aim']:.2f}, likeness {m['likeness']:.2f}, "
-        f"language {m['language']:.2f}, drift {m['drift_prompt']:.2f})."
+        f"language {m['language']:.2f}, drift {m['drift_prompt']:.2f}{_loss(m, ', ')})."
     )
+
+
+def _loss(m: Mapping[str, float], sign: str = "; ") -> str:
+    """What the loss on the photos is, to be added to the numbers in brackets."""
+    return f"{sign}loss on the photos {m['photo_loss']:.2f} of the base's" if "photo_loss" in m else ""
 
 
 _REASONS: dict[str, Callable[[Mapping[str, float], Thresholds], str]] = {
