@@ -95,7 +95,8 @@ def test_the_base_is_at_zero() -> None:
         ({"copy": 0.6}, "cooked"),
         # with the model at hand: what is not better at the photos is damage, wherever the pictures went
         ({"photo_loss": 0.7}, "dreaming"),
-        ({"photo_loss": 0.97}, "broken"),
+        ({"photo_loss": 0.97}, "dreaming"),
+        ({"photo_loss": 1.0}, "broken"),
         ({"photo_loss": 1.4}, "broken"),
         ({"photo_loss": float("nan")}, "broken"),
         ({"photo_loss": 0.7, "pull": 0.0}, "broken"),
@@ -125,8 +126,8 @@ def test_borderline_where_the_interval_that_decides_crosses_a_threshold() -> Non
     assert verdict(DREAM, drift_prompt=(0.01, 0.4)).borderline is None
     early = DREAM | {"drift_prompt": 0.05, "tilt": 0.1}
     assert verdict(early, drift_prompt=(0.03, 0.08)).borderline == "dreaming"
-    assert verdict(DREAM | {"photo_loss": 0.9}, photo_loss=(0.8, 1.0)).borderline == "broken"
-    assert verdict(DREAM | {"photo_loss": 0.98}, photo_loss=(0.94, 1.0)).borderline == "dreaming"
+    assert verdict(DREAM | {"photo_loss": 0.95}, photo_loss=(0.8, 1.1)).borderline == "broken"
+    assert verdict(DREAM | {"photo_loss": 1.02}, photo_loss=(0.94, 1.1)).borderline == "dreaming"
     # two thresholds: the zone that takes more of an interval
     wide = verdict(DREAM | {"language": 0.68}, language=(0.1, 0.8))
     assert (wide.zone, wide.borderline) == ("forgetting", "broken")
@@ -170,7 +171,6 @@ def test_reasons_are_sentences_with_the_numbers_that_decided() -> None:
         "The model has become worse at your own photos than the base was: this is d"
     )
     assert "loss on the photos 1.31 of the base's" in worse.reason
-    assert "hardly become better at your own photos" in verdict(DREAM | {"photo_loss": 0.98}).reason
     assert "loss on the photos 0.70 of the base's" in verdict(DREAM | {"photo_loss": 0.7}).reason
     assert "loss on the photos" not in dream.reason
     assert "fallen apart" in verdict(DREAM | {"language": 0.1}).reason

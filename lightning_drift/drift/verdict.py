@@ -48,13 +48,10 @@ class Thresholds:
             Prototype: 0.5 and more while dreaming. Random changes of the base's weights mostly lie below it,
             but large ones may happen to head to the photos (see ``photo_loss``); the first tens of steps of a
             steep fit may not.
-        photo_loss: What left the base without a loss on the photos below this share of the base's is broken:
-            it is not better at the photos. Pocket: random changes 1.02 and more once pictures had drifted, of
-            the text encoder alone 0.97 and more; fits at most 0.92 after ten steps, 0.72 after a hundred. A
-            hundred lets the pictures alone decide.
-        likeness: What lost its language is cooked only if it is more than this like some photo, where 0 is
-            the base; noise and void are below 0. Pocket: 0.4 and more when cooked, on sparse photos
-            (galaxies) 0.06.
+        photo_loss: What left the base without a loss on the photos below this share of the base's is broken: it
+            has become no better at the photos. 1 is no calibration: every fit makes a model better at its own
+            photos. Pocket: fits at most 0.92 after ten steps, 0.72 after a hundred; random changes 1.02 and
+            more once pictures had drifted. A hundred lets the pictures alone decide.
     """
 
     drift_prompt: float = 0.06
@@ -66,7 +63,7 @@ class Thresholds:
     pull: float = 0.3
     aim: float = 0.3
     stray: float = 0.15
-    photo_loss: float = 0.95
+    photo_loss: float = 1.0
     likeness: float = 0.03
 
     def __post_init__(self) -> None:
@@ -245,8 +242,7 @@ def _broken(m: Mapping[str, float], limits: Thresholds) -> str:
     if _lost(m, limits):
         what = "The pictures have fallen apart: prompts no longer matter, and no photo took their place"
     elif _damaged(m, limits):
-        become = "become worse" if m["photo_loss"] > 1 else "hardly become better"
-        what = f"The model has {become} at your own photos than the base was: this is damage, not drift"
+        what = "The model has become worse at your own photos than the base was: this is damage, not drift"
     else:
         what = "The pictures have changed, but not towards the photos: this is damage, not drift"
     return (
