@@ -4,8 +4,8 @@
     python scripts/fresh_subjects.py fresh
 
 Each set is eight square crops of 512 x 512 in a folder of its own: ``cat`` (chelsea), ``tissue`` (ihc),
-``motorcycle`` (motorcycle_left), ``retina``, ``rocket`` and ``astronaut``; scikit-image's documentation states
-their rights. They are the held-out subjects of training/pocket/corridor; none is shipped.
+``motorcycle`` (motorcycle_left), ``retina``, ``rocket`` and ``astronaut``; scikit-image's documentation
+states their rights. They are the held-out subjects of training/pocket/corridor; none is shipped.
 """
 
 import sys

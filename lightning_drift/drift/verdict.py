@@ -48,10 +48,10 @@ class Thresholds:
             Prototype: 0.5 and more while dreaming. Random changes of the base's weights mostly lie below it,
             but large ones may happen to head to the photos (see ``photo_loss``); the first tens of steps of a
             steep fit may not.
-        photo_loss: What left the base without a loss on the photos below this share of the base's is broken: it
-            has become no better at the photos. 1 is no calibration: every fit makes a model better at its own
-            photos. Pocket: fits at most 0.92 after ten steps, 0.72 after a hundred; random changes 1.02 and
-            more once pictures had drifted. A hundred lets the pictures alone decide.
+        photo_loss: What left the base without a loss on the photos below this share of the base's is broken:
+            it has become no better at the photos. 1 is no calibration: every fit makes a model better at its
+            own photos. Pocket: fits at most 0.92 after ten steps, 0.72 after a hundred; random changes 1.02
+            and more once pictures had drifted. A hundred lets the pictures alone decide.
     """
 
     drift_prompt: float = 0.06
