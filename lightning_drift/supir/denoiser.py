@@ -28,6 +28,10 @@ class Conditioning:
             return self
         return Conditioning(self.context.expand(count, -1, -1), self.vector.expand(count, -1))
 
+    def equals(self, other: "Conditioning") -> bool:
+        """Whether both say the same, so that guidance between them changes nothing."""
+        return torch.equal(self.context, other.context) and torch.equal(self.vector, other.vector)
+
 
 class Denoise(Protocol):
     """What a sampler calls: the estimate of the clean latent at one noise level, [N, 4, h, w] float32."""
@@ -45,7 +49,7 @@ class Denoiser:
         sequential: Evaluate the two halves of the guidance one after the other, for half the memory.
             GroupNorm and attention are per sample, so only rounding differs.
         reference: Reference behaviour: round what the control encoder reads to the latent's dtype, and
-            evaluate both halves even at guidance scale 1.
+            evaluate both halves even at guidance scale 1 or with equal prompts.
     """
 
     def __init__(self, network: SupirNetwork, sequential: bool = False, reference: bool = False) -> None:
@@ -101,7 +105,7 @@ class Denoiser:
             guidance: Guidance scale.
             control_scale: Blend of the adapters, 0 to 1.
         """
-        if guidance == 1 and not self.reference:
+        if not self.reference and (guidance == 1 or positive.equals(negative)):
             return self.predict(x, sigma, latent, positive, control_scale)
         if self.sequential:
             uncond = self.predict(x, sigma, latent, negative, control_scale)

@@ -180,14 +180,17 @@ def test_dpmpp_with_eta_zero_draws_nothing():
     assert sample(settings, toy, noises(0)[0], refuse).isfinite().all()
 
 
-def test_guidance_one_needs_one_evaluation_except_in_the_reference(network):
-    common, (positive, negative) = golden("common_inputs"), conds()
+@pytest.mark.parametrize(("guidance", "other"), [(1.0, 1), (3.0, 0)], ids=["scale 1", "equal prompts"])
+def test_guidance_without_effect_needs_one_evaluation_except_in_the_reference(network, guidance, other):
+    common, prompts = golden("common_inputs"), conds()
     calls = []
     hook = network.register_forward_hook(lambda *_: calls.append(1))
-    arguments = (common["noise"], torch.tensor(1.0), common["control"], positive, negative)
-    single = Denoiser(network, sequential=True)(*arguments, guidance=1.0, control_scale=1.0)
+    arguments = (common["noise"], torch.tensor(1.0), common["control"], prompts[0], prompts[other])
+    single = Denoiser(network, sequential=True)(*arguments, guidance=guidance, control_scale=1.0)
     assert len(calls) == 1
-    both = Denoiser(network, sequential=True, reference=True)(*arguments, guidance=1.0, control_scale=1.0)
+    both = Denoiser(network, sequential=True, reference=True)(
+        *arguments, guidance=guidance, control_scale=1.0
+    )
     assert len(calls) == 3
     hook.remove()
     assert relative(single, both) <= 1e-6
