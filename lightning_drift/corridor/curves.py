@@ -48,6 +48,7 @@ MEASURES = (
     Measure("drift/pull", "pull", "Closeness to the photos; 0 the base, 1 the photos among themselves."),
     Measure("drift/aim", "aim", "Whether the change points at the photos; 1 straight at them."),
     Measure("drift/copy", "copy", "Share of pictures that nearly repeat a photo."),
+    Measure("drift/likeness", "likeness", "How like some photo the pictures are; 0 the base, 1 a copy."),
     Measure(
         "drift/photo_loss",
         "loss on the photos",
@@ -61,11 +62,6 @@ MEASURES = (
     Measure("drift/delta_e", "delta E", "The same shift in CIELAB; 2.3 is just noticeable."),
     Measure(
         "drift/palette_pull", "palette pull", "How far the colours went to those of the photos; 1 there."
-    ),
-    Measure(
-        "drift/roughness",
-        "roughness",
-        "Fine contrast; 1 between the base's and the photos', above it noise, below it void.",
     ),
     Measure(
         "drift/diversity",
@@ -93,7 +89,6 @@ MEASURES = (
 _THRESHOLDS = {
     "position": (),
     "language": ("language_keep", "language_lost"),
-    "roughness": ("smooth", "rough"),
 }
 """Names of thresholds, where they differ from the measure's."""
 
