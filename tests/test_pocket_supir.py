@@ -13,7 +13,13 @@ from safetensors.torch import load_file, save_file
 from lightning_drift.callbacks.image_writer import ImageWriter
 from lightning_drift.eight_bit_files import packed
 from lightning_drift.errors import UserError
-from lightning_drift.pocket import supir_models, supir_stages, train_supir_autoencoder
+from lightning_drift.pocket import (
+    latent_pairs,
+    scene_data,
+    supir_models,
+    supir_stages,
+    train_supir_autoencoder,
+)
 from lightning_drift.pocket.degradation import blur, degrade, enlarge, jpeg, reduce
 from lightning_drift.pocket.latent_pairs import LatentPairs
 from lightning_drift.pocket.scene_data import Scenes
@@ -113,6 +119,36 @@ def test_the_decoder_goes_on_alone(trained, tmp_path):
     moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
     assert any(key.startswith("decoder.") for key in moved)
     assert not any(key.startswith(("encoder.", "quant_conv.")) for key in moved)
+
+
+def test_workers_make_the_same_latents(trained, tmp_path, monkeypatch):
+    for module in (scene_data, latent_pairs):
+        monkeypatch.setattr(module, "BLOCK", 16)
+    arguments = (first_stage(trained), pocket_vae(), 2, 32)
+    pairs = LatentPairs(Scenes(0, 8, SIDE, tmp_path), *arguments)
+    pairs.prepare(workers=2)
+    assert len(list(tmp_path.glob("squares*"))) == 1
+    plain = LatentPairs(Scenes(0, 8, SIDE), *arguments)
+    torch.testing.assert_close(pairs.images([3, 12]), plain.images([3, 12]), atol=2e-2, rtol=0)  # halves
+    with pytest.raises(UserError, match="--cache"):
+        plain.prepare(workers=2)
+
+
+@pytest.mark.parametrize("name", ["base", "control"])
+def test_a_stage_begins_with_given_weights_and_stops_by_the_clock(name, trained, tmp_path):
+    for other in STAGES[: STAGES.index(name)]:
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "weights").symlink_to(trained / other / "weights")
+    scenes = Scenes(0, 8, SIDE)
+    stage = build_stage(name, tmp_path, schedule(name, 1000), scenes, side=32, init=trained)
+    given = load_file(trained / name / "weights" / "model.safetensors")
+    state = stage.state_dict()
+    for key, value in given.items():
+        ours = key.replace("project.", "project_modules.", 1) if key.startswith("project.") else key
+        assert torch.equal(state[f"model.{ours}"], value.float()), key
+    train(stage, tmp_path / name, precision="32-true", stop_after=0.0)
+    assert stage.global_step == 1
+    assert (tmp_path / name / "last.ckpt").is_file()
 
 
 @pytest.fixture(scope="module")
