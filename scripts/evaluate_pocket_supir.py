@@ -3,7 +3,8 @@
     python scripts/evaluate_pocket_supir.py --out tb_logs/pocket_supir
     python scripts/evaluate_pocket_supir.py --count 24 --effects
 
-Prints a table against bicubic enlargement, and with ``--effects`` one of what the options do. Writes
+The options are those of configs/supir_pocket.yaml, each scene's full caption is given beside. Prints a table
+against bicubic enlargement, and with ``--effects`` one of what the options do. Writes
 ``figures.json`` and ``sheet.png`` (a row a scene: nearest, bicubic, first stage, SUPIR, the true scene).
 """
 
@@ -14,18 +15,20 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "supir_pocket.yaml"
 sys.path.insert(0, str(ROOT))
 
 EFFECTS: list[tuple[str, dict[str, Any]]] = [
     ("as the configuration has it", {}),
     ("s_cfg 1, at both ends", {"s_cfg": 1.0, "spt_linear_cfg": 1.0}),
     ("s_cfg 6", {"s_cfg": 6.0}),
-    ("s_stage1 4", {"s_stage1": 4.0}),
+    ("s_stage1 off", {"s_stage1": -1.0}),
     ("s_stage1 1", {"s_stage1": 1.0}),
     ("s_churn 0", {"s_churn": 0.0}),
     ("s_churn 12", {"s_churn": 12.0}),
@@ -59,6 +62,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     import numpy as np
     import torch
+    import yaml
     from PIL import Image
     from transformers import CLIPModel, CLIPTokenizer
 
@@ -85,12 +89,15 @@ def main() -> None:
     given = (reduce(truth) * 127.5 + 127.5).round() / 127.5 - 1
     bicubic = torch.stack([enlarge(picture) for picture in given])
 
-    options: dict[str, Any] = {"prompt": "", "negative_prompt": "", "min_size": PRINT, "memory": "full"}
-    module = SupirUpscaler(args.supir, args.sdxl, edm_steps=args.steps, **options)
+    options: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"]["init_args"]
+    options |= {"supir": args.supir, "sdxl": args.sdxl, "edm_steps": args.steps, "memory": "full"}
+    module = SupirUpscaler(**options)
     module.setup("predict")
     assert module.checkpoints is not None
 
-    def restored(change: dict[str, Any], colour: str, sample: int = 0) -> torch.Tensor:
+    def restored(
+        change: dict[str, Any], colour: str, sample: int = 0, texts: Sequence[str] = captions
+    ) -> torch.Tensor:
         """The prints, not clamped."""
         method = module.method()
         method = replace(method, sampling=replace(method.sampling, **change), color_fix=colour)
@@ -99,7 +106,7 @@ def main() -> None:
         for k in range(0, args.count, args.batch_size):
             part = slice(k, k + args.batch_size)
             noises = [AddressedNoise(index, sample, torch.device("cpu")) for index in indices[part]]
-            made.append(restorer.restore(bicubic[part], [(text,) for text in captions[part]], noises))
+            made.append(restorer.restore(bicubic[part], [(text,) for text in texts[part]], noises))
         return torch.cat(made)
 
     stage = module.checkpoints.first_stage(torch.float32)
@@ -113,6 +120,7 @@ def main() -> None:
         "bicubic": bicubic,
         "first stage": first,
         "SUPIR": prints,
+        "SUPIR without captions": restored({}, "Wavelet", texts=[""] * args.count),
         "true scene through the autoencoder": coded,
     }
     print(f"{'':36s} fidelity  ssim   psnr    eye   energy (error)")

@@ -12,7 +12,8 @@ from lightning_drift.drift.intervals import Interval
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, ZONES, Verdict, judge
 
 FOLDER = Path(__file__).parent.parent / "training" / "pocket" / "corridor"
-BUNDLED, FRESH = ("coffee", "galaxies", "nautilus"), ("cat", "motorcycle", "tissue")
+BUNDLED = ("coffee", "galaxies", "nautilus")
+FRESH = ("astronaut", "cat", "motorcycle", "retina", "rocket", "tissue")
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -39,8 +40,10 @@ def cells(subject: str) -> list[tuple[list[str], Verdict]]:
 @pytest.mark.parametrize("subjects", [BUNDLED, FRESH], ids=["bundled", "fresh"])
 def test_the_verdict_is_what_a_person_said(subjects: tuple[str, ...]) -> None:
     everything = [cell for subject in subjects for cell in cells(subject)]
-    agree = [verdict.zone in labels for labels, verdict in everything]
+    agree = [verdict.zone == labels[0] for labels, verdict in everything]
     assert sum(agree) >= 0.9 * len(agree)
+    either = [verdict.zone in labels for labels, verdict in everything]
+    assert sum(either) >= 0.95 * len(either)
     off = [abs(ZONES.index(verdict.zone) - ZONES.index(labels[0])) for labels, verdict in everything]
     assert max(off) <= 1
 

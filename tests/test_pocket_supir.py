@@ -1,14 +1,17 @@
 """The pocket's SUPIR: its trainings go on to the same bits, its files load with the real loader and print."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPModel
 
 from lightning_drift.callbacks.image_writer import ImageWriter
 from lightning_drift.eight_bit_files import packed
@@ -22,7 +25,7 @@ from lightning_drift.pocket import (
 )
 from lightning_drift.pocket.degradation import blur, degrade, enlarge, jpeg, reduce
 from lightning_drift.pocket.latent_pairs import LatentPairs
-from lightning_drift.pocket.scene_data import Scenes
+from lightning_drift.pocket.scene_data import HELD_OUT_SEED, Scenes
 from lightning_drift.pocket.supir_assembly import write_models
 from lightning_drift.pocket.supir_quality import energy, measure, ssim
 from lightning_drift.pocket.supir_stages import (
@@ -41,9 +44,12 @@ from lightning_drift.supir import SupirUpscaler, UpscaleImages
 from lightning_drift.supir.autoencoder import SCALING
 from lightning_drift.supir.conditioning import token_ids
 from lightning_drift.supir.hub import POCKET as SHIPPED
+from lightning_drift.supir.noise import AddressedNoise
+from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.weights import open_checkpoints
 from lightning_drift.weight_files import open_weights
 
+CONFIG = Path(__file__).parent.parent / "configs" / "supir_pocket.yaml"
 STAGES = ["autoencoder", "denoise", "base", "control"]
 SIDE = 64
 
@@ -203,8 +209,9 @@ def test_a_dream_becomes_a_print_of_exactly_four_times_its_size(folder, models, 
     dream.with_suffix(".txt").write_text("a castle on green hills")
     paths = ("pocket", "pocket") if folder is None else (models / "supir.safetensors", models / "sdxl")
     module = SupirUpscaler(
-        *map(str, paths), prompt="", negative_prompt="", min_size=256, edm_steps=3, memory="full"
-    )
+        *map(str, paths), prompt="", negative_prompt="", min_size=256, edm_steps=3 if folder else 8,
+        s_stage1=2.0, memory="full",
+    )  # fmt: skip
     writer = ImageWriter(str(tmp_path / "prints"), contact_sheet=False)
     Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -219,6 +226,33 @@ def test_a_dream_becomes_a_print_of_exactly_four_times_its_size(folder, models, 
     if folder is None:
         bicubic = np.asarray(Image.open(dream).resize((256, 256), Image.Resampling.BICUBIC), np.float32)
         assert np.abs(pixels - bicubic).mean() < 20
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="this checkout holds no trained weights")
+@torch.no_grad()
+def test_shipped_prints_are_nearer_to_the_truth_than_bicubic_and_without_control_dream_freely():
+    truth = Scenes(HELD_OUT_SEED, 2, 256).images([0, 1])
+    given = (reduce(truth) * 127.5 + 127.5).round() / 127.5 - 1
+    bicubic = torch.stack([enlarge(picture) for picture in given])
+    options = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"]["init_args"]
+    module = SupirUpscaler(**options | {"edm_steps": 10, "memory": "full"})
+    module.setup("predict")
+    cpu, method = torch.device("cpu"), module.method()
+
+    def printed(**change):
+        changed = replace(method, sampling=replace(method.sampling, **change))
+        noises = [AddressedNoise(1, k, cpu) for k in range(2)]
+        return Restorer(module.checkpoints, changed, cpu).restore(bicubic, [("",)] * 2, noises)
+
+    eye = CLIPModel.from_pretrained(str(POCKET / "eye"), torch_dtype=torch.float32).eval()
+    ours, plain, free = (
+        measure(pictures, truth, given, eye)
+        for pictures in (printed(), bicubic, printed(control_scale=0.0, s_stage1=-1.0))
+    )
+    assert ours.eye < plain.eye
+    assert ours.energy_error < plain.energy_error
+    assert ours.fidelity > 32
+    assert free.fidelity < 20
 
 
 def test_windows_are_counted_in_the_latent_cells_of_the_base(models):

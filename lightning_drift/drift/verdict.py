@@ -28,7 +28,7 @@ class Thresholds:
     """Where the zones end. Calibrated on the pocket model; not yet checked on SD v1.5.
 
     Most come from the study of the pocket's prototype and were kept, for they agree with what was said blind
-    of the grids of six photo sets (training/pocket/corridor).
+    of the grids of nine photo sets (training/pocket/corridor).
 
     Args:
         drift_prompt: Below it, and below ``tilt``, a checkpoint is under-drifted; in distances between the
