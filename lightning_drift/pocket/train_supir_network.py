@@ -19,9 +19,6 @@ from lightning_drift.supir.adapters import ZeroSFT
 from lightning_drift.supir.conditioning import TextEncoders
 from lightning_drift.supir.unet import SupirNetwork
 
-COPIED = 0.04
-"""Mean squared difference of degraded and clean latents of held-out prints; the denoise stage prints it."""
-
 
 class NoiseStage(Stage):
     """Noise prediction with min-SNR weights (Hang et al. 2023, gamma 5); one caption in ten is dropped.
@@ -101,10 +98,6 @@ class ControlStage(NoiseStage):
 
     The blend of the adapters is drawn anew for every step, for prints are made a little below 1: half of the
     steps train at 1, the others between 0.7 and 1.
-
-    Losses are weighed by the inverse of the error that taking the degraded latent for the clean one makes,
-    `COPIED` times the signal-to-noise ratio. With the base's weights what little is wrong at high noise
-    counts for nothing, and that is the whole of a print's broad light and colour.
     """
 
     def __init__(
@@ -112,8 +105,6 @@ class ControlStage(NoiseStage):
     ) -> None:
         super().__init__(model, text, schedule, scenes, drop)
         self.model.unet.requires_grad_(False)
-        alphas = self.noise.alphas_cumprod
-        self.weights = 0.1 / ((COPIED * alphas / (1 - alphas)).clamp(max=0.1) + 0.002)
         for network in (self.model, self.ema):
             plain_attention(network.unet)
             plain_attention(network.control.encoder)
