@@ -29,13 +29,13 @@ EFFECTS: list[tuple[str, dict[str, Any]]] = [
     ("s_cfg 1, at both ends", {"s_cfg": 1.0, "spt_linear_cfg": 1.0}),
     ("s_cfg 6", {"s_cfg": 6.0}),
     ("s_stage1 off", {"s_stage1": -1.0}),
-    ("s_stage1 1", {"s_stage1": 1.0}),
+    ("s_stage1 4", {"s_stage1": 4.0}),
     ("s_churn 0", {"s_churn": 0.0}),
     ("s_churn 12", {"s_churn": 12.0}),
     ("control_scale 1", {"control_scale": 1.0}),
     ("control_scale 0.6", {"control_scale": 0.6}),
     ("control_scale 0.3", {"control_scale": 0.3}),
-    ("control_scale 0", {"control_scale": 0.0}),
+    ("control_scale 0, s_stage1 off", {"control_scale": 0.0, "s_stage1": -1.0}),
 ]
 """Changes of one option at a time; all are made without a colour fix, which would hide them."""
 

@@ -210,7 +210,7 @@ def test_a_dream_becomes_a_print_of_exactly_four_times_its_size(folder, models, 
     paths = ("pocket", "pocket") if folder is None else (models / "supir.safetensors", models / "sdxl")
     module = SupirUpscaler(
         *map(str, paths), prompt="", negative_prompt="", min_size=256, edm_steps=3 if folder else 8,
-        s_stage1=2.0, memory="full",
+        s_stage1=1.0, memory="full",
     )  # fmt: skip
     writer = ImageWriter(str(tmp_path / "prints"), contact_sheet=False)
     Trainer(
