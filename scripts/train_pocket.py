@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from lightning_drift.pocket.training_options import add_training_options  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
@@ -33,23 +34,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--state", type=Path, required=True, help="folder of checkpoints, logs and weights")
     parser.add_argument("--init", type=Path, help="folder with <stage>/ weights to start from")
-    parser.add_argument(
-        "--cache", type=Path, help="folder for painted scenes (12 MiB per 1,024); none: paint anew"
-    )
-    parser.add_argument("--steps", type=int, help="optimizer steps in all")
-    parser.add_argument("--batch-size", type=int, help="scenes in a step")
-    parser.add_argument("--learning-rate", type=float, help="full learning rate")
-    parser.add_argument(
-        "--cooldown", type=float, default=0.4, help="fraction of the steps with a falling rate"
-    )
-    parser.add_argument("--scenes", type=int, default=200_000, help="number of distinct scenes")
-    parser.add_argument("--world", type=int, default=0, help="seed of the world")
-    parser.add_argument("--seed", type=int, help="seed of initialisation, order and noise")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--workers", type=int, default=0, help="processes that paint and prepare batches")
-    parser.add_argument("--precision", default="bf16-mixed", help="Lightning precision, bf16-mixed or 32")
-    parser.add_argument("--minutes", type=float, default=4.0, help="time between checkpoints")
     parser.add_argument("--freeze-encoder", action="store_true", help="autoencoder: train the decoder alone")
+    add_training_options(parser, 200_000, "12 MiB")
     parser.add_argument("--out", type=Path, help="assemble: folder of the finished pipeline")
     return parser.parse_args()
 
@@ -75,14 +61,7 @@ def main() -> None:
             raise UserError("--stage paint needs --cache FOLDER to paint into")
         paint(scenes, args.workers)
         return
-    steps, batch_size, rate, seed = DEFAULTS[args.stage]
-    schedule = Schedule(
-        steps=args.steps or steps,
-        batch_size=args.batch_size or batch_size,
-        learning_rate=args.learning_rate or rate,
-        cooldown=args.cooldown,
-        seed=seed if args.seed is None else args.seed,
-    )
+    schedule = Schedule.of(args, DEFAULTS[args.stage])
     stage = build_stage(args.stage, args.state, schedule, scenes, args.init, args.freeze_encoder)
     if args.workers and isinstance(stage.scenes, LatentScenes):
         stage.scenes.prepare()

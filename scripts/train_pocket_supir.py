@@ -27,6 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from lightning_drift.pocket.training_options import add_training_options  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
@@ -37,26 +38,11 @@ def arguments() -> argparse.Namespace:
     stages = ["paint", "encode", "autoencoder", "decoder", "denoise", "base", "control", "assemble"]
     parser.add_argument("--stage", required=True, choices=stages)
     parser.add_argument("--state", type=Path, help="folder of checkpoints, logs and weights")
-    parser.add_argument(
-        "--cache", type=Path, help="folder for painted scenes (200 MB per 1,024); none: paint anew"
-    )
     parser.add_argument("--init", type=Path, help="base, control: another STATE whose weights to begin with")
-    parser.add_argument("--steps", type=int, help="optimizer steps in all")
-    parser.add_argument("--batch-size", type=int, help="scenes in a step")
-    parser.add_argument("--learning-rate", type=float, help="full learning rate")
-    parser.add_argument(
-        "--cooldown", type=float, default=0.4, help="fraction of the steps with a falling rate"
-    )
-    parser.add_argument("--scenes", type=int, default=4096, help="number of distinct scenes")
-    parser.add_argument("--world", type=int, default=0, help="seed of the world")
-    parser.add_argument("--seed", type=int, help="seed of initialisation, order and noise")
     parser.add_argument("--side", type=int, default=128, help="side of the squares of prints to train on")
     parser.add_argument("--variants", type=int, default=2, help="base, control: squares of a scene")
-    parser.add_argument("--workers", type=int, default=0, help="processes that paint and prepare batches")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--precision", default="bf16-mixed", help="Lightning precision, bf16-mixed or 32")
-    parser.add_argument("--minutes", type=float, default=4.0, help="time between checkpoints")
     parser.add_argument("--stop-after", type=float, help="stop this many minutes after the command began")
+    add_training_options(parser, 4096, "200 MB")
     parser.add_argument("--out", type=Path, help="assemble: folder of the finished models")
     parser.add_argument(
         "--storage",
@@ -95,14 +81,7 @@ def main() -> None:
     if args.stage == "encode":
         encode(args.state, scenes, args.side, args.variants, args.workers)
         return
-    steps, batch_size, rate, seed = DEFAULTS[args.stage]
-    schedule = Schedule(
-        steps=args.steps or steps,
-        batch_size=args.batch_size or batch_size,
-        learning_rate=args.learning_rate or rate,
-        cooldown=args.cooldown,
-        seed=seed if args.seed is None else args.seed,
-    )
+    schedule = Schedule.of(args, DEFAULTS[args.stage])
     stage = build_stage(args.stage, args.state, schedule, scenes, args.side, args.variants, args.workers)
     left = None if args.stop_after is None else args.stop_after - (time.monotonic() - began) / 60
     train(stage, args.state / args.stage, args.precision, args.minutes, args.workers, left)

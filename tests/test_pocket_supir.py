@@ -43,7 +43,6 @@ from lightning_drift.rng import generator
 from lightning_drift.supir import SupirUpscaler, UpscaleImages
 from lightning_drift.supir.autoencoder import SCALING
 from lightning_drift.supir.conditioning import token_ids
-from lightning_drift.supir.hub import POCKET as SHIPPED
 from lightning_drift.supir.noise import AddressedNoise
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.weights import open_checkpoints
@@ -202,8 +201,6 @@ def test_integers_with_scales_are_read_as_what_they_stand_for(tmp_path):
 
 @pytest.mark.parametrize("folder", [pytest.param(None, id="shipped"), pytest.param("models", id="untrained")])
 def test_a_dream_becomes_a_print_of_exactly_four_times_its_size(folder, models, tmp_path, capsys):
-    if folder is None and not (SHIPPED / "supir.safetensors").is_file():
-        pytest.skip("this checkout holds no trained weights")
     dream = tmp_path / "dream.png"
     Image.fromarray(render(sample_scene(3, 4), 64)).save(dream)
     dream.with_suffix(".txt").write_text("a castle on green hills")
@@ -228,7 +225,6 @@ def test_a_dream_becomes_a_print_of_exactly_four_times_its_size(folder, models, 
         assert np.abs(pixels - bicubic).mean() < 20
 
 
-@pytest.mark.skipif(not SHIPPED.is_dir(), reason="this checkout holds no trained weights")
 @torch.no_grad()
 def test_shipped_prints_are_nearer_to_the_truth_than_bicubic_and_without_control_dream_freely():
     truth = Scenes(HELD_OUT_SEED, 2, 256).images([0, 1])

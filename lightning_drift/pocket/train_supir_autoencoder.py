@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import save
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from lightning_drift.pocket.degradation import degrade
 from lightning_drift.pocket.scene_data import HELD_OUT_SEED, Scenes
 from lightning_drift.pocket.supir_models import PRINT
 from lightning_drift.pocket.train_autoencoder import AutoencoderStage, measure_autoencoder
-from lightning_drift.pocket.training import Schedule, Stage
+from lightning_drift.pocket.training import Schedule, Stage, plain_attention
 from lightning_drift.rng import generator
 from lightning_drift.supir.autoencoder import SCALING
 
@@ -57,8 +56,7 @@ class PrintAutoencoderStage(AutoencoderStage):
         super().__init__(
             model, schedule, scenes, freeze_encoder=freeze_encoder, texture=0.5 if freeze_encoder else 0.0
         )
-        # On the CPU torch's fused attention is slow to go back through.
-        model.set_attn_processor(AttnProcessor())
+        plain_attention(model)
         self.side = side
 
     def loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -119,8 +117,8 @@ class DenoiseEncoderStage(Stage):
             "vae": vae.eval().requires_grad_(False),
             "codec": codec.eval().requires_grad_(False),
         }
-        vae.set_attn_processor(AttnProcessor())
-        self.model.mid_block.attentions[0].set_processor(AttnProcessor())
+        plain_attention(vae)
+        plain_attention(self.model)
         self.side = side
 
     def loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from lightning_drift.pocket.scene_data import Scenes
 from lightning_drift.pocket.supir_text import condition
 from lightning_drift.pocket.train_supir_autoencoder import write_state
 from lightning_drift.pocket.train_unet import noise_schedule
-from lightning_drift.pocket.training import Schedule, Stage
+from lightning_drift.pocket.training import Schedule, Stage, plain_attention
 from lightning_drift.rng import generator
 from lightning_drift.supir.adapters import ZeroSFT
 from lightning_drift.supir.conditioning import TextEncoders
@@ -121,15 +120,6 @@ class ControlStage(NoiseStage):
     def save(self, folder: Path) -> None:
         """Write the average of what was trained."""
         write_state(nn.ModuleDict({"control": self.ema.control, "project": self.ema.project_modules}), folder)
-
-
-def plain_attention(module: nn.Module) -> None:
-    """Attention without the fused kernel where there is no GPU: on a CPU it is slow to go back through."""
-    if torch.cuda.is_available():
-        return
-    for part in module.modules():
-        if hasattr(part, "set_processor"):
-            part.set_processor(AttnProcessor())  # type: ignore[operator]
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from lightning_drift.atomic import atomic_write
 from lightning_drift.errors import UserError
 from lightning_drift.pocket.scene_data import BLOCK, Scenes
 from lightning_drift.pocket.tokenizer import tokenize
-from lightning_drift.pocket.training import Schedule, Stage
+from lightning_drift.pocket.training import Schedule, Stage, plain_attention
 from lightning_drift.rng import generator
 
 WIDTHS = (64, 96, 120)
@@ -145,8 +144,7 @@ class UNetStage(Stage):
         drop: float = 0.1,
     ) -> None:
         super().__init__(model, schedule, scenes, captions=True, ema_decay=0.9995)
-        # On the CPU torch's fused attention is slow to go back through: this is half as fast again.
-        model.set_attn_processor(AttnProcessor())
+        plain_attention(model)
         self.frozen = {
             "text_encoder": text_encoder.eval().requires_grad_(False)
         }  # a dict: not in the checkpoint

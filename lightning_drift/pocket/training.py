@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -42,6 +43,23 @@ class Schedule:
     warmup: int = 200
     cooldown: float = 0.4
     seed: int = 0
+
+    @classmethod
+    def of(cls, options: Any, defaults: tuple[int, int, float, int]) -> Schedule:
+        """The schedule that a script's options ask for.
+
+        Args:
+            options: Of `add_training_options`.
+            defaults: A stage's steps, batch size, full learning rate and seed, for what is not given.
+        """
+        steps, batch_size, rate, seed = defaults
+        return cls(
+            steps=options.steps or steps,
+            batch_size=options.batch_size or batch_size,
+            learning_rate=options.learning_rate or rate,
+            cooldown=options.cooldown,
+            seed=seed if options.seed is None else options.seed,
+        )
 
     def factor(self, step: int) -> float:
         """The rate at a step as a fraction of the full rate."""
@@ -133,6 +151,15 @@ class Stage(LightningModule):
         return Batches(
             self.scenes, schedule.batch_size, schedule.seed, self.trainer.global_step, self.captions
         ).loader(self.workers)
+
+
+def plain_attention(module: nn.Module) -> None:
+    """Attention without the fused kernel where there is no GPU: on a CPU it is slow to go back through."""
+    if torch.cuda.is_available():
+        return
+    for part in module.modules():
+        if hasattr(part, "set_processor"):
+            part.set_processor(AttnProcessor())  # type: ignore[operator]
 
 
 class Keeper(Callback):
