@@ -7,34 +7,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_drift.callbacks.image_writer import ImageWriter
-    from lightning_drift.callbacks.seed_grid import SeedGrid
-    from lightning_drift.checkpointing import AtomicCheckpointIO, StepCheckpoint
-    from lightning_drift.dreambooth import DreamBooth
-    from lightning_drift.dreamer import Dreamer, Prompts
-    from lightning_drift.dreaming import dream
-    from lightning_drift.instance_data import InstanceImages
-    from lightning_drift.lab import Sweep, SweepDreamer
-    from lightning_drift.stable_diffusion import StableDiffusion, load_stable_diffusion
+    from lightning_drift.dreams.dreamer import Dreamer, Prompts
+    from lightning_drift.dreams.image_writer import ImageWriter
+    from lightning_drift.drift.clip_drift import ClipDrift
+    from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
+    from lightning_drift.fit.dreambooth import DreamBooth
+    from lightning_drift.fit.seed_grid import SeedGrid
+    from lightning_drift.photos.instance_images import InstanceImages
+    from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
+    from lightning_drift.stable_diffusion.sampling import dream
+    from lightning_drift.supir.images import UpscaleImages
+    from lightning_drift.supir.upscaler import SupirUpscaler
+    from lightning_drift.sweep.data import Sweep
+    from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
 _HOME = {
-    "AtomicCheckpointIO": "checkpointing",
-    "DreamBooth": "dreambooth",
-    "Dreamer": "dreamer",
-    "ImageWriter": "callbacks.image_writer",
-    "InstanceImages": "instance_data",
-    "Prompts": "dreamer",
-    "SeedGrid": "callbacks.seed_grid",
-    "StableDiffusion": "stable_diffusion",
-    "StepCheckpoint": "checkpointing",
-    "Sweep": "lab.sweep",
-    "SweepDreamer": "lab.sweep_dreamer",
-    "dream": "dreaming",
-    "load_stable_diffusion": "stable_diffusion",
+    "AtomicCheckpointIO": "fit.checkpointing",
+    "ClipDrift": "drift.clip_drift",
+    "DreamBooth": "fit.dreambooth",
+    "Dreamer": "dreams.dreamer",
+    "ImageWriter": "dreams.image_writer",
+    "InstanceImages": "photos.instance_images",
+    "Prompts": "dreams.dreamer",
+    "SeedGrid": "fit.seed_grid",
+    "StableDiffusion": "stable_diffusion.loading",
+    "StepCheckpoint": "fit.checkpointing",
+    "SupirUpscaler": "supir.upscaler",
+    "Sweep": "sweep.data",
+    "SweepDreamer": "sweep.sweep_dreamer",
+    "UpscaleImages": "supir.images",
+    "dream": "stable_diffusion.sampling",
+    "load_stable_diffusion": "stable_diffusion.loading",
 }
 
 __all__ = [
     "AtomicCheckpointIO",
+    "ClipDrift",
     "DreamBooth",
     "Dreamer",
     "ImageWriter",
@@ -43,8 +51,10 @@ __all__ = [
     "SeedGrid",
     "StableDiffusion",
     "StepCheckpoint",
+    "SupirUpscaler",
     "Sweep",
     "SweepDreamer",
+    "UpscaleImages",
     "dream",
     "load_stable_diffusion",
 ]

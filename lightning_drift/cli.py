@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from lightning_drift.errors import UserError
+from lightning_drift.common.errors import UserError
 
 USAGE = """usage: lightning-drift COMMAND [options]
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         if words[0] == "export":
-            from lightning_drift.export import main as export
+            from lightning_drift.export.command import main as export
 
             export(words[1:])
         elif words[0] == "corridor":
@@ -83,7 +83,7 @@ def _run(argv: list[str] | None) -> None:
     _check_configs(sys.argv[1:] if argv is None else argv)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from lightning_drift.drift_cli import DriftCLI
+    from lightning_drift.lightning_cli import DriftCLI
 
     for name in ("lightning.pytorch", "lightning.fabric"):  # which set their own level when imported
         logging.getLogger(name).setLevel(logging.WARNING)

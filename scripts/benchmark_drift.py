@@ -32,14 +32,14 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 
-import lightning_drift
-from lightning_drift.callbacks.clip_drift import ClipDrift
-from lightning_drift.callbacks.seed_grid import SeedGrid
-from lightning_drift.dreambooth import DreamBooth
-from lightning_drift.instance_data import InstanceImages
-from lightning_drift.number_lists import integers
+from lightning_drift import assets
+from lightning_drift.common.number_lists import integers
+from lightning_drift.drift.clip_drift import ClipDrift
+from lightning_drift.fit.dreambooth import DreamBooth
+from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.photos.instance_images import InstanceImages
 
-DEFAULT = Path(lightning_drift.__file__).parent / "defaults" / "fit.yaml"
+DEFAULT = assets.DEFAULTS / "fit.yaml"
 MODES: dict[str, dict[str, Any]] = {
     "probe": {},
     "clip": {"language_probe": False, "text_every_n_steps": 0},

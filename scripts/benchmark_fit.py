@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 
-from lightning_drift.dreambooth import DreamBooth
-from lightning_drift.instance_data import InstanceImages
-from lightning_drift.single_file import sd15_config, sd15_tokenizer
+from lightning_drift.fit.dreambooth import DreamBooth
+from lightning_drift.photos.instance_images import InstanceImages
+from lightning_drift.stable_diffusion.single_file import sd15_config, sd15_tokenizer
 
 TFLOP = {"reference": 3.567, "bare": 2.450, "ours": 2.450}
 # Dense float16 with float32 accumulation, from the vendors' sheets.
@@ -115,7 +115,7 @@ def our_trainer(setup: Setup, steps: int) -> list[float]:
     from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from lightning_drift.callbacks.progress import StepProgressBar
+    from lightning_drift.fit.progress import StepProgressBar
 
     class Stopwatch(Callback):
         def __init__(self) -> None:

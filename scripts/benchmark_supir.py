@@ -20,19 +20,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_drift.single_file import sd15_tokenizer
-from lightning_drift.supir.hub import find_model
-from lightning_drift.supir.method import Method
-from lightning_drift.supir.noise import AddressedNoise
-from lightning_drift.supir.restoration import Restorer
-from lightning_drift.supir.samplers import Sampling
-from lightning_drift.supir.sdxl import SDXL_CONFIGS
-from lightning_drift.supir.weights import (
+from lightning_drift.stable_diffusion.single_file import sd15_tokenizer
+from lightning_drift.supir.network.find import find_model
+from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
+from lightning_drift.supir.network.weights import (
     empty_first_stage,
     empty_network,
     empty_text_encoders,
     open_checkpoints,
 )
+from lightning_drift.supir.restoration import Restorer
+from lightning_drift.supir.sampling.noise import AddressedNoise
+from lightning_drift.supir.sampling.samplers import Sampling
+from lightning_drift.supir.settings import Method
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 GIB = 2**30

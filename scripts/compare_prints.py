@@ -30,7 +30,7 @@ def main() -> int:
     args = arguments()
     from PIL import Image
 
-    from lightning_drift.contact_sheet import contact_sheet
+    from lightning_drift.images.contact_sheet import contact_sheet
 
     images: list[Image.Image] = []
     for path in sorted(args.prints.glob("*.png")):

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.paths import DATA
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from stand_ins import DATA
 
-from lightning_drift.checkpointing import AtomicCheckpointIO
+from lightning_drift.fit.checkpointing import AtomicCheckpointIO
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 torch.set_num_threads(1)

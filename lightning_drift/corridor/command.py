@@ -7,16 +7,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
 
+from lightning_drift.assets import DEFAULTS
+from lightning_drift.common.errors import UserError, notice
 from lightning_drift.corridor.plan import learning_rates, make_plan, milestones, take_up
 from lightning_drift.corridor.report import write_report
-from lightning_drift.errors import UserError, notice
 
 # Decided by the corridor, fit by fit.
 _TAKEN = {
@@ -66,7 +66,7 @@ def corridor(
         UserError: An option is wrong, or the folder holds a corridor made in another way.
         KeyboardInterrupt: After all fits were stopped in order.
     """
-    from lightning_drift.corridor.sweep import Sweep, find_slots
+    from lightning_drift.corridor.fit_queue import Sweep, find_slots
 
     lr, steps = lr or recipe.get("lr"), steps or recipe.get("steps")
     for option, value in (("lr", lr), ("steps", steps)):
@@ -207,7 +207,7 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
     """
     given = [i for i, word in enumerate(words) if word.partition("=")[0] in ("-c", "--config")]
     if not given:
-        words, given = ["-c", str(files("lightning_drift") / "defaults" / "corridor.yaml"), *words], [0]
+        words, given = ["-c", str(DEFAULTS / "corridor.yaml"), *words], [0]
     fit: list[str] = []
     recipe: dict[str, Any] = {}
     skip = False

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.plan import FIT, Plan, rate_name
 from lightning_drift.corridor.read import ERROR_FILE
-from lightning_drift.errors import UserError
 
 GRACE = 60.0
 """Seconds that an interrupted fit is given to end by itself; it may be writing a checkpoint."""

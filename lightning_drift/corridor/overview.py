@@ -2,9 +2,9 @@
 
 from PIL import Image
 
-from lightning_drift.contact_sheet import GROUND, contact_sheet
 from lightning_drift.corridor.curves import labels
 from lightning_drift.corridor.read import Run, Table
+from lightning_drift.images.contact_sheet import GROUND, contact_sheet
 
 COLOURS = {
     "under-drifted": (129, 153, 179),

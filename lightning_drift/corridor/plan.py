@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from lightning_drift.atomic import atomic_write
-from lightning_drift.errors import UserError
-from lightning_drift.number_lists import integers
-from lightning_drift.runs import safe_name
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import UserError
+from lightning_drift.common.number_lists import integers
+from lightning_drift.fit.runs import safe_name
 
 PLAN, FIT = "plan.yaml", "fit.yaml"
 """In a corridor's folder: the rates and steps it covers, and the configuration that its fits share."""

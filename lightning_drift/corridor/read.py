@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from lightning_drift.common.errors import UserError
+from lightning_drift.common.number_lists import integers
+from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.corridor.plan import rate_name, rate_text, read_plan
 from lightning_drift.drift.verdict import ZONES
-from lightning_drift.errors import UserError
-from lightning_drift.number_lists import integers
-from lightning_drift.prompt_lists import read_prompts, slug
 
 ERROR_FILE = "{run}.error.txt"
 """Beside a run folder of a corridor: why its fit failed, in a sentence."""
@@ -131,7 +131,9 @@ class Run:
 
     def _last_step(self, path: Path) -> int | None:
         if "last" not in self._steps:
-            from lightning_drift.checkpointing import read_checkpoint  # imports PyTorch: only where needed
+            from lightning_drift.fit.checkpointing import (
+                read_checkpoint,  # imports PyTorch: only where needed
+            )
 
             try:
                 self._steps["last"] = int(read_checkpoint(path)["global_step"])

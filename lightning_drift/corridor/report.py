@@ -11,16 +11,16 @@ from typing import Any
 import yaml
 from PIL import Image, ImageOps
 
-from lightning_drift.atomic import atomic_write
-from lightning_drift.corridor.chosen import Choice, choose
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import UserError
+from lightning_drift.corridor.choice import Choice, choose
 from lightning_drift.corridor.curves import figures, labels, legend
 from lightning_drift.corridor.overview import overview
 from lightning_drift.corridor.read import Cell, Run, Table, read
-from lightning_drift.corridor.thumbnails import PIXEL_ART, Thumbnails, data_uri
 from lightning_drift.drift.verdict import PROVENANCE
-from lightning_drift.errors import UserError
-from lightning_drift.photo_folder import find_folder, find_pictures
-from lightning_drift.pictures import UndecodableError, decode
+from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.pages.thumbnails import PIXEL_ART, Thumbnails, data_uri
+from lightning_drift.photos.folder import find_folder, find_pictures
 
 MOST_PHOTOS = 24
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
-from lightning_drift.drift.intervals import Interval
-from lightning_drift.errors import UserError
+from lightning_drift.common.errors import UserError
+from lightning_drift.drift.measures.intervals import Interval
 
 __all__ = ["DECIDING", "PROVENANCE", "WITH_MODEL", "ZONES", "Interval", "Thresholds", "Verdict", "judge"]
 
@@ -28,7 +28,7 @@ class Thresholds:
     """Where the zones end. Calibrated on the pocket model; not yet checked on SD v1.5.
 
     Most come from the study of the pocket's prototype and were kept, for they agree with what was said blind
-    of the grids of nine photo sets (training/pocket/corridor).
+    of the grids of nine photo sets (training/calibration/labels).
 
     Args:
         drift_prompt: Below it, and below ``tilt``, a checkpoint is under-drifted; in distances between the

@@ -12,8 +12,8 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image, ImageCms, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_drift.errors import UserError
-from lightning_drift.pictures import EXTENSIONS, decode, to_srgb
+from lightning_drift.common.errors import UserError
+from lightning_drift.images.decode import EXTENSIONS, decode, to_srgb
 
 TILE_CAPTIONS = ".tiles.txt"
 

@@ -7,19 +7,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_drift.errors import UserError, notice
+from lightning_drift.common.errors import UserError, notice
 from lightning_drift.supir import colour
-from lightning_drift.supir.autoencoder import FirstStage
-from lightning_drift.supir.conditioning import token_ids
-from lightning_drift.supir.denoiser import Conditioning, Denoiser
-from lightning_drift.supir.memory import STRIP_TILE, Footprint, Level, choose, free_bytes
-from lightning_drift.supir.method import Method
-from lightning_drift.supir.noise import Noise
-from lightning_drift.supir.residency import Stream, lent
-from lightning_drift.supir.samplers import sample
-from lightning_drift.supir.tiling import TiledDenoise
-from lightning_drift.supir.unet import SupirNetwork
-from lightning_drift.supir.weights import Checkpoints, empty_first_stage, empty_network, empty_text_encoders
+from lightning_drift.supir.memory.levels import STRIP_TILE, Footprint, Level, choose, free_bytes
+from lightning_drift.supir.memory.offload import Stream, lent
+from lightning_drift.supir.network.autoencoder import FirstStage
+from lightning_drift.supir.network.conditioning import token_ids
+from lightning_drift.supir.network.denoiser import Conditioning, Denoiser
+from lightning_drift.supir.network.unet import SupirNetwork
+from lightning_drift.supir.network.weights import (
+    Checkpoints,
+    empty_first_stage,
+    empty_network,
+    empty_text_encoders,
+)
+from lightning_drift.supir.sampling.noise import Noise
+from lightning_drift.supir.sampling.samplers import sample
+from lightning_drift.supir.sampling.tiling import TiledDenoise
+from lightning_drift.supir.settings import Method
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,7 @@ class Restorer:
             self._network = self.checkpoints.network(self.method.diff_dtype)
             if self.level == "8bit":
                 # Here, since bitsandbytes takes long to import and has much to say.
-                from lightning_drift.supir.eight_bit import quantise
+                from lightning_drift.supir.memory.eight_bit import quantise
 
                 error, worst, where = quantise(self._network, self.device)
                 notice(

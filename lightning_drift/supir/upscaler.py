@@ -9,19 +9,19 @@ from lightning.pytorch import LightningModule
 from PIL import Image
 from tqdm import tqdm
 
-from lightning_drift.callbacks.image_writer import Picture
-from lightning_drift.errors import UserError, notice
-from lightning_drift.infotext import infotext
-from lightning_drift.pictures import UndecodableError
-from lightning_drift.supir.frames import Frame, frame, to_image, to_tensor
-from lightning_drift.supir.hub import find_model
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.dreams.image_writer import Picture
+from lightning_drift.images.decode import UndecodableError
+from lightning_drift.images.infotext import infotext
 from lightning_drift.supir.images import Source, UpscaleRequest, read_source
-from lightning_drift.supir.memory import Memory
-from lightning_drift.supir.method import LATENT, Method
-from lightning_drift.supir.noise import AddressedNoise, Noise, ReferenceNoise
+from lightning_drift.supir.memory.levels import Memory
+from lightning_drift.supir.network.find import find_model
+from lightning_drift.supir.network.weights import Checkpoints, open_checkpoints
 from lightning_drift.supir.restoration import Restorer
-from lightning_drift.supir.samplers import Sampling
-from lightning_drift.supir.weights import Checkpoints, open_checkpoints
+from lightning_drift.supir.sampling.noise import AddressedNoise, Noise, ReferenceNoise
+from lightning_drift.supir.sampling.samplers import Sampling
+from lightning_drift.supir.settings import LATENT, Method
+from lightning_drift.supir.sizes import Frame, frame, to_image, to_tensor
 
 LICENCE = (
     "SUPIR's weights are licensed by their owner, SupPixel, for non-commercial use only; none come with this "

@@ -1,12 +1,6 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import golden as golden_data
+from helpers.supir import golden as golden_data
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +22,7 @@ def _no_grad():
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    from models import write_sdxl_folder, write_supir
+    from helpers.supir.models import write_sdxl_folder, write_supir
 
     write_supir(folder / "SUPIR-v0Q.ckpt")
     write_sdxl_folder(folder / "sdxl")
@@ -37,7 +31,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    from running import photo
+    from helpers.supir.running import photo
 
     folder = tmp_path / "photos"
     folder.mkdir()

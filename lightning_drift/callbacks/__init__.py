@@ -1,1 +1,0 @@
-"""Callbacks: they look on and write down; none of them changes a bit of the training."""

@@ -1,0 +1,74 @@
+"""Prompts as people give them: a string, a text file with a prompt a line, or a list; their file names."""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_drift.assets import PROMPTS
+from lightning_drift.common.errors import UserError
+
+SLUG_LENGTH = 72
+
+
+def find_list(name: str) -> Path:
+    """The file of a list: what lies at that path, or else the list of that name that comes with the package.
+
+    >>> find_list("artists.txt").parent.name
+    'prompts'
+    """
+    path = Path(name).expanduser()
+    shipped = PROMPTS / name
+    return shipped if path.name == name and not path.exists() and shipped.is_file() else path
+
+
+def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
+    """Read prompts.
+
+    Args:
+        value: A list of prompts; or one string, which is one prompt (its commas kept), unless it ends in
+            ``.txt``: then it names a UTF-8 text file with one prompt a line (empty lines and lines that begin
+            with ``#`` are skipped), or a list that comes with the package, such as ``artists.txt``.
+        option: The option's name, for the error message.
+
+    Returns:
+        The prompts in the order given, without repetitions. The empty string is a prompt like any other.
+
+    Raises:
+        UserError: If the file is missing, is not UTF-8 text or holds no prompt, or the list is empty.
+    """
+    if not isinstance(value, str):
+        prompts = list(dict.fromkeys(value))
+        if not prompts:
+            raise UserError(f"{option}: the list of prompts is empty")
+        return prompts
+    if not value.lower().endswith(".txt"):
+        return [value]
+    try:
+        lines = find_list(value).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{option}: cannot read the prompt file {value}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{option}: the prompt file {value} is not UTF-8 text; save it as UTF-8") from error
+    prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
+    if not prompts:
+        raise UserError(f"{option}: the prompt file {value} holds no prompt")
+    return prompts
+
+
+def slug(prompt: str) -> str:
+    """A file name for a prompt: lower-case words joined by hyphens, at most 72 characters.
+
+    A prompt that is cut short or leaves no character ends in 6 hexadecimal digits of its SHA-256, so that
+    long prompts which begin alike keep apart.
+
+    >>> slug("Monumental, dramatic")
+    'monumental-dramatic'
+    """
+    words = unicodedata.normalize("NFKC", prompt).casefold()
+    name = re.sub(r"[^\w]+", "-", words).strip("-_")
+    if name and len(name) <= SLUG_LENGTH:
+        return name
+    digest = hashlib.sha256(prompt.encode()).hexdigest()[:6]
+    return f"{name[:SLUG_LENGTH].rstrip('-_') or ('empty' if not prompt.strip() else 'prompt')}-{digest}"

@@ -1,0 +1,254 @@
+"""Run a corridor: a fit a learning rate, as many side by side as there are devices."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.corridor.fits import GRACE, Fit
+from lightning_drift.corridor.plan import Plan, rate_text
+from lightning_drift.corridor.read import Cell, read
+from lightning_drift.fit.checkpointing import read_checkpoint
+
+
+def find_slots(devices: str, accelerator: str) -> list[str]:
+    """Where fits run side by side: one at a time on each slot.
+
+    Args:
+        devices: GPU numbers such as ``0,1``; ``cpu``, once for every fit that is to share the CPU; or
+            ``auto`` for every visible GPU, or the CPU if there is none.
+        accelerator: The fit's ``trainer.accelerator``.
+
+    Returns:
+        What each slot's fits find in ``CUDA_VISIBLE_DEVICES``, or ``cpu``.
+
+    Raises:
+        UserError: The list is not one of devices, or no GPU is there to be used.
+
+    >>> find_slots("cpu,cpu", "auto")
+    ['cpu', 'cpu']
+    """
+    if devices != "auto":
+        slots = [item.strip() for item in devices.split(",")]
+        if not all(slot == "cpu" or slot.isdecimal() or slot.startswith(("GPU-", "MIG-")) for slot in slots):
+            raise UserError(
+                f"corridor.devices: {devices!r} is not a list of devices; write 0,1 or cpu or auto"
+            )
+        gpus = [slot for slot in slots if slot != "cpu"]
+        if len(set(gpus)) < len(gpus):
+            raise UserError(f"corridor.devices: {devices} names a GPU twice; two fits would share its memory")
+        return slots
+    if accelerator == "cpu":
+        return ["cpu"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [item.strip() for item in visible.split(",") if item.strip()] or ["cpu"]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
+    """What is left to do of a rate's fit.
+
+    A step is finished if its pictures (or its reading) and a checkpoint of that step or a later one are on
+    disk: checkpoints are written last.
+
+    Returns:
+        The steps left, the checkpoint to go on from (None: from the beginning) and its step.
+    """
+    folder = plan.run(rate)
+    run = next((run for run in read(plan.folder).runs if run.rate == rate), None) if folder.is_dir() else None
+    reached = _checkpoints(folder)
+    if run is None or not reached:
+        return list(plan.steps), None, 0
+    renders = bool(run.prompts)
+    end = run.stopped((plan.fit.get("clip_drift") or {}).get("stop_when"))
+    left = [
+        step
+        for step in plan.steps
+        if (step > max(reached) or (renders and step not in run.milestones)) and (end is None or step <= end)
+    ]
+    if not left:
+        return [], None, 0
+    # A step that was added later lies before checkpoints: the newest one ahead of it leads there again.
+    begin = max((step for step in reached if step < left[0]), default=0)
+    return left, reached.get(begin), begin
+
+
+class Sweep:
+    """Runs what a corridor lacks.
+
+    Args:
+        plan: The corridor.
+        rates: The learning rates to run.
+        slots: Devices, see ``find_slots``.
+        after: Called after every fit that ended, to renew the page.
+    """
+
+    def __init__(self, plan: Plan, rates: list[float], slots: list[str], after: Callable[[], None]) -> None:
+        self.plan, self.slots, self.after = plan, slots, after
+        self.waiting: list[Fit] = []
+        self.running: list[Fit] = []
+        self.failed: list[float] = []
+        self._told: set[tuple[float, int]] = set()
+        self._strays: set[float] = set()
+        self._steps_done = 0
+        self._began = time.monotonic()
+        shared = slots.count("cpu")
+        self._threads = max(1, (os.cpu_count() or 1) // shared) if shared > 1 else None
+        for rate in rates:
+            left, checkpoint, begin = unfinished(plan, rate)
+            self._told |= {(rate, step) for step in plan.steps if step not in left}
+            if left:
+                self.waiting.append(Fit(plan, rate, checkpoint, begin))
+            if len(left) < len(plan.steps):
+                done = ", ".join(str(step) for step in plan.steps if step not in left)
+                _say(f"lr {rate_text(rate)}: {done} {'is' if ',' not in done else 'are'} finished")
+        self._steps_to_do = sum(plan.steps[-1] - fit.begin for fit in self.waiting)
+
+    def run(self, poll: float = 1.0) -> None:
+        """Run every fit that is left.
+
+        Args:
+            poll: Seconds between two looks at the fits.
+
+        Raises:
+            KeyboardInterrupt: After the fits that ran were stopped in order.
+        """
+        try:
+            while self.waiting or self.running:
+                self._fill()
+                time.sleep(poll)
+                for fit in list(self.running):
+                    status = fit.poll()
+                    self._tell_cells(fit)
+                    if status is not None:
+                        self._ended(fit, status)
+                self._show()
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+
+    def _fill(self) -> None:
+        """Give every free slot a fit."""
+        free = list(self.slots)
+        for fit in self.running:
+            free.remove(fit.device)
+        for fit in list(self.waiting):
+            if not free:
+                return
+            if not fit.lock():
+                if fit.rate not in self._strays:
+                    self._strays.add(fit.rate)
+                    notice(f"{fit.folder}: the fit of an earlier corridor still runs there; waiting for it")
+                continue
+            self.waiting.remove(fit)
+            # Another process may have done some of it since this corridor began.
+            left, fit.checkpoint, fit.begin = unfinished(self.plan, fit.rate)
+            if not left:
+                fit.release()
+                self._tell_cells(fit)
+                self.after()
+                continue
+            device = free.pop(0)
+            fit.start(device, self._threads if device == "cpu" else None)
+            self.running.append(fit)
+            where = f" from step {fit.begin}" if fit.begin else ""
+            _say(f"lr {rate_text(fit.rate)}: fitting{where} on {_device_name(device)}, log in {fit.log}")
+
+    def _ended(self, fit: Fit, status: int) -> None:
+        self.running.remove(fit)
+        self._steps_done += self.plan.steps[-1] - fit.begin
+        if status:
+            self.failed.append(fit.rate)
+            _say(f"lr {rate_text(fit.rate)}: failed. {fit.error_file.read_text(encoding='utf-8').strip()}")
+        self.after()
+
+    def _stop(self) -> None:
+        """Interrupt all fits at once, then wait for each."""
+        _clear()
+        if self.running:
+            notice("stopping; the fits end where they are, and go on from their last checkpoints")
+        for fit in self.running:
+            fit.interrupt()
+        deadline = time.monotonic() + GRACE
+        for fit in self.running:
+            fit.end(deadline)
+
+    # -- what a person sees -----------------------------------------------------------------------------
+
+    def _tell_cells(self, fit: Fit) -> None:
+        """One line for every cell, once its checkpoint is there."""
+        due = [
+            step
+            for step in self.plan.steps
+            if (fit.rate, step) not in self._told
+            and (fit.folder / "checkpoints" / f"step={step:05d}.ckpt").is_file()
+        ]
+        if not due:
+            return
+        cells, left = read(self.plan.folder).cells, self._left()
+        for step in due:
+            self._told.add((fit.rate, step))
+            cell = cells[fit.folder.name, step]
+            _say(f"lr {rate_text(fit.rate)} x {step}: {describe(cell)}{f' ({left})' if left else ''}")
+
+    def _show(self) -> None:
+        """A line that is written over: what runs now, and how long the rest may take."""
+        if not self.running or not sys.stderr.isatty():
+            return
+        now = "; ".join(f"lr {rate_text(fit.rate)} {fit.doing()}" for fit in self.running)
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write("\r\x1b[K" + f"{self._left() or '…'}  {now}"[:width])
+        sys.stderr.flush()
+
+    def _left(self) -> str:
+        """How long the rest takes at the pace so far; empty where that is not known."""
+        done = self._steps_done + sum(max(0, fit.step() - fit.begin) for fit in self.running)
+        elapsed, rest = time.monotonic() - self._began, self._steps_to_do - done
+        return f"about {_duration(elapsed / done * rest)} left" if done and rest > 0 else ""
+
+
+def describe(cell: Cell) -> str:
+    """A cell in a few words."""
+    if cell.zone is None or cell.position is None:
+        return cell.state
+    border = f" (borderline {cell.borderline})" if cell.borderline else ""
+    return f"{cell.zone}{border}, {cell.position:.0f} of 100"
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    """The run's readable checkpoints by step."""
+    found: dict[int, Path] = {}
+    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
+        with suppress(UserError):
+            found[int(read_checkpoint(path)["global_step"])] = path
+    return found
+
+
+def _device_name(device: str) -> str:
+    return "the CPU" if device == "cpu" else f"GPU {device}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    if hours:
+        return f"{hours} h {round(seconds % 3600 / 60)} min"
+    return f"{minutes} min" if minutes > 1 else f"{round(seconds)} s"
+
+
+def _say(line: str) -> None:
+    _clear()
+    print(line, flush=True)
+
+
+def _clear() -> None:
+    """Wipe the line that is written over."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()

@@ -1,0 +1,1 @@
+"""The predict stage: prompts and seeds to pictures."""

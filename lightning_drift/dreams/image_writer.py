@@ -1,0 +1,188 @@
+"""ImageWriter: finished pictures to disk, complete or not at all, and never twice."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import UserError
+from lightning_drift.images.contact_sheet import contact_sheet
+
+SHEET_SIDE = 8192  # pixels; the contact sheet's thumbnails shrink to stay below it
+
+
+@dataclass
+class Picture:
+    """A finished picture on its way to disk.
+
+    Args:
+        request: What was asked for: the item of the batch that this picture answers.
+        name: File name without its ending; a folder may precede it.
+        image: The pixels, RGB or RGBA.
+        text: PNG text chunks; ``parameters`` decides whether a file on disk is this picture.
+        icc_profile: Bytes of the colour profile to embed, if not sRGB.
+        row: Its row in the contact sheet, usually the prompt.
+        column: Its column in the contact sheet, usually the seed.
+    """
+
+    request: object
+    name: str
+    image: Image.Image
+    text: Mapping[str, str] = field(default_factory=dict)
+    icc_profile: bytes | None = None
+    row: str = ""
+    column: str = ""
+
+
+class Describes(Protocol):
+    """A module whose pictures can be named before they are made."""
+
+    def describe(self, request: Any) -> tuple[str, dict[str, str]]:
+        """The file name (without ending) and the PNG text chunks that the request's picture will have."""
+
+
+class ImageWriter(BasePredictionWriter):
+    """Writes each finished picture as a PNG with its parameters, and a contact sheet of them all at the end.
+
+    A picture that is on disk already, with the same ``parameters`` text (which holds the model's hash), is
+    not made again. A file of that name with other parameters is left alone: the new picture's name then ends
+    in eight hexadecimal digits. Files appear whole or not at all.
+
+    Args:
+        output_dir: Folder for the pictures; made if missing.
+        contact_sheet: Also write ``contact_sheet.png``: rows are prompts, columns are seeds.
+    """
+
+    def __init__(self, output_dir: str = "dreams", contact_sheet: bool = True) -> None:
+        super().__init__(write_interval="batch")
+        self.output_dir = Path(output_dir)
+        self.contact_sheet = contact_sheet
+        self.written: list[Path] = []
+        self.skipped: list[Path] = []
+        self._sheet: dict[tuple[str, str], Path] = {}  # by row and column
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the folder before any time is spent.
+
+        Raises:
+            UserError: If the folder cannot be made or written to.
+        """
+        if stage == "predict":
+            try:
+                self.output_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                message = (
+                    f"image_writer.output_dir: cannot make the folder {self.output_dir}: {error.strerror}"
+                )
+                raise UserError(message) from error
+
+    def path(self, name: str, text: Mapping[str, str]) -> tuple[Path, bool]:
+        """Where a picture belongs, and whether it is there already."""
+        digest = parameters_digest(text["parameters"])
+        path = self.output_dir / f"{name}.png"
+        ours = path if name.endswith(f"_{digest}") else path.with_name(f"{path.stem}_{digest}.png")
+        for candidate in (path, ours):
+            if not candidate.exists():
+                return candidate, False
+            if stored_parameters(candidate) == text["parameters"]:
+                return candidate, True
+        return ours, False  # that name is ours: a damaged file is made again
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: list[Any], *_: object, **__: object
+    ) -> None:
+        """Strike from the batch what is on disk already."""
+        module: Describes = pl_module  # type: ignore[assignment]
+        wanted = []
+        for request in batch:
+            path, done = self.path(*module.describe(request))
+            if done:
+                self.skipped.append(path)
+                self._sheet[getattr(request, "row", ""), getattr(request, "column", path.stem)] = path
+            else:
+                wanted.append(request)
+        batch[:] = wanted
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Sequence[Picture],
+        *_: object,
+    ) -> None:
+        """Write a batch of finished pictures.
+
+        Raises:
+            UserError: If a file cannot be written, for example because the disk is full.
+        """
+        for picture in prediction or ():
+            path, _done = self.path(picture.name, picture.text)
+            write_png(path, picture)
+            self.written.append(path)
+            self._sheet[picture.row, picture.column or path.stem] = path
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the contact sheet of everything this run made or found."""
+        sheets: list[dict[tuple[str, str], Path]] = [self._sheet]
+        if trainer.world_size > 1:
+            import torch.distributed as dist
+
+            sheets = [{} for _ in range(trainer.world_size)]
+            dist.all_gather_object(sheets, self._sheet)
+        entries = {key: path for sheet in sheets for key, path in sheet.items()}
+        if self.contact_sheet and len(entries) > 1 and trainer.is_global_zero:
+            self._write_sheet(entries)
+
+    def _write_sheet(self, entries: Mapping[tuple[str, str], Path]) -> None:
+        rows = list(dict.fromkeys(row for row, _ in entries))
+        columns = sorted({column for _, column in entries}, key=lambda name: (len(name), name))
+        limit = max(32, SHEET_SIDE // max(len(columns), len(rows)))
+        images: list[Image.Image] = []
+        for key in ((row, column) for row in rows for column in columns):
+            image = Image.new("RGB", (8, 8))  # a picture that is not there
+            if key in entries:
+                with Image.open(entries[key]) as opened:
+                    image = opened.convert("RGB")
+                image.thumbnail((limit, limit))
+            images.append(image)
+        sheet = contact_sheet(images, rows=rows if any(rows) else None, columns=columns)
+        write_png(self.output_dir / "contact_sheet.png", Picture(None, "contact_sheet", sheet))
+
+
+def parameters_digest(parameters: str) -> str:
+    """Eight hexadecimal digits that tell a picture's parameters from others, for its file's name."""
+    return hashlib.sha256(parameters.encode()).hexdigest()[:8]
+
+
+def stored_parameters(path: Path) -> str | None:
+    """The ``parameters`` text of a whole PNG; None if there is none or the file is damaged."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = getattr(image, "text", {}).get("parameters")
+            return None if text is None else str(text)
+    except (OSError, UnidentifiedImageError, SyntaxError):
+        return None
+
+
+def write_png(path: Path, picture: Picture) -> None:
+    """Write a picture as a PNG, complete or not at all.
+
+    Raises:
+        UserError: If the file cannot be written; no partial file is left.
+    """
+    info = PngInfo()
+    for key, value in picture.text.items():
+        info.add_itxt(key, value) if not value.isascii() else info.add_text(key, value)
+    try:
+        with atomic_write(path) as file:
+            picture.image.save(file, format="PNG", pnginfo=info, icc_profile=picture.icc_profile)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

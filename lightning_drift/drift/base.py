@@ -1,0 +1,138 @@
+"""The base model's statistics that every milestone is measured against: kept in checkpoints and on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import UserError
+from lightning_drift.drift.measures.features import Features
+
+FORMAT = 1
+
+ROUNDING = ("device", "trainer.precision", "seed_grid.batch_size")
+"""Settings that change the base's pictures by rounding only: a resume may differ in them."""
+
+
+@dataclass(frozen=True)
+class DriftBase:
+    """What is known of the base model.
+
+    Attributes:
+        settings: Everything that its pictures and embeddings follow from, in plain values by option.
+        pictures: Features of its pictures, in the order of the probe keys.
+        texts: The frozen CLIP's embeddings of the prompts, shape (p, d); None without CLIP.
+        latents: What the language probe is shown, shape (n, c, h, w); None without the probe.
+        energies: The base's own language probe.
+    """
+
+    settings: dict[str, Any]
+    pictures: Features
+    texts: Tensor | None
+    latents: Tensor | None = None
+    energies: dict[str, float] = field(default_factory=dict)
+
+    def without_clip(self) -> DriftBase:
+        """The same without what a CLIP saw."""
+        return replace(self, pictures=replace(self.pictures, clip=None), texts=None)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values, as a checkpoint holds them; `from_state` takes them back."""
+        tensors = {f"pictures.{name}": tensor for name, tensor in self.pictures.tensors().items()}
+        for name in ("texts", "latents"):
+            if (tensor := getattr(self, name)) is not None:
+                tensors[name] = tensor
+        return {"settings": self.settings, "energies": self.energies, "tensors": tensors}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> DriftBase:
+        """Undo `state`; tensors are copied, for a checkpoint's lie in a mapped file.
+
+        Raises:
+            UserError: It was written by another version.
+        """
+        if state.get("settings", {}).get("format") != FORMAT:
+            raise UserError("the base model's statistics were kept by another version of lightning-drift")
+        tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in state["tensors"].items()}
+        prefix = "pictures."
+        marked = [name for name in tensors if name.startswith(prefix)]
+        return cls(
+            settings=dict(state["settings"]),
+            pictures=Features.from_tensors({name.removeprefix(prefix): tensors[name] for name in marked}),
+            texts=tensors.get("texts"),
+            latents=tensors.get("latents"),
+            energies=dict(state["energies"]),
+        )
+
+    # -- on disk ----------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Keep it in a cache folder, under a name that follows from its settings.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        state = self.state()
+        plain = {name: json.dumps(state[name], sort_keys=True) for name in ("settings", "energies")}
+        tensors = {name: tensor.contiguous() for name, tensor in state["tensors"].items()}
+        with atomic_write(_path(folder, self.settings)) as file:
+            file.write(to_bytes(tensors, metadata=plain))
+
+    @classmethod
+    def load(cls, folder: Path, settings: Mapping[str, Any]) -> DriftBase | None:
+        """Take it from a cache folder; None if it is not there or cannot be read."""
+        path = _path(folder, settings)
+        try:
+            with safe_open(path, framework="pt") as file:
+                plain = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return cls.from_state(plain | {"tensors": tensors})
+        except (SafetensorError, OSError, UserError, KeyError, ValueError):
+            return None
+
+
+def differences(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of the settings in which a kept base differs from what is wanted, but for rounding."""
+    names = [name for name in {**kept, **wanted} if name not in ROUNDING]
+    return [name for name in names if kept.get(name) != wanted.get(name)]
+
+
+def recall(
+    kept: Mapping[str, Any] | None, settings: Mapping[str, Any], cache_dir: str | None
+) -> tuple[DriftBase | None, str]:
+    """The base that a checkpoint holds, else that of the cache; None, and why, if neither fits.
+
+    One that was looked at with another CLIP is taken if there is no better: the measures without CLIP hold.
+
+    Args:
+        kept: What `DriftBase.state` gave to the checkpoint; None if it gave nothing.
+        settings: What this run's base follows from.
+        cache_dir: The cache folder, if there is one.
+    """
+    mine, why = None, "this run began without a grid at step 0"
+    if kept:
+        try:
+            mine = DriftBase.from_state(kept)
+            different = differences(mine.settings, settings)
+            if not different:
+                return mine, ""
+            if different != ["clip_drift.clip"]:
+                mine, why = None, f"the checkpoint's were made with another {', another '.join(different)}"
+        except UserError as error:
+            why = str(error)
+    cached = DriftBase.load(Path(cache_dir), settings) if cache_dir else None
+    return cached or mine, why
+
+
+def _path(folder: Path, settings: Mapping[str, Any]) -> Path:
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
+    return folder / f"{digest.hexdigest()}.safetensors"

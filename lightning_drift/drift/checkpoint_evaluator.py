@@ -1,0 +1,145 @@
+"""Measure weights as a fit's ClipDrift measured its milestones, from what it kept in a checkpoint.
+
+The probe pictures' prompts, seeds and settings, the base's and the photos' features and the photos' latents
+are there; only the pictures of the weights that are measured have to be rendered.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from tqdm import tqdm
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.drift.base import DriftBase
+from lightning_drift.drift.measures.features import Features
+from lightning_drift.drift.measures.frozen_clip import FrozenClip
+from lightning_drift.drift.measures.intervals import Interval
+from lightning_drift.drift.measures.photo_loss import photo_errors, photo_loss
+from lightning_drift.drift.metric import DriftMeter, Role
+from lightning_drift.drift.photo_base import PhotoBase
+from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.stable_diffusion.interpolation import turn
+from lightning_drift.stable_diffusion.loading import StableDiffusion, read_parts
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, PipelineParts
+from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.weights.files import Weights
+
+SEEDS = 4
+"""Seeds of each prompt that are rendered at most."""
+
+
+class DriftBench:
+    """Renders the probe pictures of a fit with any weights of its model, and measures them.
+
+    Computes on a CUDA device if there is one.
+
+    Args:
+        parts: A checkpoint of a fit with ClipDrift.
+        base: Its base.
+        clip: The CLIP that ClipDrift measured with; None for the pocket's own, or ViT-L/14.
+
+    Raises:
+        UserError: The checkpoint holds no statistics of ClipDrift, or the CLIP is another or not there.
+    """
+
+    def __init__(self, parts: PipelineParts, base: PipelineParts, clip: str | None) -> None:
+        self.kept, self.photos, self.photo_base = _kept(parts)
+        self.eye = FrozenClip.load(clip or _usual_clip(base))
+        if self.eye.hash != self.kept.settings["clip_drift.clip"]:
+            raise UserError(
+                f"--clip: {self.eye.name} is not the CLIP that this checkpoint was measured with during its "
+                "fit; name that one (its clip_drift.clip)"
+            )
+        self.keys, self.roles, self.index = probe_pictures(self.kept)
+        self._parts = parts
+        self._model: StableDiffusion | None = None
+
+    def measure(self, weights: Mapping[str, Weights], title: str) -> dict[str, Interval]:
+        """All measures of weights, by part, that fit the checkpoint's model.
+
+        The loss on the photos is among them where the fit took it.
+
+        Args:
+            weights: The weights of UNet and text encoder.
+            title: What the progress bar says.
+        """
+        model = self._loaded()
+        turn({part: getattr(model, part) for part in TRAINED}, weights)
+        features = Features.of(self._pictures(model, title), self.eye)
+        meter = DriftMeter(
+            self.keys, self.roles, self.kept.pictures[self.index], self.photos, self.kept.texts, sync=False
+        )
+        meter.update(range(len(self.keys)), features)
+        measures = meter.compute()
+        if (base := self.photo_base) is not None:
+            scheduler = DDPMScheduler.from_config(model.scheduler_config)
+            errors = photo_errors(model, scheduler, base.latents, base.input_ids)
+            measures["photo_loss"] = photo_loss(base.errors, errors)
+        return measures
+
+    def _loaded(self) -> StableDiffusion:
+        if self._model is None:
+            model = read_parts(self._parts)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            for module in (model.unet, model.text_encoder):
+                torch.nn.Module.to(module, device, torch.float16 if device == "cuda" else torch.float32)
+            model.vae.to(device)
+            self.eye.to(device)
+            self._model = model
+        return self._model
+
+    def _pictures(self, model: StableDiffusion, title: str) -> list[Any]:
+        """The probe pictures, made with the settings that the base's were made with."""
+        images, settings = [], self.kept.settings
+        size = settings["seed_grid.batch_size"]
+        with tqdm(total=len(self.keys), desc=title, unit="img", leave=False) as bar:
+            for start in range(0, len(self.keys), size):
+                batch = self.keys[start : start + size]
+                images += dream(
+                    model,
+                    [prompt for prompt, _ in batch],
+                    [seed for _, seed in batch],
+                    negative_prompt=settings["seed_grid.negative_prompt"],
+                    guidance_scale=settings["seed_grid.guidance_scale"],
+                    num_inference_steps=settings["seed_grid.num_inference_steps"],
+                    height=settings["seed_grid.height"],
+                    width=settings["seed_grid.width"],
+                )
+                bar.update(len(batch))
+        return images
+
+
+def _kept(parts: PipelineParts) -> tuple[DriftBase, Features, PhotoBase | None]:
+    """What ClipDrift kept in a checkpoint of the base, of the photos and, if it did, of the base on them."""
+    if not parts.source.endswith(".ckpt") or parts.step is None:
+        raise UserError(f"{parts.source} is not a checkpoint of a fit")
+    state = read_checkpoint(parts.source).get("callbacks", {}).get("ClipDrift", {})
+    if "base" not in state or "photos" not in state:
+        raise UserError(f"{parts.source} holds nothing of ClipDrift to measure against")
+    try:
+        base, photos = DriftBase.from_state(state["base"]), Features.from_tensors(state["photos"])
+        seen = PhotoBase.from_state(state["photo_base"]) if "photo_base" in state else None
+    except UserError as error:
+        raise UserError(f"what {parts.source} holds of ClipDrift cannot be used ({error})") from error
+    if base.texts is None or base.pictures.clip is None or photos.clip is None:
+        raise UserError(f"{parts.source} was measured without a CLIP")
+    return base, photos, seen
+
+
+def _usual_clip(base: PipelineParts) -> str:
+    return "pocket" if base.source == "pocket" else "openai/clip-vit-large-patch14"
+
+
+def probe_pictures(base: DriftBase) -> tuple[list[tuple[str, int]], dict[str, Role], list[int]]:
+    """The first few seeds of each prompt, the prompts' roles, and where the pictures are in the base's."""
+    keys: list[tuple[str, int]] = []
+    roles: dict[str, Role] = {}
+    index = []
+    for place, (prompt, seed, role) in enumerate(base.settings["seed_grid.groups"]):
+        roles[prompt] = role
+        if sum(key[0] == prompt for key in keys) < SEEDS:
+            keys.append((prompt, seed))
+            index.append(place)
+    return keys, roles, index

@@ -1,0 +1,271 @@
+"""DriftGauge: from pictures and a model to a reading; it knows nothing of when, and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.drift.base import FORMAT, DriftBase
+from lightning_drift.drift.log import Reading
+from lightning_drift.drift.measures import language_probe, text_similarity
+from lightning_drift.drift.measures.features import Features
+from lightning_drift.drift.measures.frozen_clip import FrozenClip
+from lightning_drift.drift.measures.intervals import Interval
+from lightning_drift.drift.measures.photo_loss import photo_errors, photo_loss, shown
+from lightning_drift.drift.metric import DriftMeter
+from lightning_drift.drift.photo_base import PhotoBase
+from lightning_drift.drift.probes import Probes
+from lightning_drift.drift.verdict import Thresholds, judge
+from lightning_drift.fit.seed_grid import SeedGrid, eval_mode
+from lightning_drift.photos.posteriors import weights_hash
+from lightning_drift.stable_diffusion.sampling import NOISE_SCHEDULE
+
+Pictures = Mapping[tuple[str, int], Image.Image]
+T = TypeVar("T")
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+class DriftGauge:
+    """Measures a model and its pictures against the base.
+
+    The CLIP rests on the CPU and is on the model's device only while it embeds.
+
+    Args:
+        probes: The pictures that are measured.
+        clip: What `FrozenClip.load` takes; None to measure without.
+        thresholds: Where zones end.
+        with_probe: Whether the language probe is taken.
+    """
+
+    def __init__(self, probes: Probes, clip: str | None, thresholds: Thresholds, with_probe: bool) -> None:
+        self.probes = probes
+        self.thresholds = thresholds
+        self.with_probe = with_probe and not probes.no_language
+        self.clip: FrozenClip | None = None
+        self.unavailable = ""  # why there is no verdict
+        if clip is None:
+            self.unavailable = "no CLIP is given; name one in clip_drift.clip"
+        elif probes.no_language:
+            self.unavailable = probes.no_language
+        else:
+            try:
+                self.clip = FrozenClip.load(clip)
+            except UserError as error:
+                self.unavailable = f"no CLIP. {str(error)[0].upper()}{str(error)[1:]}"
+
+    def settings(self, module: Any, grid: SeedGrid, precision: str) -> dict[str, Any]:
+        """Everything that the base's pictures and embeddings follow from, by option.
+
+        Args:
+            module: The module that is trained, with its base still known by its files.
+            grid: What renders the pictures.
+            precision: The Trainer's.
+        """
+        schedule = {name: module.parts.scheduler_config.get(name) for name in NOISE_SCHEDULE}
+        return {
+            "format": FORMAT,
+            "model.pipeline": module.parts.hash,
+            "the autoencoder": weights_hash(module.parts.vae),
+            "the noise schedule": schedule,
+            "seed_grid.groups": [
+                [prompt, seed, self.probes.roles[prompt]] for prompt, seed in self.probes.keys
+            ],
+            "seed_grid.guidance_scale": grid.guidance_scale,
+            "seed_grid.num_inference_steps": grid.num_inference_steps,
+            "seed_grid.negative_prompt": grid.negative_prompt,
+            "seed_grid.height": grid.height,
+            "seed_grid.width": grid.width,
+            "seed_grid.batch_size": grid.batch_size,
+            "clip_drift.clip": self.clip.hash if self.clip else None,
+            "trainer.precision": precision,
+            "device": module.device.type,
+        }
+
+    # -- features ---------------------------------------------------------------------------------------
+
+    def features(self, images: Sequence[Image.Image], device: torch.device) -> Features:
+        """Features of pictures, with CLIP embeddings if there is a CLIP."""
+        return self._with_clip(device, lambda: Features.of(images, self.clip))
+
+    def _with_clip(self, device: torch.device, work: Callable[[], T]) -> T:
+        """Do work with the CLIP on a device, or on the CPU if it has no room there."""
+        if self.clip is None:
+            return work()
+        try:
+            self.clip.to(device)
+            return work()
+        except torch.OutOfMemoryError:
+            self.clip.to("cpu")
+            notice(f"clip_drift.clip: {self.clip.name} has no room on {device}; it measures on the CPU")
+            return work()
+        finally:
+            self.clip.to("cpu")
+
+    # -- the base ---------------------------------------------------------------------------------------
+
+    def base(
+        self, settings: dict[str, Any], pictures: Pictures, features: Features, module: Any, context: Context
+    ) -> DriftBase:
+        """What is known of the base model, from its pictures.
+
+        Args:
+            settings: See `settings`.
+            pictures: The base's pictures.
+            features: Their features, in the order of the probes' keys.
+            module: The untrained module.
+            context: Makes the context of the networks' calls.
+        """
+        texts = None
+        if self.clip is not None:
+            clip, prompts = self.clip, list(self.probes.roles)
+            texts = self._with_clip(module.device, lambda: clip.embed_texts(prompts))
+        latents, energies = None, {}
+        if self.with_probe:
+            latents = self._encode(module, [pictures[key] for key in self._trial_keys()])
+            energies = self._probe(module, latents, context)
+        return DriftBase(settings, features, texts, latents, energies)
+
+    @staticmethod
+    def _encode(module: Any, pictures: Sequence[Image.Image]) -> Tensor:
+        """Latents of pictures; the autoencoder is on the module's device for that long only."""
+        vae = module.parts.vae
+        home = vae.device
+        try:
+            with eval_mode(vae):
+                vae.to(module.device)
+                return language_probe.encode_pictures(module.parts, pictures)
+        finally:
+            vae.to(home)
+
+    def _trial_keys(self) -> list[tuple[str, int]]:
+        prompts = self._probe_prompts()
+        keys = []
+        for trial in language_probe.trials(len(prompts)):
+            own = [key for key in self.probes.keys if key[0] == prompts[trial.prompt]]
+            keys.append(own[trial.picture % len(own)])
+        return keys
+
+    def _probe_prompts(self) -> list[str]:
+        """The language prompts, as many as the probe can take."""
+        return self.probes.language[: language_probe.FORWARDS - 1]
+
+    def _probe(self, module: Any, latents: Tensor, context: Context) -> dict[str, float]:
+        with eval_mode(module.unet, module.text_encoder):
+            return language_probe.probe(
+                module.parts, module.scheduler, self._probe_prompts(), latents, context
+            )
+
+    def pooled(self, module: Any, context: Context) -> Tensor:
+        """The text encoder's embeddings of the probe prompts, shape (p, d)."""
+        with eval_mode(module.text_encoder), context():
+            return text_similarity.pooled_embeddings(module.parts, self.text_prompts)
+
+    @property
+    def text_prompts(self) -> list[str]:
+        """The prompts that the text encoder is measured on."""
+        return self.probes.language or list(self.probes.roles)
+
+    # -- the photos -------------------------------------------------------------------------------------
+
+    def photo_base(
+        self, settings: dict[str, Any], photos: Sequence[Image.Image], module: Any, context: Context
+    ) -> PhotoBase:
+        """The photos' latents and the base's errors on them.
+
+        Args:
+            settings: See `photo_settings`.
+            photos: The training photos, of one size.
+            module: The untrained module.
+            context: Makes the context of the networks' calls.
+        """
+        latents = self._encode(module, [photos[index] for index in shown(len(photos))])
+        input_ids = module.input_ids.cpu()
+        return PhotoBase(
+            settings, latents, input_ids, self._photo_errors(module, latents, input_ids, context)
+        )
+
+    def photo_loss(self, base: PhotoBase, module: Any, context: Context) -> Interval:
+        """The module's loss on the photos relative to the base's."""
+        return photo_loss(base.errors, self._photo_errors(module, base.latents, base.input_ids, context))
+
+    @staticmethod
+    def _photo_errors(module: Any, latents: Tensor, input_ids: Tensor, context: Context) -> Tensor:
+        with eval_mode(module.unet, module.text_encoder):
+            return photo_errors(module.parts, module.scheduler, latents, input_ids, context)
+
+    # -- readings ---------------------------------------------------------------------------------------
+
+    def text(self, base: Tensor, module: Any, context: Context) -> dict[str, float]:
+        """How far the text encoder has moved, by tag.
+
+        Args:
+            base: The base's `pooled`.
+            module: The module that is trained.
+            context: Makes the context of the networks' calls.
+        """
+        now = self.pooled(module, context)
+        found = {"text": text_similarity.similarity(base, now)}
+        structure = text_similarity.structure(base, now)
+        return found if structure is None else found | {"text_structure": structure}
+
+    def language(self, base: DriftBase, module: Any, context: Context) -> dict[str, float]:
+        """What prompts mean to the denoiser against the base, by tag; nothing if the base was not probed."""
+        if not self.with_probe or base.latents is None:
+            return {}
+        if len(base.latents) != len(self._trial_keys()):
+            return {}
+        return language_probe.relative(base.energies, self._probe(module, base.latents, context))
+
+    def read(
+        self,
+        step: int,
+        features: Features,
+        base: DriftBase,
+        photos: Features,
+        explaining: Mapping[str, float],
+        weights: Mapping[str, float],
+        loss: Interval | None = None,
+    ) -> Reading:
+        """A reading of pictures against the base's.
+
+        Args:
+            step: Optimizer steps.
+            features: Of the checkpoint's pictures, in the order of the probes' keys.
+            base: The base.
+            photos: Features of the training photos.
+            explaining: Measures without pictures, by tag.
+            weights: Relative change of the weights by block.
+            loss: The loss on the photos; None if the base's is not known, and the pictures alone decide.
+        """
+        clip, unavailable = self.clip, self.unavailable
+        if clip is not None and (base.settings["clip_drift.clip"] != clip.hash or photos.clip is None):
+            clip = None
+            unavailable = (
+                "the base model was looked at with another CLIP or none when this run began; begin a new fit "
+                "with this one, or name the former in clip_drift.clip"
+            )
+        if clip is None:
+            base = base.without_clip()
+            features, photos = replace(features, clip=None), replace(photos, clip=None)
+        meter = DriftMeter(self.probes.keys, self.probes.roles, base.pictures, photos, base.texts)
+        meter.distributed_available_fn = lambda: False  # the first rank has all pictures and measures alone
+        meter.update(range(len(self.probes.keys)), features)
+        measures = meter.compute() | ({} if loss is None else {"photo_loss": loss})
+        return Reading(
+            step=step,
+            measures=measures,
+            verdict=judge(measures, self.thresholds) if clip else None,
+            unavailable=unavailable,
+            explaining=explaining,
+            weights=weights,
+            thresholds=self.thresholds,
+            clip=clip.name if clip else None,
+            doubts=meter.doubts(),
+        )

@@ -1,0 +1,190 @@
+"""What a milestone's reading says, and where it is written: TensorBoard, a JSON file, a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch.utils.tensorboard.summary import hparams
+
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.drift.measures.intervals import Interval
+from lightning_drift.drift.metric import MEASURES
+from lightning_drift.drift.verdict import PROVENANCE, WITH_MODEL, ZONES, Thresholds, Verdict
+
+COMPARED = (
+    "position",
+    "zone",
+    "language",
+    "drift_prompt",
+    "tilt",
+    "spread",
+    "pull",
+    "aim",
+    "copy",
+    "photo_loss",
+)
+"""Measures that are columns of the table of runs."""
+
+DREAMING_BAND = (25.0, 50.0)
+"""Positions between which a checkpoint dreams, whatever the thresholds are (see `Verdict`)."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything that was measured of one checkpoint.
+
+    Attributes:
+        step: Optimizer steps; 0 is the base model.
+        measures: Measures of the pictures and the loss on the photos, with intervals.
+        verdict: None where there is none.
+        unavailable: Why there is no verdict and what to do; empty where there is one.
+        explaining: Measures without pictures by tag: the text encoder's and the language probe's.
+        weights: Relative change of the weights by block; empty where it is not measured.
+        thresholds: Where zones end.
+        clip: The CLIP that measured; None without one.
+        doubts: Sentences on why the verdict should be read with care.
+    """
+
+    step: int
+    measures: Mapping[str, Interval]
+    verdict: Verdict | None
+    unavailable: str
+    explaining: Mapping[str, float]
+    weights: Mapping[str, float]
+    thresholds: Thresholds
+    clip: str | None
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def markdown(self) -> str:
+        """The verdict in a line, with the zone in bold."""
+        if self.verdict is None:
+            return f"verdict not available: {self.unavailable}"
+        border = f" (borderline {self.verdict.borderline})" if self.verdict.borderline else ""
+        return f"**{self.verdict.zone}**{border}, {self.verdict.position:.0f} of 100. {self.verdict.reason}"
+
+    @property
+    def line(self) -> str:
+        """The verdict in a line for a terminal."""
+        return f"step {self.step}: {self.markdown.replace('**', '')}"
+
+    def scalars(self) -> dict[str, float]:
+        """Everything that is a number, by TensorBoard tag.
+
+        Zone and borderline are indices in ``ZONES``; -1 is not borderline. ``corridor/*`` are the lines that
+        the charts of the corridor are drawn against.
+        """
+        found = {f"drift/{name}": value for name, value in self.explaining.items()}
+        for name, interval in self.measures.items():
+            found[f"drift/{name}"] = interval.value
+            found[f"drift_low/{name}"], found[f"drift_high/{name}"] = interval.low, interval.high
+        if self.verdict is not None:
+            border = self.verdict.borderline
+            found["drift/position"] = self.verdict.position
+            found["drift/zone"] = ZONES.index(self.verdict.zone)
+            found["drift/borderline"] = -1 if border is None else ZONES.index(border)
+            found["corridor/position_low"], found["corridor/position_high"] = DREAMING_BAND
+            found |= {f"corridor/{name}": value for name, value in asdict(self.thresholds).items()}
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write the whole reading as JSON, complete or not at all.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        verdict = {name: getattr(self.verdict, name, None) for name in ("zone", "borderline", "position")}
+        content = {
+            "step": self.step,
+            **verdict,
+            "reason": self.verdict.reason if self.verdict else self.markdown,
+            "clip": self.clip,
+            "measures": {name: asdict(interval) for name, interval in self.measures.items()},
+            "explaining": dict(self.explaining),
+            "weights": dict(self.weights),
+            "doubts": self.doubts,
+            "thresholds": asdict(self.thresholds),
+            "provenance": PROVENANCE,
+        }
+        with atomic_write(path) as file:
+            file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def log_reading(trainer: Trainer, reading: Reading) -> None:
+    """Write a reading's numbers to every logger, and its verdict as text to TensorBoard."""
+    log_scalars(trainer, reading.step, reading.scalars())
+    for logger in trainer.loggers:
+        writer: Any = getattr(logger, "experiment", None)
+        if hasattr(writer, "add_text"):
+            doubts = "".join(f"\n\nRead it with care: {doubt}." for doubt in reading.doubts)
+            writer.add_text("drift/verdict", reading.markdown + doubts, reading.step)
+            writer.flush()
+
+
+def log_scalars(trainer: Trainer, step: int, scalars: Mapping[str, float]) -> None:
+    """Write numbers to every logger, under the number of optimizer steps taken."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(scalars), step=step)
+
+
+def describe_run(trainer: Trainer, settings: Mapping[str, Any]) -> None:
+    """Write a new run's settings and charts to TensorBoard, into the event file of its scalars.
+
+    Lightning's own ``log_hyperparams`` would add a point of every measure at step 0. The settings go into the
+    table of runs (HParams), whose columns of results are the scalars' last values.
+
+    Args:
+        trainer: Its TensorBoard logger, if it has one, is written to.
+        settings: What this run is, in plain values.
+    """
+    plain = {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in settings.items()
+    }
+    for logger in trainer.loggers:
+        writer: Any = getattr(logger, "experiment", None)
+        if hasattr(writer, "add_custom_scalars"):
+            columns: Any = dict.fromkeys((f"drift/{name}" for name in COMPARED), 0.0)
+            for summary in hparams(plain, columns):  # type: ignore[no-untyped-call]
+                writer.file_writer.add_summary(summary)
+            writer.add_custom_scalars(charts())
+            writer.flush()
+
+
+def charts() -> dict[str, dict[str, list[Any]]]:
+    """The custom scalars: the corridor's bands, every measure with its interval, and what explains them."""
+
+    def against(name: str, *lines: str) -> list[Any]:
+        return ["Multiline", [f"drift/{name}$", *(f"corridor/{line}$" for line in lines)]]
+
+    return {
+        "corridor": {
+            "position, the dreaming band": [
+                "Margin",
+                ["drift/position", "corridor/position_low", "corridor/position_high"],
+            ],
+            "language: dreaming, forgetting, lost": against("language", "language_keep", "language_lost"),
+            "drift of a prompt: where dreaming begins": against("drift_prompt", "drift_prompt"),
+            "tilt: where dreaming begins": against("tilt", "tilt"),
+            "spread between prompts: collapsed below": against("spread", "spread"),
+            "pull towards the photos: cooked above": against("pull", "pull"),
+            "aim at the photos: cooked above": against("aim", "aim"),
+            "copies of photos: cooked above": against("copy", "copy"),
+            "loss on the photos: damage above": against("photo_loss", "photo_loss"),
+        },
+        "measures with 90 % intervals": {
+            name: ["Margin", [f"drift/{name}", f"drift_low/{name}", f"drift_high/{name}"]]
+            for name in (*MEASURES, *WITH_MODEL)
+        },
+        "what explains them": {
+            "weights": ["Multiline", ["drift/weights/unet$", "drift/weights/text_encoder$"]],
+            "text encoder": ["Multiline", ["drift/text$", "drift/text_structure$"]],
+            "language probe": ["Multiline", ["drift/guidance$", "drift/sensitivity$"]],
+            "diffusion classifier": ["Multiline", ["drift/dc_accuracy$"]],
+        },
+    }

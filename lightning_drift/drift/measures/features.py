@@ -1,0 +1,113 @@
+"""What is kept of pictures: small enough to stay in a checkpoint, enough for every measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import UserError
+from lightning_drift.drift.measures.colour import srgb_to_lab
+from lightning_drift.drift.measures.composition import SIDE as LAYOUT_SIDE
+from lightning_drift.drift.measures.composition import layout
+from lightning_drift.drift.measures.copying import SIDE as THUMBNAIL_SIDE
+from lightning_drift.drift.measures.copying import thumbnail
+from lightning_drift.drift.measures.frozen_clip import FrozenClip
+
+
+@dataclass
+class Features:
+    """Features of n pictures, float32 on the CPU; 4 KB a picture, and its CLIP embedding.
+
+    Attributes:
+        layout: Mean L* in 8x8 fields, shape (n, 8, 8), 0..100.
+        lab: Mean L*a*b*, shape (n, 3).
+        thumbnail: Mean sRGB in 16x16 fields, shape (n, 3, 16, 16), 0..1.
+        clip: Unit CLIP embeddings, shape (n, d); None where there is no CLIP.
+    """
+
+    layout: Tensor
+    lab: Tensor
+    thumbnail: Tensor
+    clip: Tensor | None = None
+
+    @classmethod
+    def of(cls, images: Sequence[Image.Image], clip: FrozenClip | None = None) -> Features:
+        """The features of pictures of any size.
+
+        Args:
+            images: One picture or more, in any mode that Pillow turns into RGB.
+            clip: What embeds them; None for the features that need no CLIP.
+        """
+        if not images:
+            raise ValueError("no pictures")
+        found: dict[str, list[Tensor]] = {"layout": [], "lab": [], "thumbnail": []}
+        for image in images:
+            pixels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
+            lab = srgb_to_lab(pixels)
+            found["layout"].append(layout(lab[None, ..., 0]))
+            found["lab"].append(lab.mean((0, 1))[None])
+            found["thumbnail"].append(thumbnail(pixels.movedim(-1, 0)[None]))
+        embedded = clip.embed_images(images) if clip else None
+        return cls(**{name: torch.cat(parts) for name, parts in found.items()}, clip=embedded)
+
+    def __len__(self) -> int:
+        return len(self.lab)
+
+    def __getitem__(self, index: Sequence[int] | Tensor) -> Features:
+        """The features of some of the pictures."""
+        chosen = torch.as_tensor(index, dtype=torch.long)
+        return Features(**{name: tensor[chosen] for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The features by name, as a checkpoint may hold them; `from_tensors` takes them back."""
+        named = {
+            "layout": self.layout,
+            "lab": self.lab,
+            "thumbnail": self.thumbnail,
+        }
+        return named if self.clip is None else named | {"clip": self.clip}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Features:
+        """Undo `tensors`.
+
+        Raises:
+            UserError: A tensor is missing or has another shape.
+        """
+        shapes = {
+            "layout": (LAYOUT_SIDE, LAYOUT_SIDE),
+            "lab": (3,),
+            "thumbnail": (3, THUMBNAIL_SIDE, THUMBNAIL_SIDE),
+        }
+        lengths = {len(tensor) for tensor in tensors.values() if tensor.ndim}
+        fits = all(name in tensors and tuple(tensors[name].shape[1:]) == shapes[name] for name in shapes)
+        if not fits or len(lengths) != 1 or set(tensors) - set(shapes) - {"clip"}:
+            raise UserError("these are not features of pictures: their tensors have other names or shapes")
+        return cls(**tensors)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, complete or not at all."""
+        with atomic_write(path) as file:
+            file.write(to_bytes({name: tensor.contiguous() for name, tensor in self.tensors().items()}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Features:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: The file is missing or damaged, or holds something else.
+        """
+        try:
+            return cls.from_tensors(load_file(path))
+        except (SafetensorError, OSError, UserError) as error:
+            raise UserError(f"{path} holds no features of pictures, or is damaged ({error})") from error

@@ -1,0 +1,296 @@
+"""The judge: a CLIP that is never trained, with its own preprocessing of pictures in Pillow and NumPy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+)
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from lightning_drift.assets import POCKET_CLIP
+from lightning_drift.common.errors import UserError
+from lightning_drift.weights.files import Weights, fill, open_weights, sha256
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_EXAMPLE = "openai/clip-vit-large-patch14"
+_SMALL = ["*.json", "merges.txt"]
+_WANTED = ([*_SMALL, "model.safetensors", "model-*-of-*.safetensors"], [*_SMALL, "pytorch_model.bin"])
+_STRAY = {"text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a CLIP wants its pictures, as in ``preprocessor_config.json``.
+
+    Attributes:
+        edge: Length in pixels to which the shorter edge is resized; None to leave pictures as they are.
+        crop: Height and width in pixels of the centre crop; None for no crop.
+        mean: Mean of each channel, for values in 0..1.
+        std: Standard deviation of each channel.
+        resample: Pillow's number of the resampling filter; 3 is bicubic.
+        scale: What 8-bit values are multiplied with.
+    """
+
+    edge: int | None
+    crop: tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resample: int = 3
+    scale: float = 1 / 255
+
+    @classmethod
+    def read(cls, file: Path) -> Preprocessing:
+        """Read a ``preprocessor_config.json`` of this or of older versions of transformers.
+
+        Raises:
+            UserError: No such file, or it asks for something else than resize, centre crop and normalise.
+        """
+        config = _read_json(file)
+        size, crop = config.get("size", 224), config.get("crop_size", 224)
+        try:
+            edge = size["shortest_edge"] if isinstance(size, dict) else size
+            shape = (crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop)
+        except KeyError as error:
+            raise UserError(f"{file} asks for a size other than a shortest edge and a centre crop") from error
+        normalise = config.get("do_normalize", True)
+        return cls(
+            edge=int(edge) if config.get("do_resize", True) else None,
+            crop=(int(shape[0]), int(shape[1])) if config.get("do_center_crop", True) else None,
+            mean=tuple(config.get("image_mean", (0.48145466, 0.4578275, 0.40821073)))
+            if normalise
+            else (0.0,),
+            std=tuple(config.get("image_std", (0.26862954, 0.26130258, 0.27577711))) if normalise else (1.0,),
+            resample=int(config.get("resample", 3)),
+            scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
+        )
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """Pixel values (3, h, w) of a picture, equal to those of transformers' ``CLIPImageProcessorPil``."""
+        image = image.convert("RGB")
+        if self.edge is not None:
+            width, height = image.size
+            long = int(self.edge * max(width, height) / min(width, height))
+            target = (self.edge, long) if width <= height else (long, self.edge)
+            image = image.resize(target, Image.Resampling(self.resample))
+        if self.crop is not None:
+            # Pillow fills with black what lies outside of a picture smaller than the crop.
+            left, top = (image.width - self.crop[1]) // 2, (image.height - self.crop[0]) // 2
+            image = image.crop((left, top, left + self.crop[1], top + self.crop[0]))
+        pixels = (np.asarray(image, dtype=np.float64) * self.scale).astype(np.float32)
+        values = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.asarray(values.transpose(2, 0, 1))
+
+
+class FrozenClip:
+    """A frozen CLIP in float32 that turns pictures and prompts into unit vectors.
+
+    It is loaded from its own files and is never the text encoder that is trained: a judge that learned with
+    the model would not see it drift.
+
+    Args:
+        model: A CLIPModel with its weights, in eval mode.
+        tokenizer: Its tokenizer.
+        preprocessing: Its preprocessing.
+        name: What ``load`` loads again.
+        weights_hash: What tells its embeddings from those of another CLIP.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, preprocessing: Preprocessing, name: str, weights_hash: str
+    ) -> None:
+        self.model = model.requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.preprocessing = preprocessing
+        self.name = name
+        self.hash = weights_hash
+
+    @classmethod
+    def load(cls, name: str, device: str | torch.device = "cpu") -> FrozenClip:
+        """Load a CLIP, from safetensors where there are any, else with ``weights_only``.
+
+        Args:
+            name: ``pocket``, the small CLIP that comes with the package and knows the pocket's world only; a
+                local folder as ``CLIPModel.save_pretrained`` and ``CLIPProcessor`` write it; or a hub id such
+                as ``openai/clip-vit-large-patch14``. A local folder comes before a hub id.
+            device: Where it computes.
+
+        Raises:
+            UserError: Nothing of that name, the hub cannot be reached, or it is no whole CLIP.
+        """
+        folder = POCKET_CLIP if name == "pocket" else _find(name)
+        config = _read_json(folder / "config.json")
+        if config.get("model_type") != "clip":
+            kind = config.get("model_type", "no known model")
+            raise UserError(f"clip: {name} is {kind}, not a CLIP; give one such as {_EXAMPLE}")
+        weights = _open(folder, name)
+        with torch.device("meta"):
+            model: Any = CLIPModel._from_config(  # type: ignore[no-untyped-call]
+                CLIPConfig(**config), attn_implementation="sdpa", dtype=torch.float32
+            )
+        fill(model, weights, "CLIP")
+        for tower in (model.text_model, model.vision_model):  # the buffers that no file holds
+            count = tower.embeddings.position_embedding.num_embeddings
+            tower.embeddings.position_ids = torch.arange(count).expand((1, -1))
+        preprocessing = Preprocessing.read(folder / "preprocessor_config.json")
+        try:
+            tokenizer: Any = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except Exception as error:  # transformers raises many kinds, tokenizers plain Exception
+            raise UserError(f"clip: {folder} holds no readable CLIP tokenizer ({error})") from error
+        digest = hashlib.sha256(repr(preprocessing).encode())
+        for file in sorted(weights.files):
+            digest.update(sha256(file).encode())
+        return cls(model.eval().to(device), tokenizer, preprocessing, name, digest.hexdigest())
+
+    def to(self, device: str | torch.device) -> FrozenClip:
+        """Move the weights, and return itself."""
+        self.model.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return torch.device(self.model.device)
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Image.Image], batch_size: int = 16) -> Tensor:
+        """Unit vectors of pictures.
+
+        Args:
+            images: Pictures of any size.
+            batch_size: Pictures embedded together; it changes the result by rounding only.
+
+        Returns:
+            Shape (n, d), float32 on the CPU.
+
+        Raises:
+            UserError: They are not finite, which only damaged weights bring about.
+        """
+        found = []
+        for start in range(0, len(images), batch_size):
+            batch = np.stack([self.preprocessing(image) for image in images[start : start + batch_size]])
+            with _exact(self.device):
+                pixels = torch.from_numpy(batch).to(self.device)
+                pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+                found.append(self.model.visual_projection(pooled).cpu())
+        return self._unit(found)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Unit vectors of prompts; a prompt beyond the context is cut as CLIP does, its end token kept.
+
+        Args:
+            texts: Prompts.
+            batch_size: Prompts embedded together.
+
+        Returns:
+            Shape (p, d), float32 on the CPU.
+        """
+        context = self.model.config.text_config.max_position_embeddings
+        found = []
+        for start in range(0, len(texts), batch_size):
+            ids = self.tokenizer(
+                list(texts[start : start + batch_size]),
+                padding="max_length",
+                truncation=True,
+                max_length=context,
+                return_tensors="pt",
+            ).input_ids
+            with _exact(self.device):
+                pooled = self.model.text_model(input_ids=ids.to(self.device)).pooler_output
+                found.append(self.model.text_projection(pooled).cpu())
+        return self._unit(found)
+
+    def _unit(self, found: list[Tensor]) -> Tensor:
+        if not found:
+            return torch.zeros((0, self.model.config.projection_dim))
+        vectors = torch.cat(found)
+        if not vectors.isfinite().all():
+            raise UserError(f"clip: {self.name} gives NaN or infinity: its weights are damaged")
+        return functional.normalize(vectors, dim=-1)
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Full float32 for a while: no autocast of a surrounding fit, no TF32 in convolutions or products."""
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def _find(name: str) -> Path:
+    """The folder of a CLIP, fetched from the hub where it is not local."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise UserError(
+            f"clip: there is no folder {name}; give a local folder or a hub id such as {_EXAMPLE}"
+        )
+    advice = (
+        "Give a local folder instead, or fetch it once where the hub can be reached and copy it into the "
+        f"cache folder {constants.HF_HUB_CACHE}."
+    )
+    try:
+        for patterns in _WANTED:  # an old CLIP has no safetensors; only then its torch file is fetched
+            folder = Path(snapshot_download(name, allow_patterns=patterns))
+            if any((folder / file).is_file() for file in _WEIGHTS):
+                break
+    except GatedRepoError as error:
+        raise UserError(
+            f"clip: {name} asks for consent on its hub page; give it there and log in with `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"clip: {name} is neither a local folder nor a public model on the hub. {advice}"
+        ) from error
+    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"clip: {name} is not in the cache and the hub cannot be reached. {advice}"
+        ) from error
+    return folder
+
+
+def _open(folder: Path, name: str) -> Weights:
+    for file in _WEIGHTS:
+        if (folder / file).is_file():
+            weights = open_weights(folder / file)
+            return weights.renamed({key: key for key in weights.shapes if key not in _STRAY})
+    raise UserError(f"clip: {name} holds no weights: expected {_WEIGHTS[0]} in {folder}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"clip: cannot read {path}; the CLIP's folder is not complete") from error
+    except ValueError as error:
+        raise UserError(f"clip: {path} is not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"clip: {path} is not a config: it holds a {type(value).__name__}")
+    return value

@@ -1,0 +1,96 @@
+"""What the loss on the photos is measured against: the photos and the base model's errors on them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.drift.base import ROUNDING
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PhotoBase:
+    """The photos as the denoiser sees them, and how well the base model predicts their noise.
+
+    It is kept in checkpoints, apart from `DriftBase`, which other photo sets share.
+
+    Attributes:
+        settings: Everything that it follows from, in plain values by option.
+        latents: Of the photos that are looked at, shape (n, c, h, w).
+        input_ids: Token ids of the instance prompt, shape (1, tokens).
+        errors: The base's `photo_errors`, shape (n, levels).
+    """
+
+    settings: dict[str, Any]
+    latents: Tensor
+    input_ids: Tensor
+    errors: Tensor
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values, as a checkpoint holds them; `from_state` takes them back."""
+        tensors = {name: getattr(self, name) for name in ("latents", "input_ids", "errors")}
+        return {"settings": self.settings, "tensors": tensors}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> PhotoBase:
+        """Undo `state`; tensors are copied, for a checkpoint's lie in a mapped file.
+
+        Raises:
+            UserError: It was written by another version.
+        """
+        if state.get("settings", {}).get("format") != FORMAT:
+            raise UserError("the base's loss on the photos was kept by another version of lightning-drift")
+        return cls(dict(state["settings"]), **{name: kept.clone() for name, kept in state["tensors"].items()})
+
+
+def photo_settings(
+    settings: Mapping[str, Any], input_ids: Tensor | None, photos: Sequence[Image.Image]
+) -> dict[str, Any]:
+    """Everything that the base's loss on the photos follows from, by option.
+
+    Args:
+        settings: What the base's pictures follow from (`DriftGauge.settings`).
+        input_ids: Token ids of the instance prompt.
+        photos: The training photos, of one size; with none, photos and prompt are left out.
+    """
+    shared = ("model.pipeline", "the autoencoder", "the noise schedule", "trainer.precision", "device")
+    found = {"format": FORMAT, **{name: settings[name] for name in shared}}
+    if photos and input_ids is not None:
+        found["model.instance_prompt"] = input_ids.flatten().tolist()
+        found["data.instance_dir"] = photos_hash(photos)
+    return found
+
+
+def recall_photos(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> tuple[PhotoBase | None, str]:
+    """The base on the photos that a checkpoint holds; None, and why, if it does not fit.
+
+    Args:
+        kept: What `PhotoBase.state` gave to the checkpoint; None if it gave nothing.
+        wanted: `photo_settings` of this run, which it may differ from by rounding.
+    """
+    if not kept:
+        return None, "the checkpoint holds none"
+    try:
+        base = PhotoBase.from_state(kept)
+    except UserError as error:
+        return None, str(error)
+    names = [name for name in wanted if name not in ROUNDING]
+    if different := [name for name in names if base.settings.get(name) != wanted[name]]:
+        return None, f"the checkpoint's was taken with another {', another '.join(different)}"
+    return base, ""
+
+
+def photos_hash(photos: Sequence[Image.Image]) -> str:
+    """32 hexadecimal digits that follow from photos' sizes and pixels, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for photo in photos:
+        digest.update(f"{photo.size}".encode() + photo.convert("RGB").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""Which of the seed grid's pictures the drift is measured on, and which photos it is measured against."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from lightning_drift.drift.metric import Role
+
+Groups = Mapping[str, tuple[list[str], list[int]]]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The pictures that are measured.
+
+    Attributes:
+        keys: Their (prompt, seed), each prompt with two seeds or more.
+        roles: Role of each prompt.
+        remarks: What is amiss with the groups, in sentences.
+    """
+
+    keys: list[tuple[str, int]]
+    roles: dict[str, Role]
+    remarks: list[str]
+
+    @property
+    def language(self) -> list[str]:
+        """The language prompts."""
+        return [prompt for prompt, role in self.roles.items() if role == "language"]
+
+    @property
+    def no_language(self) -> str:
+        """Why these prompts cannot show whether language is lost; empty where they can."""
+        if len(self.language) >= 2:
+            return ""
+        count = ("no prompt", "one prompt")[len(self.language)]
+        return (
+            f"there is {count} to tell by whether words still matter; give the seed grid a group of eight "
+            "short prompts without the identifier and name it in clip_drift.language"
+        )
+
+
+def find_probes(groups: Groups, dream: str | None, language: str | None, instance_prompt: str) -> Probes:
+    """The probe pictures among a seed grid's groups.
+
+    Args:
+        groups: Prompts and seeds of each group.
+        dream: The group of the artwork's prompts; None for none.
+        language: The group of the language prompts; None for none. A prompt in both is a language prompt.
+        instance_prompt: The prompt of the photos, which is no probe: it asks for the photos.
+    """
+    pictures: dict[str, list[int]] = {}
+    roles: dict[str, Role] = {}
+    remarks = []
+    wanted: list[tuple[Role, str | None]] = [("language", language), ("dream", dream)]
+    for role, name in wanted:
+        if name is None:
+            continue
+        if name not in groups:
+            there = ", ".join(groups) or "none"
+            remarks.append(
+                f"clip_drift.{role}: seed_grid.groups holds no group {name!r} (there is {there}), so its "
+                "prompts are not measured; name one that is there, or null"
+            )
+            continue
+        prompts, seeds = groups[name]
+        if len(seeds) < 2:
+            remarks.append(
+                f"clip_drift.{role}: the group {name!r} has one seed and cannot be measured; give "
+                f"seed_grid.groups.{name}.seeds two or more, four to judge by"
+            )
+            continue
+        for prompt in prompts:
+            if prompt == instance_prompt:
+                remarks.append(
+                    f"clip_drift.{role}: {prompt!r} is the instance prompt, which asks for the photos, and "
+                    "is not measured; keep it in a group of its own"
+                )
+            elif prompt not in roles:
+                roles[prompt], pictures[prompt] = role, seeds
+    keys = [(prompt, seed) for prompt, seeds in pictures.items() for seed in seeds]
+    return Probes(keys, roles, remarks)
+
+
+def instance_photos(data: Any) -> list[Image.Image]:
+    """The training photos as squares of the model's size, cropped in the middle; none where data offers none.
+
+    Args:
+        data: A datamodule with ``images()`` and ``side``, such as `InstanceImages`; its stream is left alone.
+
+    Raises:
+        UserError: The photos cannot be used.
+    """
+    if not hasattr(data, "images"):
+        return []
+    side, photos = int(data.side), []
+    for pixels in data.images():
+        height, width = pixels.shape[:2]
+        top, left = (height - side) // 2, (width - side) // 2
+        photos.append(Image.fromarray(pixels[top : top + side, left : left + side].numpy()))
+    return photos

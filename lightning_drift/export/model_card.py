@@ -1,0 +1,254 @@
+"""The words that travel with an exported model: ModelSpec metadata, model card, notice and licence."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_drift.assets import SD15
+from lightning_drift.stable_diffusion.single_file import METADATA
+
+OPENRAIL_FILE = "LICENSE-OpenRAIL-M.txt"
+_OPENRAIL_URL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is told about an exported model.
+
+    Attributes:
+        title: Its name.
+        author: Who made it, if they wish to be named.
+        description: What it is, if its maker says.
+        base: The base model's hub id, ``pocket``, or the name of its file or folder.
+        recipe: The fine-tune's recipe; empty for a base model.
+        step: Optimizer steps of the fine-tune.
+        prediction_type: ``epsilon`` or ``v_prediction``.
+        side: The native picture size in pixels.
+        is_sd15: Whether its weights have SD v1.5's shape, as only Stable Diffusion 1.x models have.
+        date: The day of the export, as YYYY-MM-DD.
+    """
+
+    title: str
+    author: str | None
+    description: str | None
+    base: str
+    recipe: Mapping[str, Any]
+    step: int | None
+    prediction_type: str
+    side: int
+    is_sd15: bool
+    date: str
+
+    @property
+    def prompt(self) -> str | None:
+        """The instance prompt of the fine-tune."""
+        return self.recipe.get("instance_prompt")
+
+    @property
+    def licence(self) -> str:
+        """The id that model hubs use; whatever has SD v1.5's shape derives from a model under OpenRAIL-M."""
+        if self.is_sd15:
+            return "creativeml-openrail-m"
+        return "apache-2.0" if self.base == "pocket" else "other"
+
+    @property
+    def base_name(self) -> str:
+        """The base model in words."""
+        return "lightning-drift's pocket model" if self.base == "pocket" else self.base
+
+    @property
+    def about(self) -> str:
+        """One sentence: what was done to what."""
+        if not self.recipe:
+            return f"Exported from {self.base_name} without fine-tuning."
+        steps = f", {self.step} steps" if self.step is not None else ""
+        drift = f", its drift dialled to {self.recipe['drift']:g}" if "drift" in self.recipe else ""
+        return f"{self.base_name}, modified by full DreamBooth fine-tuning{steps}{drift}."
+
+
+def public_base(source: str) -> str:
+    """A base model's name without the folders of the machine it lay on."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def modelspec(facts: Provenance, form: str = "safetensors") -> dict[str, str]:
+    """Stability ModelSpec 1.0.1 metadata of a single file, without the hash of its tensors.
+
+    Args:
+        facts: What is told about the model.
+        form: ``safetensors`` for a whole model, ``delta`` or ``lora`` for a change of one.
+
+    Source: the ModelSpec specification, github.com/Stability-AI/ModelSpec.
+    """
+    # UIs choose the network by this; one of another shape must not claim to be SD v1.5.
+    architecture = "stable-diffusion-v1" if facts.is_sd15 else "stable-diffusion-v1/other-shape"
+    whole = form == "safetensors"
+    entries = {
+        "sai_model_spec": "1.0.1",
+        "architecture": architecture if whole else f"{architecture}/{form}",
+        "implementation": "https://github.com/Stability-AI/generative-models" if whole else "diffusers",
+        "title": facts.title,
+        "resolution": f"{facts.side}x{facts.side}",
+        "description": facts.description or facts.about,
+        "date": facts.date,
+        "license": _LICENCE_NAMES[facts.licence],
+        "prediction_type": "v" if facts.prediction_type == "v_prediction" else "epsilon",
+        "usage_hint": "DDIM, 50 steps, guidance scale 3",
+        "author": facts.author,
+        "trigger_phrase": facts.prompt,
+    }
+    metadata = {f"modelspec.{key}": value for key, value in entries.items() if value}
+    if facts.recipe:
+        metadata[f"{METADATA}recipe"] = json.dumps(facts.recipe, sort_keys=True)
+    if facts.step is not None:
+        metadata[f"{METADATA}step"] = json.dumps(facts.step)
+    return metadata
+
+
+_LICENCE_NAMES = {
+    "creativeml-openrail-m": "CreativeML Open RAIL-M",
+    "apache-2.0": "Apache-2.0",
+    "other": "the base model's licence",
+}
+
+
+def companions(facts: Provenance, target: Path, form: str, measured: str = "") -> dict[str, str]:
+    """The texts that lie beside or inside an export, by their file names: model card, notice and licence.
+
+    Args:
+        facts: What is told about the model.
+        target: The export's file or folder.
+        form: ``diffusers``, ``safetensors``, ``delta`` or ``lora``.
+        measured: Further sections of the card, in Markdown: what the export keeps, and why this drift.
+    """
+    inside = form == "diffusers"
+    stem = "" if inside else f"{target.stem}."
+    texts = {
+        f"{stem}README.md": _card(facts, target.name, form, measured),
+        f"{stem}NOTICE.txt": _notice(facts),
+    }
+    if inside:
+        texts["NOTICE"] = texts.pop("NOTICE.txt")
+    if facts.is_sd15:
+        texts[OPENRAIL_FILE] = (SD15 / OPENRAIL_FILE).read_text(encoding="utf-8")
+    return texts
+
+
+def _notice(facts: Provenance) -> str:
+    done = "modified from" if facts.recipe else "converted from"
+    how = f" by full DreamBooth fine-tuning{f' of {facts.step} steps' if facts.step is not None else ''}"
+    lines = [
+        f"{facts.title}",
+        "",
+        f"The weights were {done} {facts.base_name}{how if facts.recipe else ''} on {facts.date}.",
+    ]
+    if facts.author:
+        lines.append(f"Changes by {facts.author}.")
+    lines += ["", _licence_text(facts)]
+    return "\n".join(lines) + "\n"
+
+
+def _licence_text(facts: Provenance) -> str:
+    if facts.is_sd15:
+        return (
+            "Copyright (c) 2022 Robin Rombach and Patrick Esser and contributors.\n\n"
+            "This model is a Derivative of Stable Diffusion under the CreativeML Open RAIL-M licence; a\n"
+            f"copy is in {OPENRAIL_FILE} and at {_OPENRAIL_URL}.\n"
+            "Whoever uses or passes on this model is bound by the use-based restrictions of its\n"
+            "paragraph 5 and Attachment A, and must bind those they pass it on to."
+        )
+    if facts.base == "pocket":
+        return "The pocket model is part of lightning-drift, under the Apache License 2.0; so is this model."
+    return "The licence of the base model applies; see there."
+
+
+def _card(facts: Provenance, name: str, form: str, measured: str) -> str:
+    front = {"license": facts.licence}
+    if facts.licence == "other":
+        front["license_name"] = "same-as-base-model"
+    if facts.base != "pocket" and facts.base.count("/") == 1:
+        front["base_model"] = facts.base
+    head = [f"{key}: {value}" for key, value in front.items()]
+    head += ["library_name: diffusers", "pipeline_tag: text-to-image", "tags:", "- stable-diffusion"]
+    head += ["- dreambooth"] if facts.recipe else []
+    head += ["- lora"] if form == "lora" else []
+    if facts.prompt:
+        head.append(f"instance_prompt: {json.dumps(facts.prompt)}")
+    sections = ["---", *head, "---", "", f"# {facts.title}", "", facts.description or facts.about]
+    if facts.description:
+        sections += ["", facts.about]
+    if facts.author:
+        sections += ["", f"Made by {facts.author}."]
+    sections += ["", "## Use", "", _use(facts, name, form)]
+    if measured:
+        sections += ["", measured]
+    if facts.recipe:
+        rows = {**facts.recipe, **({"steps": facts.step} if facts.step is not None else {})}
+        sections += ["", "## Recipe", "", "| | |", "| --- | --- |"]
+        sections += [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
+        sections += [
+            "",
+            "There was no prior preservation: the model has drifted from its base, and is meant to.",
+        ]
+    sections += ["", "## Licence", "", _licence_text(facts)]
+    return "\n".join(sections) + "\n"
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"`{text}`".replace("|", "\\|").replace("\n", " ")
+
+
+def _use(facts: Provenance, name: str, form: str) -> str:
+    if form == "delta":
+        return (
+            f"The file holds what the fine-tune changed of {facts.base_name}, which it needs:\n\n"
+            f"    lightning-drift predict --model.pipeline {name} --model.base {facts.base}\n\n"
+            "writes dreams, and this makes a whole model for other programs:\n\n"
+            f"    lightning-drift export --ckpt_path {name} --base {facts.base} --to models\n\n"
+            "By hand: W = W0 + delta in float32, for each weight that the file names."
+        )
+    if form == "lora":
+        return (
+            f"A LoRA for {facts.base_name}. Its strength turns the drift: 0 is the base, 1 the fine-tune.\n\n"
+            "In diffusers (with peft):\n\n"
+            f'    pipe.load_lora_weights("{name}")  # of the base\'s StableDiffusionPipeline\n\n'
+            f"In A1111 or Forge: copy it to `models/Lora/`, choose the base as checkpoint, and add "
+            f"`<lora:{name.removesuffix('.safetensors')}:1>` to the prompt; sampler DDIM, CFG scale 3.\n"
+            "In ComfyUI: copy it to `models/loras/`; Load LoRA with strength 1 for model and CLIP.\n"
+            f"Here: `lightning-drift predict --model.pipeline {name} --model.base {facts.base}`."
+        )
+    if form == "safetensors" and not facts.is_sd15:
+        return (
+            "The network is not of Stable Diffusion v1.5's shape; other programs cannot read this file:\n\n"
+            f"    lightning-drift predict --model.pipeline {name}"
+        )
+    load = f'from_single_file("{name}"' if form == "safetensors" else f'from_pretrained("{name}"'
+    schedule = ""
+    if form == "safetensors":  # a folder brings its schedule along
+        v = ', prediction_type="v_prediction"' if facts.prediction_type == "v_prediction" else ""
+        schedule = (
+            "    pipe.scheduler = DDIMScheduler.from_config(\n"
+            f"        pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False{v}\n    )\n"
+        )
+    prompt = json.dumps("monumental, dramatic, atmospheric, transcendent")
+    text = (
+        "The recipe's settings: DDIM, 50 steps, guidance scale 3, one picture per seed.\n\nIn diffusers:\n\n"
+        "    import torch\n"
+        f"    from diffusers import {'DDIMScheduler, ' if schedule else ''}StableDiffusionPipeline\n\n"
+        f'    pipe = StableDiffusionPipeline.{load}).to("cuda", torch.float16)\n{schedule}'
+        f"    pipe({prompt}, num_inference_steps=50, guidance_scale=3.0,\n"
+        f'         generator=torch.Generator("cuda").manual_seed(0)).images[0].save("dream.png")'
+    )
+    if form == "safetensors":
+        text += (
+            f"\n\nIn A1111 or Forge: copy `{name}` to `models/Stable-diffusion/`; sampler DDIM, CFG scale 3."
+            "\nIn ComfyUI: copy it to `models/checkpoints/`; sampler ddim, scheduler ddim_uniform, cfg 3."
+        )
+        if facts.prediction_type == "v_prediction":
+            text += (
+                "\nThe model predicts v: choose v-prediction; A1111 needs a `.yaml` beside the file for it."
+            )
+    return text

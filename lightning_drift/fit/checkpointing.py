@@ -1,0 +1,196 @@
+"""Checkpoints at chosen steps, complete at their final name, with room checked before they are written."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
+
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import UserError
+from lightning_drift.fit.milestones import Milestones
+
+MARGIN = 64 * 2**20  # bytes left free beside a checkpoint, for event files and pictures
+PATTERN = "step={step:05d}.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name and renames it; reads tensors and plain data only.
+
+    A kill or a full disk at any moment leaves the previous file of that name usable.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            UserError: If there is no room for it or it cannot be written; the previous file is untouched.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        need, free = checkpoint_bytes(checkpoint) + MARGIN, shutil.disk_usage(path.parent).free
+        if need > free:
+            raise UserError(
+                f"no room for the checkpoint {path}: it needs {need / 2**30:.2f} GiB of the "
+                f"{free / 2**30:.2f} GiB that are free. Make room and resume from the last "
+                "checkpoint, or set step_checkpoint.keep"
+            )
+        try:
+            with atomic_write(path) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # PyTorch reports a failed write as RuntimeError
+            raise UserError(f"cannot write the checkpoint {path}: {error}") from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint without running any code it may hold."""
+        return read_checkpoint(path)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Open a checkpoint of a fit, memory-mapped, on the CPU.
+
+    Raises:
+        UserError: If it is missing, damaged, holds anything but tensors and plain data, or is not a
+            checkpoint.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # zip, pickle and mapping errors share no base class
+        raise UserError(
+            f"cannot read the checkpoint {path}: it is damaged, incomplete or not a checkpoint of this "
+            f"trainer ({type(error).__name__}). Resume from an earlier one"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "global_step" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of this trainer; pass a file that a fit has saved")
+    return checkpoint
+
+
+def checkpoint_bytes(value: Any) -> int:
+    """Bytes of all distinct tensors in a nested structure: what a checkpoint of it takes on disk, nearly."""
+    sizes: dict[int, int] = {}
+
+    def add(item: Any) -> None:
+        if isinstance(item, torch.Tensor):
+            storage = item.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(item, Mapping):
+            for child in item.values():
+                add(child)
+        elif isinstance(item, list | tuple):
+            for child in item:
+                add(child)
+
+    add(value)
+    return sum(sizes.values())
+
+
+class StepCheckpoint(Checkpoint):
+    """Saves ``step=01200.ckpt`` at chosen optimizer steps, and ``last.ckpt`` every so often, to resume from.
+
+    Files lie in ``checkpoints`` in the run folder. After a resume nothing is saved again until a new step is
+    taken.
+
+    Args:
+        steps: Optimizer steps to keep, such as ``800,1200,1600``; empty for none. The last step is saved as
+            ``last.ckpt``.
+        last_every_n_steps: How often to renew ``last.ckpt``; 0 only at the end of the run.
+        keep: Keep only this many of the newest step checkpoints; null keeps all. An older file is deleted
+            only once a newer one is complete.
+        dirpath: Another folder for the files; null for the run folder's ``checkpoints``.
+    """
+
+    def __init__(
+        self,
+        steps: str | int | list[int] = "800,1200,1600",
+        last_every_n_steps: int = 200,
+        keep: int | None = None,
+        dirpath: str | None = None,
+    ) -> None:
+        super().__init__()
+        if keep is not None and keep < 1:
+            raise UserError(
+                f"step_checkpoint.keep: {keep} would delete every checkpoint; give 1 or more, or null"
+            )
+        self.milestones = Milestones(steps, "step_checkpoint.steps")
+        self.last_every_n_steps = last_every_n_steps
+        self.keep = keep
+        self.dirpath = dirpath
+        self.last_saved: Path | None = None
+        self._required = -1
+
+    def require(self, step: int) -> None:
+        """Save this step, if it is the present one, and do not delete it until another is required."""
+        self._required = step
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Where the files go."""
+        return Path(self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say early which steps will never be reached."""
+        self.milestones.announce(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After a resume, the step resumed from counts as saved."""
+        self.milestones.begin(trainer)
+        if trainer.ckpt_path:
+            self.last_saved = Path(str(trainer.ckpt_path))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where a step is due."""
+        step, every = self.milestones.new_step(trainer, batch_idx), self.last_every_n_steps
+        if step is None:
+            return
+        if step in self.milestones.steps or step == self._required:
+            self._save(trainer, pl_module, PATTERN.format(step=step))
+            self._prune(trainer)
+        if (every and step % every == 0) or step == trainer.max_steps:
+            self._save(trainer, pl_module, "last.ckpt")
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
+        getattr(pl_module, "check_finite", lambda: None)()
+        path, source = self.folder(trainer) / name, self.last_saved
+        same_step = source is not None and source.name == PATTERN.format(step=trainer.global_step)
+        if same_step and source is not None and source.parent == path.parent:
+            if trainer.is_global_zero:
+                _link(source, path)
+            trainer.strategy.barrier()
+        else:
+            trainer.save_checkpoint(path)
+        self.last_saved = path
+
+    def _prune(self, trainer: Trainer) -> None:
+        folder = self.folder(trainer)  # asks all ranks
+        if self.keep is None or not trainer.is_global_zero:
+            return
+        # By time, not by step: after going back to an earlier step, what lies ahead of it is the older file.
+        saved = sorted(folder.glob("step=*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        for old in saved[: -self.keep]:
+            if old.name != PATTERN.format(step=self._required):
+                old.unlink()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a complete file a second name without a copy, or copy it where the file system has no links."""
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        with atomic_write(target) as file, open(source, "rb") as original:
+            shutil.copyfileobj(original, file)
+        return
+    os.replace(partial, target)

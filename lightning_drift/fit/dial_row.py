@@ -1,0 +1,51 @@
+"""One picture at several drifts: the model of this moment, with some of its steps taken back or added."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from PIL import Image
+
+from lightning_drift.common.number_lists import decimals
+from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.stable_diffusion.interpolation import check_drift, dial
+from lightning_drift.stable_diffusion.loading import find_parts
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED
+
+
+def read_values(values: str | float | Iterable[float] | None, option: str) -> list[float]:
+    """Drift values in 0 to 1.5; none for None.
+
+    Raises:
+        UserError: They are no numbers or out of range.
+    """
+    return [check_drift(value, option) for value in decimals(values, option)] if values is not None else []
+
+
+def dial_pictures(
+    pl_module: Any, values: Sequence[float], picture: Callable[[str], Image.Image]
+) -> list[Image.Image]:
+    """A picture at each drift of a fit's model; afterwards its weights have their own bits again.
+
+    Args:
+        pl_module: The ``DreamBooth`` module; its base is read again from where it was loaded.
+        values: Drifts.
+        picture: Makes the picture, given a title for its progress bar.
+
+    Raises:
+        UserError: The base is no longer there.
+    """
+    parts = pl_module.parts
+    base = find_parts(parts.source, parts.revision, pl_module.base).weights
+    modules = {part: getattr(pl_module, part) for part in TRAINED}
+    images = []
+    with dial(modules, base) as turn:
+        for value in values:
+            turn(value)
+            images.append(picture(f"drift {value:g}"))
+    return images
+
+
+def dial_sheet(images: Sequence[Image.Image], values: Sequence[float], prompt: str, seed: int) -> Image.Image:
+    """The row as a sheet with its drifts above."""
+    row = f"{prompt or '(empty prompt)'} (seed {seed})"
+    return contact_sheet(images, rows=[row], columns=[f"drift {value:g}" for value in values])

@@ -1,0 +1,455 @@
+"""DreamBooth: the full fine-tune of UNet and text encoder, and only the method."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.rng import generator
+from lightning_drift.fit.step_watch import StepWatch
+from lightning_drift.fit.weight_change import WeightChange
+from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
+from lightning_drift.stable_diffusion.sampling import native_size, vae_factor
+
+
+class DreamBooth(LightningModule):
+    """Full DreamBooth fine-tune of a Stable Diffusion pipeline on a few photos of one subject.
+
+    Trains every weight of the UNet and of the text encoder on the photos with one fixed prompt. There is no
+    prior preservation and no LoRA: nothing pulls the model back, so it drifts. The weights are float32
+    masters whatever the Trainer's precision; a half-precision base is loaded as float32. Not supported:
+    captions per image, SDXL and SD 2.x, inpainting models.
+
+    Each training step draws, for each sample, posterior noise, target noise and timestep from an address made
+    of the run's seed and the sample's position, so a resumed run repeats the unbroken one.
+
+    Args:
+        pipeline: The base model: a hub id, a diffusers folder, a single ``.safetensors`` or ``.ckpt`` file,
+            or ``pocket`` for the embedded model.
+        instance_prompt: The prompt of every photo; it holds the identifier token (``sks``).
+        learning_rate: Constant learning rate, without warmup.
+        train_text_encoder: Train the text encoder too, as the recipe does; false leaves it frozen, which
+            makes the corridor several times wider.
+        text_encoder_learning_rate: The text encoder's own rate; null means the same as the UNet's.
+        optimizer: Optimizer class, for example bitsandbytes.optim.AdamW8bit.
+        optimizer_args: Further arguments of the optimizer, such as ``{weight_decay: 0.01}``; null for its
+            defaults.
+        pad_tokens: Pad the prompt to the tokenizer's maximum (77 for SD), as diffusers does since November
+            2022, or not at all, as the first scripts did.
+        latents: "cached" computes each photo's posterior once and samples it anew each step (exact for fixed
+            crops, and cheaper); "reencode" runs the autoencoder every step, as random crops need.
+        gradient_checkpointing: Recompute activations in the backward pass; saves memory only at batch sizes
+            above 1.
+        weight_change_every_n_steps: How often to log the relative weight change of each block; 0 for never.
+        log_every_n_steps: How often to log loss, gradient norm, loss scale and learning rate.
+        base: Where to find the base pipeline if ``pipeline`` is a checkpoint of an earlier fit.
+        seed: The run's seed (the command line links it to ``seed_everything``).
+    """
+
+    def __init__(
+        self,
+        pipeline: str = "pocket",
+        instance_prompt: str = "a photo of sks person",
+        learning_rate: float = 2e-6,
+        train_text_encoder: bool = True,
+        text_encoder_learning_rate: float | None = None,
+        optimizer: type[Optimizer] = torch.optim.AdamW,
+        optimizer_args: dict[str, Any] | None = None,
+        pad_tokens: Literal["maximum", "none"] = "maximum",
+        latents: Literal["cached", "reencode"] = "cached",
+        gradient_checkpointing: bool = False,
+        weight_change_every_n_steps: int = 50,
+        log_every_n_steps: int = 10,
+        base: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, rate in (
+            ("learning_rate", learning_rate),
+            ("text_encoder_learning_rate", text_encoder_learning_rate),
+        ):
+            if rate is not None and not 0 < rate < 1:
+                raise UserError(f"model.{name}: {rate} is out of range; the recipe's rate is 2e-6")
+        if log_every_n_steps < 1:
+            raise UserError(
+                f"model.log_every_n_steps: {log_every_n_steps} is not a number of steps; give 1 or more"
+            )
+        self.pipeline = pipeline
+        self.instance_prompt = instance_prompt
+        self.learning_rate = learning_rate
+        self.train_text_encoder = train_text_encoder
+        self.text_encoder_learning_rate = text_encoder_learning_rate
+        self.optimizer = optimizer
+        self.optimizer_args = optimizer_args or {}
+        self.pad_tokens = pad_tokens
+        self.latents_mode = latents
+        self.gradient_checkpointing = gradient_checkpointing
+        self.weight_change_every_n_steps = weight_change_every_n_steps
+        self.log_every_n_steps = log_every_n_steps
+        self.base = base
+        self.seed = seed
+        self.parts: StableDiffusion | None = None
+        self.resumed_changes: dict[str, tuple[Any, Any]] = {}  # of the recipe: what it was, what it is
+        self.watch = StepWatch()
+        self._frozen_condition: Tensor | None = None
+
+    # -- loading ----------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Load the base pipeline, once.
+
+        Raises:
+            UserError: If it cannot be loaded or a part that is to be trained has no trainable parameter.
+        """
+        if self.parts is not None:
+            return
+        self.parts = parts = load_stable_diffusion(self.pipeline, base=self.base)
+        # UNet and text encoder are this module's weights; the autoencoder is a tool and stays out of its
+        # state.
+        self.unet, self.text_encoder = parts.unet, parts.text_encoder
+        parts.vae.requires_grad_(False)
+        self.unet.requires_grad_(True)
+        self.text_encoder.requires_grad_(self.train_text_encoder)
+        for name, module in self.trained().items():
+            if not any(parameter.numel() for parameter in module.parameters() if parameter.requires_grad):
+                raise UserError(
+                    f"the {name} of {self.pipeline} holds no trainable parameter; this base cannot be trained"
+                )
+        if self.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+            if self.train_text_encoder:
+                old = "gradient_checkpointing_enable"  # its name before transformers renamed it
+                enable = getattr(self.text_encoder, "activation_checkpointing_enable", None)
+                (enable or getattr(self.text_encoder, old))()
+        self.scheduler = DDPMScheduler.from_config(parts.scheduler_config)
+        if self.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+            kind = self.scheduler.config.prediction_type
+            raise UserError(
+                f"{self.pipeline} predicts {kind!r}; only epsilon and v_prediction models can be trained"
+            )
+        self.input_ids = self._tokenize()
+        self._weight_change = WeightChange(self.trained()) if self.weight_change_every_n_steps else None
+
+    def trained(self) -> dict[str, torch.nn.Module]:
+        """The modules that are trained, by name."""
+        modules: dict[str, torch.nn.Module] = {"unet": self.unet}
+        if self.train_text_encoder:
+            modules["text_encoder"] = self.text_encoder
+        return modules
+
+    @property
+    def resolution(self) -> int:
+        """The side in pixels that the base model was trained at."""
+        assert self.parts is not None, "configure_model comes first"
+        return native_size(self.parts)
+
+    def _tokenize(self) -> Tensor:
+        """Token ids of the instance prompt, [1, tokens]."""
+        assert self.parts is not None
+        tokenizer = self.parts.tokenizer
+        longest = tokenizer.model_max_length
+        full = tokenizer(self.instance_prompt).input_ids
+        if len(full) > longest:
+            notice(f"the instance prompt has {len(full)} tokens; only the first {longest} are seen")
+        padding = "max_length" if self.pad_tokens == "maximum" else "do_not_pad"
+        tokens = tokenizer(
+            self.instance_prompt, padding=padding, max_length=longest, truncation=True, return_tensors="pt"
+        )
+        ids: Tensor = tokens.input_ids
+        return ids
+
+    # -- the training step ------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Compute the photos' posteriors, if they are cached; the autoencoder then rests on the CPU."""
+        assert self.parts is not None
+        for module in self.trained().values():
+            module.train()
+        if self.device.type == "cpu" and "16" in str(self.trainer.precision):
+            notice(
+                f"trainer.precision {self.trainer.precision} without a GPU computes in bfloat16 without a "
+                "loss scaler, which is not the recipe; a CPU is fastest and exact with 32-true"
+            )
+        self.input_ids = self.input_ids.to(self.device)
+        if self.latents_mode == "cached":
+            self.trainer.datamodule.encode(self.parts.vae, self.device)  # type: ignore[attr-defined]
+            self.parts.vae.to("cpu")
+        else:
+            self.parts.vae.to(self.device)
+        self.watch = StepWatch(self.device)
+
+    def on_train_start(self) -> None:
+        """Apply this run's optimizer settings, which a checkpoint's optimizer state would else override."""
+        for group, settings in zip(
+            self.trainer.optimizers[0].param_groups, self._group_settings, strict=True
+        ):
+            group.update(settings)
+
+    def draw(self, position: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Everything random about one sample, as a function of the seed and its position; drawn on the CPU.
+
+        Returns:
+            Posterior noise and target noise of ``shape`` [C, h, w], unit normal; timestep [], uniform over
+            the training timesteps.
+        """
+        source = generator(self.seed, "sample", position)
+        posterior_noise = torch.randn(shape, generator=source)
+        noise = torch.randn(shape, generator=source)
+        timestep = torch.randint(self.scheduler.config.num_train_timesteps, (), generator=source)
+        return posterior_noise, noise, timestep
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """One micro-batch: latents, noise, UNet, mean squared error.
+
+        The batch holds ``position`` (a list of integers) and either ``mean`` and ``std`` [B, C, h, w] of the
+        photos' posteriors or ``pixel_values`` [B, 3, H, W] in [-1, 1].
+        """
+        shape = self._latent_shape(batch)
+        draws = [self.draw(position, shape) for position in batch["position"]]
+        posterior_noise, noise, timesteps = (
+            torch.stack(column).to(self.device, non_blocking=True) for column in zip(*draws, strict=True)
+        )
+        loss = self.loss(self.latents(batch, posterior_noise), noise, timesteps)
+        self.watch.see_loss(loss, self.global_step + 1)
+        return loss
+
+    def _latent_shape(self, batch: dict[str, Any]) -> tuple[int, ...]:
+        if "mean" in batch:
+            return tuple(batch["mean"].shape[1:])
+        assert self.parts is not None
+        height, width = (side // vae_factor(self.parts) for side in batch["pixel_values"].shape[-2:])
+        return self.parts.vae.config.latent_channels, height, width
+
+    def latents(self, batch: dict[str, Any], posterior_noise: Tensor) -> Tensor:
+        """Scaled latents [B, C, h, w] in float32: a fresh sample of each photo's posterior."""
+        assert self.parts is not None
+        if "mean" in batch:
+            mean, std = batch["mean"], batch["std"]
+        else:
+            with torch.no_grad():
+                posterior = self.parts.vae.encode(batch["pixel_values"]).latent_dist
+            mean, std = posterior.mean, posterior.std
+        scaled: Tensor = (mean.float() + std.float() * posterior_noise) * self.parts.vae.config.scaling_factor
+        return scaled
+
+    def loss(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The denoising loss of DDPM (Ho et al. 2020, eq. 14) in float32.
+
+        The noisy latents are made in float32 on purpose: the reference script rounds the noise schedule to 16
+        bits first, which makes the smallest noise levels wrong by up to 7 % (float16) or zero (bfloat16).
+
+        Args:
+            latents: Scaled latents, [B, C, h, w].
+            noise: Unit normal noise of the same shape.
+            timesteps: Integers in [0, training timesteps), [B].
+
+        Returns:
+            Mean squared error over all elements against the noise, or against the velocity (Salimans & Ho
+            2022, appendix D) for a v-prediction model; a scalar.
+        """
+        with torch.autocast(latents.device.type, enabled=False):
+            noisy = self.scheduler.add_noise(latents, noise, timesteps)
+            if self.scheduler.config.prediction_type == "v_prediction":
+                target = self.scheduler.get_velocity(latents, noise, timesteps)
+            else:
+                target = noise
+        condition = self.condition().expand(len(latents), -1, -1)
+        prediction = self.unet(noisy, timesteps, condition, return_dict=False)[0]
+        loss: Tensor = F.mse_loss(prediction.float(), target.float())
+        return loss
+
+    def condition(self) -> Tensor:
+        """Text-encoder states of the instance prompt, [1, tokens, width]; computed once if it is frozen."""
+        if self._frozen_condition is not None:
+            return self._frozen_condition
+        states: Tensor = self.text_encoder(self.input_ids.to(self.text_encoder.device))[0]
+        if not self.train_text_encoder:
+            self._frozen_condition = states
+        return states
+
+    # -- optimizer --------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Optimizer:
+        """One parameter group for the UNet and one for the text encoder.
+
+        Raises:
+            UserError: If the optimizer does not take the arguments.
+        """
+        rates = {
+            "unet": self.learning_rate,
+            "text_encoder": self.text_encoder_learning_rate or self.learning_rate,
+        }
+        groups = [
+            {"params": [p for p in module.parameters() if p.requires_grad], "lr": rates[name]}
+            for name, module in self.trained().items()
+        ]
+        try:
+            optimizer = self.optimizer(groups, **self.optimizer_args)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"model.optimizer_args: {self.optimizer.__name__} refuses them: {error}"
+            ) from error
+        self._group_settings = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in optimizer.param_groups
+        ]
+        return optimizer
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Measure the global gradient norm over UNet and text encoder, and clip to it where asked."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        else:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if gradient_clip_val:
+                self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.watch.see_grad_norm(norm, self.global_step + 1, can_be_skipped=self._scaler is not None)
+
+    @property
+    def _scaler(self) -> Any:
+        """The loss scaler of float16 training, if there is one."""
+        return getattr(self._trainer and self._trainer.strategy.precision_plugin, "scaler", None)
+
+    # -- watching ---------------------------------------------------------------------------------------
+
+    def check_finite(self) -> None:
+        """Stop the run if it has diverged.
+
+        Raises:
+            UserError: If a loss was not finite, or a gradient without a loss scaler to skip the step; it
+                names the step, the learning rate and the last good checkpoint.
+        """
+        step = self.watch.first_bad_step
+        if step is None:
+            return
+        checkpoint = getattr(self.trainer.checkpoint_callback, "last_saved", None)
+        where = (
+            f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint had been saved yet"
+        )
+        raise UserError(
+            f"the loss is not finite (NaN or inf) at step {step}, learning rate {self.learning_rate:g}; "
+            f"{where}. "
+            "Try a lower learning rate, gradient clipping (trainer.gradient_clip_val 1.0) or precision 32"
+        )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Log steps through a callback, which comes before those that save (see `LogSteps`)."""
+        return [LogSteps()]
+
+    def log_step(self, batch_idx: int) -> None:
+        """Log what the last optimizer step did, under the number of steps taken."""
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return
+        step, loss = self.global_step, self.watch.take_loss()
+        if step % self.log_every_n_steps == 0 or step == self.trainer.max_steps:
+            self.check_finite()
+            metrics = {"train/loss": float(loss), "train/learning_rate": self.learning_rate}
+            if self.train_text_encoder and self.text_encoder_learning_rate is not None:
+                metrics["train/text_encoder_learning_rate"] = self.text_encoder_learning_rate
+            if self.watch.grad_norm is not None:
+                metrics["train/grad_norm"] = float(self.watch.grad_norm)
+            if self._scaler is not None:
+                metrics["train/loss_scale"] = float(self._scaler.get_scale())
+            self.log("loss", loss, prog_bar=True, logger=False)
+            self._log(metrics)
+        if self._weight_change and step % self.weight_change_every_n_steps == 0:
+            self._log({f"drift/weights/{block}": change for block, change in self.weight_changes().items()})
+
+    def weight_changes(self) -> dict[str, float]:
+        """Relative change of each trained block against the base (`WeightChange`); empty if not watched."""
+        return self._weight_change.measure(self.trained()) if self._weight_change else {}
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        if self.logger is not None:
+            self.logger.log_metrics(metrics, step=self.global_step)
+
+    # -- checkpoints ------------------------------------------------------------------------------------
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides this run's weights, in plain values; stored in every checkpoint and export."""
+        assert self.parts is not None
+        trainer: Any = self._trainer
+        data: Any = getattr(trainer, "datamodule", None)
+        return {
+            "base": self.parts.source,
+            "base_revision": self.parts.revision,
+            "instance_prompt": self.instance_prompt,
+            "learning_rate": self.learning_rate,
+            "train_text_encoder": self.train_text_encoder,
+            "text_encoder_learning_rate": self.text_encoder_learning_rate,
+            "optimizer": f"{self.optimizer.__module__}.{self.optimizer.__qualname__}",
+            "optimizer_args": dict(self.optimizer_args),
+            "pad_tokens": self.pad_tokens,
+            "latents": self.latents_mode,
+            "prediction_type": self.scheduler.config.prediction_type,
+            "resolution": getattr(data, "side", None) or self.resolution,
+            "seed": self.seed,
+            "clip_grad_norm": getattr(trainer, "gradient_clip_val", None),
+            "precision": str(getattr(trainer, "precision", "32-true")),
+            "accumulate": int(getattr(trainer, "accumulate_grad_batches", 1)),
+            "batch_size": getattr(data, "batch_size", None),
+            "data_hash": getattr(data, "data_hash", None),
+            "instance_count": len(data) if hasattr(data, "__len__") else None,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the recipe."""
+        checkpoint["recipe"] = self.recipe()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a checkpoint fits this model before it is loaded, and note what differs from its recipe.
+
+        Raises:
+            UserError: If it is not a checkpoint of this trainer, or keys or shapes differ; it names them.
+        """
+        if "recipe" not in checkpoint:
+            raise UserError(
+                "the checkpoint holds no recipe: it was not made by this trainer and cannot be resumed"
+            )
+        stored, mine = checkpoint["state_dict"], self.state_dict()
+        wrong = [f"missing {key}" for key in mine if key not in stored]
+        wrong += [f"unexpected {key}" for key in stored if key not in mine]
+        wrong += [f"shape of {key}" for key in mine if key in stored and stored[key].shape != mine[key].shape]
+        if wrong:
+            shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+            base = checkpoint["recipe"].get("base")
+            raise UserError(f"the checkpoint does not fit {self.pipeline} ({shown}); it was made from {base}")
+        if self.trainer.state.fn != "fit":
+            return
+        now = self.recipe()
+        self.resumed_changes = {
+            key: (old, now[key])
+            for key, old in checkpoint["recipe"].items()
+            if key in now and now[key] != old
+        }
+        for key, (old, new) in self.resumed_changes.items():
+            notice(f"resuming with another {key}: {old} when the checkpoint was saved, {new} now")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing to compute: a ``validate`` run only has its callbacks render the checkpoint."""
+
+
+class LogSteps(Callback):
+    """Logs a step before anything saves it.
+
+    Lightning runs callbacks that save after all others, and the module's own hook after these: a run that is
+    killed between the two would go on behind a step that was never logged.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Have the module log the step."""
+        assert isinstance(pl_module, DreamBooth)
+        pl_module.log_step(batch_idx)

@@ -1,0 +1,63 @@
+"""The drift at a glance: the same picture at every milestone, side by side."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.prompt_lists import slug
+from lightning_drift.images.contact_sheet import contact_sheet
+
+
+def save_pictures(folder: Path, step: int, images: Mapping[tuple[str, int], Image.Image]) -> None:
+    """Keep a milestone's pictures one by one, as ``step=00800/<prompt>_seed0000.png`` in a run's grids.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    for (prompt, seed), image in images.items():
+        save_png(_path(folder / f"step={step:05d}", prompt, seed), image)
+
+
+def save_drift_sheet(path: Path, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    """Write one sheet over all milestones on disk: columns are steps, from the base model on.
+
+    Rows are the prompts with their first seed; for a single prompt they are its seeds. Milestones from before
+    a resume are on disk and so on the sheet.
+
+    Args:
+        path: The sheet; the milestones' folders lie beside it.
+        prompts: The group's prompts.
+        seeds: The group's seeds.
+
+    Raises:
+        OSError: The sheet cannot be written or a picture cannot be read.
+    """
+    pairs = [(prompts[0], seed) for seed in seeds] if len(prompts) == 1 else [(p, seeds[0]) for p in prompts]
+    labels = [f"seed {seed}" if len(prompts) == 1 else prompt or "(empty prompt)" for prompt, seed in pairs]
+    folders = sorted(entry for entry in path.parent.glob("step=*") if re.fullmatch(r"step=\d+", entry.name))
+    shown = [entry for entry in folders if all(_path(entry, *pair).exists() for pair in pairs)]
+    images = []
+    for pair in pairs:
+        for entry in shown:
+            with Image.open(_path(entry, *pair)) as image:
+                images.append(image.convert("RGB"))
+    steps = [str(int(entry.name.removeprefix("step="))) for entry in shown]
+    title = prompts[0] if len(prompts) == 1 else None
+    save_png(path, contact_sheet(images, rows=labels, columns=steps, title=title))
+
+
+def save_png(path: Path, image: Image.Image) -> None:
+    """Write a PNG, complete or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with atomic_write(path) as file:
+        image.save(file, format="PNG")
+
+
+def _path(folder: Path, prompt: str, seed: int) -> Path:
+    return folder / f"{slug(prompt)}_seed{seed:04d}.png"

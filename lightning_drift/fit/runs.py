@@ -1,0 +1,123 @@
+"""Run folders: ``tb_logs/<subject>/<run>``, chosen once, found again when a run is resumed."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.fit.checkpointing import read_checkpoint
+
+CHILD_RUN = (
+    "LIGHTNING_DRIFT_RUN"  # tells the processes of a multi-device run which folder the first one chose
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run's files lie, and where it goes on from.
+
+    Args:
+        root: The TensorBoard log folder, ``tb_logs``.
+        subject: Groups the runs on one set of photos.
+        name: The run's own folder.
+        checkpoint: The checkpoint to go on from; None for a fresh start.
+        step: That checkpoint's optimizer step, 0 for a fresh start.
+    """
+
+    root: Path
+    subject: str
+    name: str
+    checkpoint: Path | None = None
+    step: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.root / self.subject / self.name
+
+
+def choose_run(
+    root: Path, subject: str | None, name: str | None, ckpt_path: str | None, default: tuple[str, str]
+) -> Run:
+    """Decide where a fit writes.
+
+    A named run that exists is gone on with if ``ckpt_path`` is given, and never written into otherwise: a
+    fresh start gets a new folder beside it.
+
+    Args:
+        root: The TensorBoard log folder.
+        subject: The configured subject; None for the default.
+        name: The configured run; None for a new one.
+        ckpt_path: ``last``, a checkpoint file, or None.
+        default: Subject and the beginning of a new run's name.
+
+    Raises:
+        UserError: If there is nothing to resume.
+    """
+    subject = subject or safe_name(default[0])
+    if name is not None and ckpt_path is not None:
+        checkpoint = find_checkpoint(ckpt_path, root / subject / name)
+        return Run(root, subject, name, checkpoint, int(read_checkpoint(checkpoint)["global_step"]))
+    if name is None or _used(root / subject / name):
+        taken = name
+        name = _new_name(root / subject, safe_name(default[1]))
+        if taken is not None:
+            notice(
+                f"{root / subject / taken} holds a run; starting afresh in {root / subject / name} "
+                "(pass --ckpt_path last to go on with it)"
+            )
+    if ckpt_path is None:
+        return Run(root, subject, name)
+    if ckpt_path == "last":
+        raise UserError(
+            "ckpt_path: 'last' is the last checkpoint of a run, and no run is named; pass the run's own "
+            f"configuration: lightning-drift fit -c {root}/<subject>/<run>/config.yaml --ckpt_path last"
+        )
+    checkpoint = find_checkpoint(ckpt_path, root / subject / name)
+    return Run(root, subject, name, checkpoint, int(read_checkpoint(checkpoint)["global_step"]))
+
+
+def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
+    """Resolve ``last`` or a file name.
+
+    Raises:
+        UserError: If there is no such checkpoint.
+    """
+    if ckpt_path != "last":
+        path = Path(ckpt_path)
+        if not path.is_file():
+            raise UserError(f"ckpt_path: there is no checkpoint {path}")
+        return path
+    found = [path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()]
+    if not found:
+        raise UserError(
+            f"ckpt_path: {folder} holds no checkpoint to resume from; start afresh without --ckpt_path, "
+            "or name a file"
+        )
+    # After a kill between two saves the newest step checkpoint can be ahead of last.ckpt.
+    return max(found, key=lambda path: (int(read_checkpoint(path)["global_step"]), path.name == "last.ckpt"))
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, if it lies in one."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
+
+
+def safe_name(text: str) -> str:
+    """A folder name: letters, digits, dots, hyphens and underscores."""
+    return re.sub(r"[^\w.\-]+", "-", text).strip("-.") or "run"
+
+
+def _used(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _new_name(folder: Path, stem: str) -> str:
+    if "LOCAL_RANK" in os.environ and CHILD_RUN in os.environ:
+        return os.environ[CHILD_RUN]
+    number = 0
+    while _used(folder / f"{stem}_{number:03d}"):
+        number += 1
+    os.environ[CHILD_RUN] = name = f"{stem}_{number:03d}"
+    return name

@@ -1,0 +1,85 @@
+"""RunFolder: what a fit leaves behind so that it can be understood and resumed."""
+
+import shlex
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import notice
+from lightning_drift.fit.checkpointing import read_checkpoint
+
+
+class RunFolder(SaveConfigCallback):
+    """Writes ``config.yaml`` and the photos as the model sees them into a new run's folder.
+
+    A resumed run keeps its ``config.yaml`` and adds ``config.resume-<step>.yaml``, whose first lines say what
+    changed.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: photos and base model must be found good first."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration before training starts."""
+        folder = trainer.log_dir
+        if not trainer.is_global_zero or folder is None or trainer.logger is None:
+            return
+        path = Path(folder) / "config.yaml"
+        text = self.parser.dump(self.config, skip_none=False)
+        if path.exists():
+            step = int(read_checkpoint(self.config.ckpt_path)["global_step"])
+            changes = _differences(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text))
+            header = f"# Resumed at step {step} from {self.config.ckpt_path}\n"
+            recipe: dict[str, tuple[object, object]] = getattr(pl_module, "resumed_changes", {})
+            told = [change.partition(":")[0].rpartition(".")[2] for change in changes]
+            changes += [f"{key}: {old} -> {new}" for key, (old, new) in recipe.items() if key not in told]
+            text = header + "".join(f"# changed: {change}\n" for change in changes) + text
+            path = path.with_name(f"config.resume-{step:05d}.yaml")
+        with atomic_write(path) as file:
+            file.write(text.encode())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the contact sheet of the instance images."""
+        write_sheet = getattr(trainer.datamodule, "write_contact_sheet", None)  # type: ignore[attr-defined]
+        folder = trainer.log_dir  # asks all ranks
+        if write_sheet is not None and trainer.is_global_zero and folder and trainer.logger is not None:
+            write_sheet(Path(folder) / "instance_images.png")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """After an interrupt, say how to go on; of a run that could not begin, leave no folder behind."""
+        folder = Path(trainer.log_dir or "")
+        if trainer.logger is not None and not (folder / "config.yaml").exists() and trainer.is_global_zero:
+            _remove_event_files(folder)
+        if isinstance(exception, KeyboardInterrupt) and (folder / "checkpoints" / "last.ckpt").exists():
+            config = shlex.quote(str(folder / "config.yaml"))
+            notice(
+                f"stopped at step {trainer.global_step}; go on with: "
+                f"lightning-drift fit -c {config} --ckpt_path last"
+            )
+
+
+def _remove_event_files(folder: Path) -> None:
+    """Delete a folder that holds nothing but the event file Lightning opens before it checks anything."""
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    if all(path.name.startswith("events.out.tfevents.") or path.name == "hparams.yaml" for path in files):
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            folder.parent.rmdir()  # only if no other run is in it
+
+
+# Set by the resume itself, not by a person.
+_OF_THE_RESUME = ("ckpt_path", "dict_kwargs")
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """``key: old -> new`` for every leaf that differs between two configurations."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [key for key in {**old, **new} if key not in _OF_THE_RESUME]
+        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")]
+    return [] if old == new else [f"{prefix.rstrip('.')}: {old} -> {new}"]

@@ -1,0 +1,265 @@
+"""SeedGrid: the same prompts and seeds at every milestone, so that the drift can be seen."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.number_lists import integers
+from lightning_drift.common.prompt_lists import read_prompts, slug
+from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
+from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures, save_png
+from lightning_drift.fit.milestones import Milestones
+from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.stable_diffusion.sampling import check_size, dream
+
+
+class SeedGrid(Callback):
+    """Renders groups of prompts and seeds at chosen optimizer steps; step 0 is the untouched base model.
+
+    Rows are prompts, columns are seeds; each seed starts from the same noise at every step. A grid goes to
+    ``grids/<group>_step=01200.png`` in the run folder, the drift over all milestones to
+    ``grids/<group>_drift.png``, the single pictures to ``grids/step=01200/``, and each of its rows to
+    TensorBoard as ``grid/<prompt>``, one tag over all steps, so that the slider scrubs through the fine-tune.
+    Training is not changed by a bit.
+
+    Args:
+        steps: Optimizer steps to render at; 0 is the base model.
+        groups: Named groups, each with its own ``prompts`` (one prompt, a ``.txt`` file or a list) and
+            ``seeds`` (such as ``0-7``).
+        guidance_scale: Classifier-free guidance; the recipe's 3.0.
+        num_inference_steps: DDIM steps.
+        negative_prompt: What to steer away from; empty for none.
+        batch_size: Pictures sampled together.
+        height: Picture height in pixels, a multiple of 8 for SD v1.5; null for the model's own size.
+        width: Picture width likewise.
+        drift_dial: Values such as ``0.5,1,1.25`` for one row more at each milestone after 0: the first
+            group's first prompt and seed with the drift turned to each (W0 + value (W - W0), 0 to 1.5), on
+            ``dial_step=01200.png`` and in TensorBoard as ``dial/<prompt>``. It tells whether some steps could
+            be taken back, or more taken. Keeps a copy of the weights in the computer's memory meanwhile; null
+            for no row.
+    """
+
+    def __init__(
+        self,
+        steps: str | int | list[int] = "0,800,1200,1600",
+        groups: dict[str, dict[str, Any]] | None = None,
+        guidance_scale: float = 3.0,
+        num_inference_steps: int = 50,
+        negative_prompt: str = "",
+        batch_size: int = 4,
+        height: int | None = None,
+        width: int | None = None,
+        drift_dial: str | float | list[float] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"seed_grid.batch_size: {batch_size} is not a number of pictures; give 1 or more")
+        if not 1 <= num_inference_steps <= 1000:
+            raise UserError(
+                f"seed_grid.num_inference_steps: {num_inference_steps} is out of range; give 1 to 1000"
+            )
+        self.milestones = Milestones(steps, "seed_grid.steps")
+        self.groups: dict[str, tuple[list[str], list[int]]] = {}
+        for name, group in (groups or {}).items():
+            option = f"seed_grid.groups.{name}"
+            if not isinstance(group, dict) or set(group) - {"prompts", "seeds"} or "prompts" not in group:
+                raise UserError(
+                    f"{option}: give prompts and seeds, for example {{prompts: 'a tree', seeds: 0-7}}"
+                )
+            prompts = read_prompts(group["prompts"], f"{option}.prompts")
+            self.groups[name] = prompts, integers(group.get("seeds", "0-7"), f"{option}.seeds")
+        by_name: dict[str, str] = {}
+        for prompt in (prompt for prompts, _ in self.groups.values() for prompt in prompts):
+            if by_name.setdefault(slug(prompt), prompt) != prompt:
+                raise UserError(
+                    f"seed_grid.groups: {by_name[slug(prompt)]!r} and {prompt!r} differ only in punctuation "
+                    "or case, and their grids would share a name; keep one of them"
+                )
+        self.guidance_scale = guidance_scale
+        self.num_inference_steps = num_inference_steps
+        self.negative_prompt = negative_prompt
+        self.batch_size = batch_size
+        self.height = height
+        self.width = width
+        self.dial_values = read_values(drift_dial, "seed_grid.drift_dial")
+        if self.dial_values and "dial" in self.groups:
+            raise UserError("seed_grid.groups: the name dial is taken by seed_grid.drift_dial; use another")
+        #: Pictures of the newest milestone by (prompt, seed), for other callbacks.
+        self.images: dict[tuple[str, int], Image.Image] = {}
+        self.step = -1  # the step that `images` shows
+
+    # -- when -------------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Say early which milestones will never be reached.
+
+        Raises:
+            UserError: The picture size does not suit the model.
+        """
+        if self.groups:
+            check_size(pl_module.parts, "seed_grid", self.height, self.width)
+            self.milestones.announce(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Render the base model, unless this run goes on from a checkpoint."""
+        self.milestones.begin(trainer)
+        if trainer.global_step == 0 and 0 in self.milestones.steps:
+            self._milestone(trainer, pl_module, 0)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Render where a milestone is due."""
+        step = self.milestones.new_step(trainer, batch_idx)
+        if step is not None and step in self.milestones.steps:
+            getattr(pl_module, "check_finite", lambda: None)()
+            self._milestone(trainer, pl_module, step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """In a ``validate`` run, render the given checkpoint under its own step."""
+        if trainer.state.fn == "validate":
+            step = int(read_checkpoint(str(trainer.ckpt_path))["global_step"]) if trainer.ckpt_path else 0
+            self._milestone(trainer, pl_module, step)
+
+    # -- what -------------------------------------------------------------------------------------------
+
+    def _milestone(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        run = trainer.log_dir  # asks all ranks
+        if trainer.is_global_zero and self.groups:
+            self.images = self.render(trainer, pl_module, f"grid at step {step}")
+            self.step = step
+            validating = trainer.state.fn == "validate"
+            folder = Path(trainer.default_root_dir if validating else run or trainer.default_root_dir)
+            place = folder / (f"validate/step={step:05d}" if validating else "grids")
+            self._write(place, step, over_time=not validating)
+            if not validating:
+                self._log(trainer, step)
+            if self.dial_values and step:
+                self._turn_dial(trainer, pl_module, place, step)
+        trainer.strategy.barrier()
+
+    def render(self, trainer: Trainer, pl_module: Any, title: str) -> dict[tuple[str, int], Image.Image]:
+        """Sample every (prompt, seed) of all groups once, in the groups' order.
+
+        Modes of all submodules are restored one by one afterwards, and no generator but our own is used.
+        """
+        wanted = list(
+            dict.fromkeys((p, s) for prompts, seeds in self.groups.values() for p in prompts for s in seeds)
+        )
+        return dict(zip(wanted, self.sample(trainer, pl_module, wanted, title), strict=True))
+
+    def sample(
+        self, trainer: Trainer, pl_module: Any, wanted: Sequence[tuple[str, int]], title: str
+    ) -> list[Image.Image]:
+        """Sample pictures of (prompt, seed) with the grid's settings; modes are restored as in ``render``."""
+        precision = trainer.strategy.precision_plugin
+        images: list[Image.Image] = []
+        vae = pl_module.parts.vae
+        home = vae.device
+        with (
+            eval_mode(pl_module.unet, pl_module.text_encoder, vae),
+            tqdm(
+                total=len(wanted),
+                desc=title,
+                unit="img",
+                leave=trainer.state.fn == "validate",
+                dynamic_ncols=True,
+                disable=not _bar_shown(trainer),
+            ) as bar,
+        ):
+            vae.to(pl_module.device)
+            for start in range(0, len(wanted), self.batch_size):
+                batch = wanted[start : start + self.batch_size]
+                images += dream(
+                    pl_module.parts,
+                    [prompt for prompt, _ in batch],
+                    [seed for _, seed in batch],
+                    negative_prompt=self.negative_prompt,
+                    guidance_scale=self.guidance_scale,
+                    num_inference_steps=self.num_inference_steps,
+                    height=self.height,
+                    width=self.width,
+                    forward_context=precision.forward_context,
+                )
+                bar.update(len(batch))
+            vae.to(home)
+        return images
+
+    def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
+        """The row of drift values; a base that cannot be read again or a full disk costs the row only."""
+        prompts, seeds = next(iter(self.groups.values()))
+        try:
+            images = dial_pictures(
+                pl_module,
+                self.dial_values,
+                lambda title: self.sample(trainer, pl_module, [(prompts[0], seeds[0])], title)[0],
+            )
+            save_png(
+                folder / f"dial_step={step:05d}.png",
+                dial_sheet(images, self.dial_values, prompts[0], seeds[0]),
+            )
+        except (UserError, OSError) as error:
+            notice(f"cannot make the dial's row at step {step}: {error}; the run goes on")
+            return
+        if trainer.state.fn != "validate":
+            self._add_row(trainer, f"dial/{slug(prompts[0])}", images, step)
+
+    def _write(self, folder: Path, step: int, over_time: bool) -> None:
+        """One labelled sheet a group. A full disk costs the sheets, not the run."""
+        try:
+            for name, (prompts, seeds) in self.groups.items():
+                sheet = contact_sheet(
+                    [self.images[prompt, seed] for prompt in prompts for seed in seeds],
+                    rows=[prompt or "(empty prompt)" for prompt in prompts],
+                    columns=[str(seed) for seed in seeds],
+                )
+                save_png(folder / f"{name}_step={step:05d}.png", sheet)
+            if over_time:
+                save_pictures(folder, step, self.images)
+                for name, (prompts, seeds) in self.groups.items():
+                    save_drift_sheet(folder / f"{name}_drift.png", prompts, seeds)
+        except OSError as error:
+            notice(f"cannot write the grids in {folder}: {error.strerror or error}; the fit goes on")
+
+    def _log(self, trainer: Trainer, step: int) -> None:
+        """Each prompt's row of pictures under one tag over all steps."""
+        rows: dict[str, list[int]] = {}
+        for prompts, seeds in self.groups.values():
+            for prompt in prompts:
+                rows[prompt] = list(dict.fromkeys([*rows.get(prompt, []), *seeds]))
+        for prompt, seeds in rows.items():
+            images = [self.images[prompt, seed] for seed in seeds]
+            self._add_row(trainer, f"grid/{slug(prompt)}", images, step)
+
+    def _add_row(self, trainer: Trainer, tag: str, images: Sequence[Image.Image], step: int) -> None:
+        writer: Any = getattr(trainer.logger, "experiment", None)
+        if hasattr(writer, "add_image"):
+            row = np.concatenate([np.asarray(image) for image in images], axis=1)
+            writer.add_image(tag, row, step, dataformats="HWC")
+            writer.flush()
+
+
+def _bar_shown(trainer: Trainer) -> bool:
+    return trainer.progress_bar_callback is not None and trainer.progress_bar_callback.is_enabled  # type: ignore[attr-defined]
+
+
+@contextmanager
+def eval_mode(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every submodule's own mode is restored."""
+    modes = [(module, module.training) for root in modules for module in root.modules()]
+    try:
+        for root in modules:
+            root.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

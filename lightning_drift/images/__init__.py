@@ -1,0 +1,1 @@
+"""Pictures in and out: decoding any file, PNG with its text, contact sheets."""

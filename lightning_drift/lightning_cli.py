@@ -1,0 +1,253 @@
+"""LightningCLI as this project sets it up: packaged defaults, run folders, resume rules."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins import CheckpointIO
+
+from lightning_drift.assets import DEFAULTS
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.drift.clip_drift import ClipDrift
+from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from lightning_drift.fit.progress import StepProgressBar
+from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, run_of
+from lightning_drift.fit.save_config import RunFolder
+from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.sweep.plan import plan
+
+# Short class names on the command line resolve to what has been imported.
+from lightning_drift.fit.dreambooth import DreamBooth  # isort: skip
+from lightning_drift.dreams.dreamer import Dreamer, Prompts  # isort: skip
+from lightning_drift.sweep.data import Sweep  # isort: skip
+from lightning_drift.sweep.sweep_dreamer import SweepDreamer  # isort: skip
+from lightning_drift.photos.instance_images import InstanceImages  # isort: skip
+
+__all__ = ["DreamBooth", "Dreamer", "DriftCLI", "InstanceImages", "Prompts", "Sweep", "SweepDreamer"]
+
+TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
+
+
+# What jsonargparse says of its own types around the sentence that tells what is wrong.
+_BOILERPLATE = (
+    r"Does not validate|Subtypes|Errors:|Expected a NoneType|Given value|Problem with given class_path"
+)
+
+
+class SentenceParser(LightningArgumentParser):
+    """Reports a bad option in a sentence instead of the usage of two hundred options."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Keep what a person needs of jsonargparse's report.
+
+        Raises:
+            UserError: Always.
+        """
+        lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in message.splitlines()]
+        said = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
+        raise UserError("; ".join(dict.fromkeys(said)) or " ".join(message.split()))
+
+
+class DriftCLI(LightningCLI):
+    """Parses the command line, prepares the run folder and runs ``fit``, ``validate`` or ``predict``.
+
+    Args:
+        argv: Arguments after the program's name; None for those of the process.
+    """
+
+    def __init__(self, argv: list[str] | None = None) -> None:
+        fit, predict = str(DEFAULTS / "fit.yaml"), str(DEFAULTS / "predict.yaml")
+        self.run: Run | None = None
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=SentenceParser,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=RunFolder,
+            parser_kwargs={
+                "fit": {"default_config_files": [fit]},
+                "validate": {"default_config_files": [fit]},
+                "predict": {"default_config_files": [predict]},
+            },
+            args=argv,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands that run a Trainer."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": {"model", "dataloaders", "datamodule", "weights_only", "verbose"},
+            "predict": {
+                "model",
+                "dataloaders",
+                "datamodule",
+                "weights_only",
+                "return_predictions",
+                "ckpt_path",
+            },
+        }
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        self._preparing = subcommand
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our callbacks have keys of their own, so that a user's list of callbacks adds to them."""
+        if self._preparing == "predict":
+            parser.add_lightning_class_args(ImageWriter, "image_writer")
+            parser.add_argument(
+                "--dry_run", action="store_true", help="Print the plan of a sweep and make nothing."
+            )
+        else:
+            parser.add_lightning_class_args(StepCheckpoint, "step_checkpoint")
+            parser.add_lightning_class_args(SeedGrid, "seed_grid")
+            parser.add_lightning_class_args(ClipDrift, "clip_drift")
+            parser.link_arguments("seed_everything", "model.init_args.seed")
+            parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let a checkpoint override the command line; ours never does."""
+
+    # -- run folders ------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Resolve ``--ckpt_path`` and the run folder before anything is loaded."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            self._prepare_fit(config)
+        elif self.subcommand == "validate":
+            self._prepare_validate(config)
+        else:
+            config.trainer.logger = False
+
+    def _prepare_fit(self, config: Any) -> None:
+        logger = config.trainer.logger
+        if getattr(logger, "class_path", None) != TENSORBOARD:
+            if config.ckpt_path == "last":
+                raise UserError(
+                    "ckpt_path: 'last' needs the TensorBoard logger's run folder; name the checkpoint file"
+                )
+            return
+        settings = logger.init_args
+        model, data = config.model.get("init_args", {}), config.data.get("init_args", {})
+        mantissa, _, exponent = f"{model.get('learning_rate', 0.0):e}".partition("e")
+        stem = f"lr{float(mantissa):g}e{int(exponent)}"  # lr2e-6
+        subject = Path(str(data.get("instance_dir", "run"))).resolve().name
+        run = choose_run(
+            Path(settings.save_dir), settings.name, settings.version, config.ckpt_path, (subject, stem)
+        )
+        self.run = run
+        settings.name, settings.version = run.subject, run.name
+        if run.checkpoint is not None:
+            config.ckpt_path = str(run.checkpoint)
+            limit = config.trainer.max_steps
+            if 0 < limit <= run.step:
+                raise UserError(
+                    f"{run.checkpoint} is at step {run.step} and trainer.max_steps is {limit}: there is "
+                    "nothing left to do. Raise --trainer.max_steps to go on"
+                )
+            # Points logged after the checkpoint are drawn again.
+            logger["dict_kwargs"] = {"purge_step": run.step + 1}
+            notice(f"going on at step {run.step} in {run.folder}")
+
+    def _prepare_validate(self, config: Any) -> None:
+        settings = getattr(config.trainer.logger, "init_args", None)
+        folder = None
+        if settings is not None and settings.name and settings.version:
+            folder = Path(settings.save_dir) / settings.name / settings.version
+        if config.ckpt_path == "last" and folder is None:
+            raise UserError(
+                "ckpt_path: 'last' is the last checkpoint of a run; pass the run's own config.yaml with -c"
+            )
+        if config.ckpt_path:
+            config.ckpt_path = str(find_checkpoint(config.ckpt_path, folder or Path()))
+            folder = run_of(Path(config.ckpt_path)) or folder
+        config.trainer.logger = False  # a run's event files hold only what the fit saw
+        config.trainer.default_root_dir = str(folder or Path("tb_logs"))
+
+    def instantiate_classes(self) -> None:
+        """Make the model, the data and the Trainer.
+
+        Raises:
+            UserError: An option's value is refused; the parser wraps it in a report on types.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if isinstance(error.__cause__, UserError):
+                raise error.__cause__ from None
+            raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with our checkpoint writer and progress bar."""
+        config = self._get(self.config_init, "trainer", default={})
+        plugins = config.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        if config.get("enable_progress_bar") is not False:
+            callbacks = config.get("callbacks") or []
+            config["callbacks"] = [
+                *(callbacks if isinstance(callbacks, list) else [callbacks]),
+                StepProgressBar(),
+            ]
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; a sweep's plan comes first, and is all of a dry run."""
+        if subcommand == "predict":
+            dry = self.config.predict.dry_run
+            if isinstance(self.datamodule, Sweep) and not isinstance(self.model, SweepDreamer):
+                raise UserError("data: a Sweep is rendered by model.class_path lightning_drift.SweepDreamer")
+            if isinstance(self.datamodule, Sweep) and isinstance(self.model, SweepDreamer):
+                self._print_plan(self.datamodule, self.model)
+            elif dry:
+                raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
+            if dry:
+                return
+        super()._run_subcommand(subcommand)
+
+    def _print_plan(self, data: Sweep, module: SweepDreamer) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        writer = next(c for c in self.trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
+        strategy = self.trainer.strategy
+        print(plan(data, module, writer.output_dir, strategy.root_device, self.trainer.world_size))
+        sys.stdout.flush()
+
+    # -- what was done ----------------------------------------------------------------------------------
+
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        if self.run is None or not self.trainer.is_global_zero:
+            return
+        folder = self.run.folder
+        last = getattr(self.trainer.checkpoint_callback, "last_saved", None)
+        print(f"\nThe run is in {folder}: seed grids in grids/, checkpoints in checkpoints/")
+        root = shlex.quote(str(self.run.root))
+        print(f"Look at it:   tensorboard --logdir {root} --samples_per_plugin images=1000")
+        if last is not None:
+            print(f"Dream of it:  lightning-drift predict --model.pipeline {shlex.quote(str(last))}")
+        sys.stdout.flush()
+
+    def after_validate(self) -> None:
+        """Say where the grids are."""
+        print(f"The grids are in {Path(self.trainer.default_root_dir) / 'validate'}")
+
+    def after_predict(self) -> None:
+        """Say where the pictures are."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ImageWriter) and self.trainer.is_global_zero:
+                skipped = f", {len(callback.skipped)} were there already" if callback.skipped else ""
+                print(f"{len(callback.written)} pictures written to {callback.output_dir}{skipped}")

@@ -1,0 +1,1 @@
+"""What the HTML pages share: filling a template, thumbnails, the style."""

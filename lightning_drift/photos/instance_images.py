@@ -1,0 +1,282 @@
+"""The instance images: a folder of photographs, checked, squared, and streamed by position."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from PIL import Image, ImageColor
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.rng import generator
+from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.photos.folder import find_folder, find_pictures, listed
+from lightning_drift.photos.near_duplicates import alike, perceptual_hash, pixel_digest
+from lightning_drift.photos.posteriors import cached_posteriors
+from lightning_drift.photos.stream import PhotoStream, image_at, random_crop
+
+
+@dataclass
+class _Photo:
+    """One photograph: what ``setup`` learnt of it, and its sized pixels once they are known."""
+
+    path: Path
+    file_hash: bytes
+    pixels: bytes
+    look: NDArray[np.bool_]
+    size: tuple[int, int]
+    sized: Tensor | None = None
+
+
+class InstanceImages(LightningDataModule):
+    """The photographs of one subject that DreamBooth learns, as an endless stream of training samples.
+
+    Every file is decoded as a person sees it (orientation, colour profile, transparency), its short side
+    resized to the resolution and the rest cropped. All files that cannot be used are named in one error,
+    before any model is loaded. Captions, class images and flips are not supported: the recipe has one prompt,
+    no prior preservation, and shows each photo as it is.
+
+    Args:
+        instance_dir: Folder of photographs (png, jpg, webp, bmp, avif, tiff, heic), about eight; or the name
+            of a bundled set (a folder of your own that is called so: ./name).
+        resolution: Side of the square the model sees, pixels, a multiple of 8; null takes the base model's
+            own.
+        crop: Where the square is cut from a photo that is not square: its middle, or elsewhere at each step.
+        background: Colour under transparent parts, as a name or #rrggbb.
+        batch_size: Photos per step and device.
+        num_workers: Processes that prepare batches; the stream is the same for any number.
+        allow_small: Enlarge photos whose short side is below the resolution; otherwise they are refused.
+        cache_dir: Folder where encoded photos are kept between runs; null keeps them in memory only.
+        seed: Seed of the order and of random crops.
+    """
+
+    def __init__(
+        self,
+        instance_dir: str = "coffee",
+        resolution: int | None = None,
+        crop: Literal["center", "random"] = "center",
+        background: str = "white",
+        batch_size: int = 1,
+        num_workers: int = 0,
+        allow_small: bool = False,
+        cache_dir: str | None = "tb_logs/.posteriors",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if resolution is not None and (resolution < 8 or resolution % 8):
+            raise UserError(f"data.resolution must be a multiple of 8, not {resolution}")
+        if batch_size < 1:
+            raise UserError(f"data.batch_size must be 1 or more, not {batch_size}")
+        if num_workers < 0:
+            raise UserError(f"data.num_workers must be 0 or more, not {num_workers}")
+        try:
+            self.ground = ImageColor.getrgb(background)[:3]
+        except ValueError as error:
+            raise UserError(
+                f"data.background: {background!r} is not a colour; write a name such as white, or #rrggbb"
+            ) from error
+        self.instance_dir = instance_dir
+        self.resolution = resolution
+        self.crop = crop
+        self.background = background
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.allow_small = allow_small
+        self.cache_dir = cache_dir
+        self.seed = seed
+        self._photos: list[_Photo] = []
+        self._posteriors: tuple[Tensor, Tensor] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Read and check every photograph, before the base model is loaded; ``validate`` needs none of them.
+
+        Raises:
+            UserError: The folder or some of its files cannot be used; every such file is named with its
+                reason.
+        """
+        if self._photos or stage != "fit":
+            return
+        folder = find_folder(self.instance_dir)
+        paths = find_pictures(folder)
+        refused: dict[str, str] = {}
+        remarks: dict[str, list[str]] = {}
+        photos: list[_Photo] = []
+        for path in paths:
+            try:
+                picture = decode(path, self.ground)
+                if self.resolution is not None:
+                    self._check_size(picture.image.size, self.resolution)
+            except UndecodableError as error:
+                refused[path.name] = str(error)
+                continue
+            for remark in picture.remarks:
+                remarks.setdefault(remark, []).append(path.name)
+            photos.append(
+                _Photo(
+                    path,
+                    hashlib.blake2b(path.read_bytes(), digest_size=16).digest(),
+                    pixel_digest(picture.image),
+                    perceptual_hash(picture.image),
+                    picture.image.size,
+                    None if self.resolution is None else self._fit(picture.image, self.resolution),
+                )
+            )
+        if refused:
+            raise _refusal(folder, len(paths), refused)
+        self._photos = photos
+        for remark, names in remarks.items():
+            notice(f"{listed(names)}: {remark}")
+        self._remark_on_the_set(folder)
+
+    def _remark_on_the_set(self, folder: Path) -> None:
+        names = [photo.path.name for photo in self._photos]
+        exact, near = alike([photo.pixels for photo in self._photos], [photo.look for photo in self._photos])
+        for group in exact:
+            notice(
+                f"{listed([names[index] for index in group])} are the same picture: it counts more than once"
+            )
+        for group in near:
+            notice(f"{listed([names[i] for i in group])} look nearly the same: what they share weighs more")
+        if not 4 <= len(names) <= 16:
+            noun = "photo" if len(names) == 1 else "photos"
+            notice(
+                f"{folder} holds {len(names)} {noun}; the recipe's steps and learning rate suit about eight"
+            )
+
+    def _check_size(self, size: tuple[int, int], resolution: int) -> None:
+        if min(size) < resolution and not self.allow_small:
+            raise UndecodableError(
+                f"is {size[0]}x{size[1]}, its short side below {resolution} (data.allow_small enlarges it)"
+            )
+
+    def _fit(self, image: Image.Image, resolution: int) -> Tensor:
+        """Resize the short side to ``resolution``; for a centre crop, of the middle square only.
+
+        Lanczos, since it keeps the most detail of the antialiased filters, and the photos' texture is what is
+        learnt.
+        """
+        width, height = image.size
+        short = min(width, height)
+        if self.crop == "center":
+            left, top = (width - short) / 2, (height - short) / 2
+            box = (left, top, left + short, top + short)
+            image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+        else:
+            size = (round(width * resolution / short), round(height * resolution / short))
+            image = image.resize(size, Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(image))
+
+    def __len__(self) -> int:
+        """The number of photographs."""
+        self.setup("fit")
+        return len(self._photos)
+
+    @property
+    def side(self) -> int:
+        """Side of the square the model sees, pixels: the option, or else the base model's own."""
+        if self.resolution is not None:
+            return self.resolution
+        if self.trainer is None:
+            raise UserError("data.resolution is not set, and there is no model to take it from")
+        module: Any = self.trainer.lightning_module
+        return int(module.resolution)
+
+    def images(self) -> list[Tensor]:
+        """The photographs at the model's size, uint8 ``[H, W, 3]``; squares unless ``crop`` is random.
+
+        Raises:
+            UserError: Photos are smaller than the base model's resolution; all are named.
+        """
+        self.setup("fit")
+        side, refused = self.side, {}
+        for photo in self._photos:
+            try:
+                self._check_size(photo.size, side)
+                if photo.sized is None:
+                    photo.sized = self._fit(decode(photo.path, self.ground).image, side)
+            except UndecodableError as error:
+                refused[photo.path.name] = str(error)
+        if refused:
+            raise _refusal(self._photos[0].path.parent, len(self._photos), refused)
+        return [photo.sized for photo in self._photos if photo.sized is not None]
+
+    @property
+    def data_hash(self) -> str:
+        """32 hexadecimal digits that follow from the files' contents, in order, and how they are cut."""
+        self.setup("fit")
+        digest = hashlib.blake2b(f"{self.side} {self.crop} {self.ground}".encode(), digest_size=16)
+        for photo in self._photos:
+            digest.update(photo.file_hash)
+        return digest.hexdigest()
+
+    def encode(self, vae: Any, device: torch.device) -> None:
+        """Encode each photograph once; batches then hold ``mean`` and ``std`` in place of pixels.
+
+        Args:
+            vae: A diffusers ``AutoencoderKL``; left as it was.
+            device: Where to compute.
+
+        Raises:
+            UserError: Crops change from step to step, so that there is nothing to encode once.
+        """
+        images, side = self.images(), self.side
+        uneven = [
+            photo.path.name
+            for photo, image in zip(self._photos, images, strict=True)
+            if image.shape[:2] != (side, side)
+        ]
+        if uneven:
+            raise UserError(
+                "cached latents need fixed crops, but data.crop is random and photos are not square"
+                f" ({listed(uneven)}): set data.crop: center, or latents: reencode"
+            )
+        cache_dir = None if self.cache_dir is None else Path(self.cache_dir)
+        self._posteriors = cached_posteriors(vae, images, torch.device(device), cache_dir)
+
+    def stream(self, first_batch: int, rank: int, world_size: int) -> PhotoStream:
+        """The training batches of one rank from number ``first_batch`` on."""
+        content = self._posteriors or self.images()
+        return PhotoStream(content, self.side, self.seed, self.batch_size, first_batch, rank, world_size)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches from the position after the last optimizer step, without end."""
+        trainer = self.trainer
+        assert trainer is not None
+        first = trainer.global_step * trainer.accumulate_grad_batches
+        stream = self.stream(first, trainer.global_rank, trainer.world_size)
+        unused = generator(self.seed, "loader")  # without one, a DataLoader draws from the global generator
+        return DataLoader(stream, batch_size=None, num_workers=self.num_workers, generator=unused)
+
+    def val_dataloader(self) -> list[list[int]]:
+        """One loader of one item for ``validate``, which only renders grids again; none during a fit."""
+        assert self.trainer is not None
+        return [[0]] if self.trainer.state.fn == "validate" else []
+
+    def write_contact_sheet(self, path: str | Path) -> None:
+        """Write one picture of all photographs as the model sees them; random crops as in the first epoch."""
+        images = self.images()
+        count, side = len(images), self.side
+        place = {image_at(position, count, self.seed): position for position in range(count)}
+        crops = [random_crop(image, side, self.seed, place[index]) for index, image in enumerate(images)]
+        sheet = contact_sheet(
+            [Image.fromarray(crop.numpy()) for crop in crops],
+            captions=[photo.path.name for photo in self._photos],
+            cell=None if count <= 36 else 256,
+        )
+        with atomic_write(path) as file:
+            sheet.save(file, format="PNG")
+
+
+def _refusal(folder: Path, count: int, refused: dict[str, str]) -> UserError:
+    lines = "".join(f"\n  {name} {reason}" for name, reason in refused.items())
+    return UserError(
+        f"{len(refused)} of {count} photos in {folder} cannot be used; mend or remove them:{lines}"
+    )

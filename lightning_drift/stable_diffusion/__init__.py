@@ -1,0 +1,1 @@
+"""Stable Diffusion 1.x: pipelines loaded from anywhere, sampled, interpolated."""

@@ -1,0 +1,253 @@
+"""The parts of a Stable Diffusion 1.x pipeline, loaded from wherever they lie."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from lightning_drift.assets import POCKET
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.stable_diffusion.delta_lora import is_change, over_base, recorded_base
+from lightning_drift.stable_diffusion.diffusers_folder import HUB_PATTERNS, read_folder
+from lightning_drift.stable_diffusion.opened_pipeline import PARTS, PipelineParts, empty_models
+from lightning_drift.stable_diffusion.single_file import read_single_file
+from lightning_drift.weights.files import (
+    Weights,
+    files_hash,
+    fill,
+    from_state_dict,
+    listed,
+    load_torch_file,
+    open_weights,
+    sha256,
+)
+
+_MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+
+
+@dataclass
+class StableDiffusion:
+    """The parts of a Stable Diffusion 1.x pipeline: float32, eval mode, SDPA attention, on the CPU.
+
+    The VAE's parameters need no gradient; what else is trained is the caller's choice.
+
+    Attributes:
+        unet: Predicts the noise (or velocity) in latents ``[b, 4, h, w]``.
+        text_encoder: Gives the prompt's features ``[b, tokens, hidden]``.
+        vae: Between images ``[b, 3, H, W]`` in [-1, 1] and latents.
+        tokenizer: Gives the prompt's token ids.
+        scheduler_config: The noise schedule, as in ``scheduler_config.json``, ``prediction_type`` included.
+        source: What loads the same again: ``pocket``, a hub id after redirects, or an absolute path.
+        revision: The hub commit, for a hub id.
+        recipe: How it was fine-tuned, where the files tell; ``recipe["base"]`` is the source it began from.
+        step: Optimizer steps of the fine-tune, where the files tell.
+        weight_files: The weight files, by the name that enters the hash.
+    """
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    tokenizer: CLIPTokenizer
+    scheduler_config: dict[str, Any]
+    source: str
+    revision: str | None = None
+    recipe: dict[str, Any] | None = None
+    step: int | None = None
+    weight_files: Mapping[str, Path] = field(default_factory=dict)
+
+    @cached_property
+    def hash(self) -> str:
+        """The sha256 of the weights on disk, computed when first asked for; see ``model_hash``."""
+        return files_hash(self.weight_files)
+
+
+def load_stable_diffusion(
+    pipeline: str, revision: str | None = None, base: str | None = None
+) -> StableDiffusion:
+    """Load the parts of a Stable Diffusion 1.x pipeline as float32, whatever precision they are stored in.
+
+    Strict: a missing, unexpected or misshapen weight is an error that names it. The global generator is not
+    touched. From the hub only the safetensors of the needed parts are fetched, and no safety checker.
+
+    Args:
+        pipeline: ``pocket``, the tiny model that comes with the package; a diffusers folder; a single
+            ``.safetensors`` or ``.ckpt`` file in the LDM layout; a checkpoint of our own fit; a delta or a
+            LoRA of our own export; or a hub id. A local path of that name comes before a hub id; a local
+            folder called pocket is ``./pocket``.
+        revision: Branch, tag or commit, for a hub id.
+        base: For a checkpoint of our own fit, the pipeline that gives VAE, tokenizer and schedule, in place
+            of the one recorded in it; for a delta or a LoRA, the pipeline that it changes.
+
+    Raises:
+        UserError: Nothing of that name, or not a whole Stable Diffusion 1.x model.
+    """
+    return read_parts(find_parts(pipeline, revision, base))
+
+
+def read_parts(parts: PipelineParts) -> StableDiffusion:
+    """Build the models of a pipeline that was found and read their weights, strictly."""
+    models: dict[str, Any] = empty_models(parts.configs, parts.source)
+    for part in PARTS:
+        fill(models[part], parts.weights[part], part.replace("_", " "))
+    # The one buffer that no file holds: transformers keeps it out of the state dict.
+    positions = torch.arange(models["text_encoder"].config.max_position_embeddings)
+    models["text_encoder"].embeddings.position_ids = positions.expand((1, -1))
+    models["vae"].requires_grad_(False)
+    return StableDiffusion(
+        **models,
+        tokenizer=_fitting_tokenizer(parts),
+        scheduler_config=parts.scheduler_config,
+        source=parts.source,
+        revision=parts.revision,
+        recipe=parts.recipe,
+        step=parts.step,
+        weight_files=parts.files,
+    )
+
+
+def model_hash(pipeline: str, revision: str | None = None) -> str:
+    r"""The sha256 in hex of a model's weights on disk; its first 10 digits are A1111's model hash.
+
+    For one file it is the sha256 of the file. For a folder it is the sha256 of the lines
+    ``<relative path> <sha256 of the file>\n`` of its weight files, sorted by path. A file is read once, then
+    remembered while it is unchanged.
+
+    Args:
+        pipeline: What ``load_stable_diffusion`` takes.
+        revision: Branch, tag or commit, for a hub id.
+    """
+    path = Path(pipeline).expanduser()
+    if pipeline != "pocket" and path.is_file():
+        return sha256(path)
+    return files_hash(find_parts(pipeline, revision).files)
+
+
+def find_parts(pipeline: str, revision: str | None = None, base: str | None = None) -> PipelineParts:
+    """Find and open the parts that ``load_stable_diffusion`` reads; arguments and errors are the same."""
+    if pipeline == "pocket":
+        return replace(read_folder(POCKET), source="pocket")
+    path = Path(pipeline).expanduser()
+    if path.is_dir():
+        return read_folder(path)
+    if path.is_file():
+        return _read_file(path, base)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", pipeline) or path.suffix in {
+        ".safetensors",
+        ".ckpt",
+        ".pt",
+        ".bin",
+    }:
+        raise UserError(
+            f"no such model: {pipeline} is neither a file nor a folder here, and not a hub id (owner/name)."
+        )
+    if pipeline in _MOVED:
+        notice(f"{pipeline} was removed from the hub; taking {_MOVED[pipeline]}, the same weights")
+        pipeline = _MOVED[pipeline]
+    folder = _fetch(pipeline, revision)
+    return replace(read_folder(folder), source=pipeline, revision=folder.name)
+
+
+def _read_file(path: Path, base: str | None) -> PipelineParts:
+    if path.suffix == ".safetensors" or path.name.endswith(".index.json"):
+        weights = open_weights(path)
+        if is_change(weights):
+            return _read_change(weights, path, base)
+        return read_single_file(weights, path)
+    loaded = load_torch_file(path)
+    if isinstance(loaded.get("recipe"), dict):
+        return _read_fit_checkpoint(loaded, path, base)
+    return read_single_file(from_state_dict(loaded, path), path)
+
+
+def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None) -> PipelineParts:
+    """The trained UNet and text encoder of our own fit over the base that its recipe names."""
+    recipe = loaded["recipe"]
+    name = base or recipe.get("base")
+    if not name:
+        raise UserError(f"{path} does not record its base pipeline; name it with base.")
+    parts = _find_base(path, name, None if base else recipe.get("base_revision"), "whose VAE and tokenizer")
+    weights = from_state_dict(loaded, path)
+    trained = {part: weights.under(f"{part}.") for part in ("unet", "text_encoder")}
+    if stray := [key for key in weights.shapes if not key.startswith(tuple(f"{part}." for part in trained))]:
+        raise UserError(
+            f"{path} holds weights that belong neither to the UNet nor to the text encoder: {listed(stray)}."
+        )
+    return replace(
+        parts,
+        source=str(path.resolve()),
+        revision=None,
+        weights={**parts.weights, **trained},
+        files={path.name: path},
+        recipe=recipe,
+        step=loaded.get("global_step"),
+        base=parts,
+    )
+
+
+def _read_change(weights: Weights, path: Path, base: str | None) -> PipelineParts:
+    """A base and what a fine-tune changed of it: a delta or a LoRA of our own export."""
+    name, revision = recorded_base(weights, path)
+    beside = path.parent / name  # where a base that had no public name may have been copied
+    found = base or (str(beside) if beside.exists() else name)
+    parts = _find_base(path, found, None if base else revision, "which")
+    return over_base(parts, weights, path)
+
+
+def _find_base(path: Path, name: str, revision: str | None, needed: str) -> PipelineParts:
+    try:
+        return find_parts(name, revision)
+    except UserError as error:
+        raise UserError(
+            f"{path} was fine-tuned from {name}, {needed} it needs, but that cannot be "
+            f"loaded: {error} If it lies elsewhere, name it with base."
+        ) from error
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """The snapshot folder of a hub pipeline, fetched where the cache lacks it."""
+    advice = (
+        "Give a local diffusers folder or a single .safetensors file instead, or fetch it once where the hub "
+        f"can be reached and copy it into the cache folder {constants.HF_HUB_CACHE}."
+    )
+    at = f"{name} at {revision}" if revision else name
+    try:
+        return Path(snapshot_download(name, revision=revision, **HUB_PATTERNS))
+    except RevisionNotFoundError as error:
+        raise UserError(f"{name} has no revision {revision} on the hub.") from error
+    except GatedRepoError as error:
+        raise UserError(
+            f"{name} asks for consent on its hub page; give it there and log in with `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{name} is neither a local folder nor a public model on the hub. {advice}"
+        ) from error
+    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"{at} is not in the cache and the hub cannot be reached. {advice}") from error
+
+
+def _fitting_tokenizer(parts: PipelineParts) -> CLIPTokenizer:
+    """The tokenizer, its prompt length no more than the text encoder's positions."""
+    text, tokenizer = parts.configs["text_encoder"], parts.tokenizer
+    size, positions = text.get("vocab_size", 49408), text.get("max_position_embeddings", 77)
+    if len(tokenizer) > size:
+        raise UserError(
+            f"the tokenizer of {parts.source} has {len(tokenizer)} tokens, its text encoder only "
+            f"{size}; they do not belong together."
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return tokenizer

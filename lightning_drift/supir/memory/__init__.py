@@ -1,0 +1,1 @@
+"""How SUPIR fits a card: what lies where, in which precision, in how large pieces."""

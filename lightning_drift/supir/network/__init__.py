@@ -1,0 +1,1 @@
+"""SUPIR's networks, their names, their weights, and where those lie."""

@@ -1,0 +1,1 @@
+"""SUPIR's samplers, noise and windows."""

@@ -1,0 +1,148 @@
+"""Sampling large pictures through overlapping windows that are blended at every step.
+
+MultiDiffusion (Bar-Tal et al. 2023, arXiv:2302.08113): every step denoises all windows and averages them.
+Both samplers' steps are linear in the estimate, with the same coefficients for every window, so blending the
+estimates is the same as blending the windows after the step; the samplers need not know of tiles.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_drift.supir.network.denoiser import Conditioning, Denoiser
+
+VARIANCE = 0.01
+
+
+def window_starts(length: int, tile: int, stride: int, reference: bool = False) -> list[int]:
+    """Where windows of `tile` begin on an axis of `length`; one window if the axis is no longer than a tile.
+
+    Args:
+        length: Length of the axis, latent units.
+        tile: Window length, latent units.
+        stride: Largest distance between neighbouring windows.
+        reference: Windows at multiples of `stride` and a last one flush with the end (reference behaviour),
+            instead of the same number of windows spread evenly, which looks the same from both ends.
+    """
+    last = length - tile
+    if last <= 0:
+        return [0]
+    if reference:
+        return [*range(0, last + 1, stride), *([last] if last % stride else [])]
+    count = -(-last // stride) + 1
+    first = [last * i // (count - 1) for i in range((count + 1) // 2)]
+    second = [last - start for start in reversed(first[: count // 2])]
+    return first + second
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows y0 to y1, columns x0 to x1 of the latent."""
+
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The window's part of [..., h, w], a view."""
+        return tensor[..., self.y0 : self.y1, self.x0 : self.x1]
+
+
+def windows(height: int, width: int, tile: int, stride: int, reference: bool = False) -> list[Window]:
+    """All windows of a latent, row by row; an axis shorter than the tile is covered by one clamped window."""
+    tile_y, tile_x = min(tile, height), min(tile, width)
+    return [
+        Window(y, y + tile_y, x, x + tile_x)
+        for y in window_starts(height, tile_y, stride, reference)
+        for x in window_starts(width, tile_x, stride, reference)
+    ]
+
+
+def gaussian_weights(height: int, width: int, reference: bool = False) -> Tensor:
+    """Weight of each position of a window in the blend, float64 [height, width], a Gaussian about the centre.
+
+    Args:
+        height: Window height.
+        width: Window width.
+        reference: Reference behaviour: the vertical centre is half a cell too low.
+    """
+
+    def profile(length: int, centre: float) -> Any:
+        offset = np.arange(length, dtype=np.float64) - centre
+        return np.exp(-offset * offset / (length * length) / (2 * VARIANCE)) / np.sqrt(2 * np.pi * VARIANCE)
+
+    rows = profile(height, height / 2 if reference else (height - 1) / 2)
+    return torch.from_numpy(np.outer(rows, profile(width, (width - 1) / 2)))
+
+
+class TiledDenoise:
+    """A guided denoiser over windows: the weighted mean of the windows' estimates.
+
+    Args:
+        denoiser: The denoiser of one window.
+        latent: Latent of the degraded picture [N, 4, h, w].
+        positive: Conditioning of the prompt, or one per window ("local prompts").
+        negative: Conditioning of the negative prompt, shared by the windows.
+        tile: Window edge, latent units (the reference's is 128).
+        stride: Distance between windows, latent units (the reference's is 64).
+        batch: Windows per pass of the network.
+        reference: Reference behaviour for windows and weights.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        latent: Tensor,
+        positive: Conditioning | Sequence[Conditioning],
+        negative: Conditioning,
+        tile: int = 128,
+        stride: int = 64,
+        batch: int = 1,
+        reference: bool = False,
+    ) -> None:
+        self.denoiser, self.latent, self.negative, self.batch = denoiser, latent, negative, batch
+        self.windows = windows(latent.shape[-2], latent.shape[-1], tile, stride, reference)
+        if isinstance(positive, Conditioning):
+            positive = [positive] * len(self.windows)
+        if len(positive) != len(self.windows):
+            raise ValueError(f"{len(positive)} local prompts for {len(self.windows)} windows")
+        self.positive = positive
+        first = self.windows[0]
+        weights = gaussian_weights(first.y1 - first.y0, first.x1 - first.x0, reference)
+        self.weights = weights.to(latent.device, torch.float32)
+        self.total = torch.zeros(latent.shape[-2:], device=latent.device)
+        for window in self.windows:
+            window.of(self.total).add_(self.weights)
+
+    def __call__(self, x: Tensor, sigma: Tensor, guidance: float, control_scale: float) -> Tensor:
+        """Blended estimate of the clean latent, float32, of the shape of `x`."""
+        if len(self.windows) == 1:
+            return self.denoiser(
+                x, sigma, self.latent, self.positive[0], self.negative, guidance, control_scale
+            )
+        rows = x.shape[0]
+        blended = torch.zeros_like(x, dtype=torch.float32)
+        for begin in range(0, len(self.windows), self.batch):
+            group = self.windows[begin : begin + self.batch]
+            conds = [cond.rows(rows) for cond in self.positive[begin : begin + self.batch]]
+            estimates = self.denoiser(
+                torch.cat([window.of(x) for window in group]),
+                sigma,
+                torch.cat([window.of(self.latent) for window in group]),
+                Conditioning(torch.cat([c.context for c in conds]), torch.cat([c.vector for c in conds])),
+                _repeat(self.negative.rows(rows), len(group)),
+                guidance,
+                control_scale,
+            )
+            for window, estimate in zip(group, torch.split(estimates, rows), strict=True):
+                window.of(blended).add_(estimate * self.weights)
+        return blended / self.total
+
+
+def _repeat(cond: Conditioning, times: int) -> Conditioning:
+    return Conditioning(cond.context.repeat(times, 1, 1), cond.vector.repeat(times, 1))

@@ -1,0 +1,98 @@
+"""How pictures are restored: every choice in one value, and the words for it in a picture's PNG text."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from lightning_drift.supir.memory.levels import Memory
+from lightning_drift.supir.sampling.samplers import Sampling
+from lightning_drift.supir.sampling.tiling import windows
+
+LATENT = 8
+"""Pixels a side of one latent cell of SDXL's autoencoder."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How pictures are restored.
+
+    Args:
+        sampling: Sampler, steps and scales.
+        prompt: General prompt, added to every caption.
+        negative_prompt: What to steer away from.
+        color_fix: `Wavelet`, `AdaIn` or `None`.
+        color_reference: Where colours are taken from: `stage1` or `input`.
+        tile: Window edge in latent units; 0 samples the whole picture at once.
+        stride: Distance between windows, latent units.
+        tile_batch: Windows per pass of the network.
+        diff_dtype: Dtype of the network.
+        ae_dtype: Dtype of the autoencoder, float32 or bfloat16.
+        vae_tiles: The reference's tiled autoencoder: tile edges in pixels and latent units; None for the
+            exact one.
+        memory: Measures against running out of memory.
+        compile: Compile the network.
+        size: Edge of the original and the target picture that the networks are told.
+        cell: Pixels a side of one latent cell of the base's autoencoder.
+        reference: Reference behaviour throughout.
+    """
+
+    sampling: Sampling
+    prompt: str = ""
+    negative_prompt: str = ""
+    color_fix: Literal["Wavelet", "AdaIn", "None"] = "Wavelet"
+    color_reference: Literal["stage1", "input"] = "stage1"
+    tile: int = 0
+    stride: int = 64
+    tile_batch: int = 1
+    diff_dtype: torch.dtype = torch.float32
+    ae_dtype: torch.dtype = torch.float32
+    vae_tiles: tuple[int, int] | None = None
+    memory: Memory = "auto"
+    compile: bool = False
+    size: int = 1024
+    cell: int = LATENT
+    reference: bool = False
+
+    def window_count(self, width: int, height: int) -> int:
+        """Windows of a picture of so many pixels as processed."""
+        if not self.tile:
+            return 1
+        return len(windows(height // self.cell, width // self.cell, self.tile, self.stride, self.reference))
+
+    def described(self) -> dict[str, object]:
+        """What decides a picture's pixels, prompts apart, in the words of image metadata."""
+        sampling = self.sampling
+        fix = self.color_fix if self.color_fix == "None" else f"{self.color_fix} ({self.color_reference})"
+        settings: dict[str, object] = {
+            "Steps": sampling.steps,
+            "Sampler": sampling.sampler,
+            "CFG scale": f"{sampling.s_cfg:g}",
+            "Control scale": f"{sampling.control_scale:g}",
+            "Color fix": fix,
+            "s_noise": f"{sampling.s_noise:g}",
+        }
+        if sampling.spt_linear_cfg is not None:
+            settings["CFG scale start"] = f"{sampling.spt_linear_cfg:g}"
+        if sampling.spt_control_scale is not None:
+            settings["Control scale start"] = f"{sampling.spt_control_scale:g}"
+        if sampling.s_stage1 > 0:
+            settings["Restoration scale"] = f"{sampling.s_stage1:g}"
+        if sampling.sampler == "edm":
+            settings["s_churn"] = f"{sampling.s_churn:g}"
+        else:
+            settings["Eta"] = f"{sampling.eta:g}"
+        if self.tile:
+            settings["Tile size"] = self.tile * self.cell
+            settings["Tile overlap"] = (self.tile - self.stride) * self.cell
+        settings["Denoiser dtype"] = str(self.diff_dtype).removeprefix("torch.")
+        settings["Autoencoder dtype"] = str(self.ae_dtype).removeprefix("torch.")
+        if self.size != 1024:
+            settings["Size condition"] = self.size
+        if self.memory == "8bit":
+            settings["Weights"] = "8bit"
+        if self.reference:
+            settings["Reference numerics"] = "yes"
+        if self.vae_tiles is not None:
+            settings["Autoencoder tiles"] = f"{self.vae_tiles[0]}/{self.vae_tiles[1]}"
+        return settings

@@ -1,0 +1,1 @@
+"""Sweeps: prompts, seeds, guidance, steps, checkpoints and drift crossed, measured and ranked."""

@@ -1,0 +1,211 @@
+"""Cells and shots: the product of a sweep's parameters, and the pictures that it needs, in fixed batches."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.common.number_lists import decimals, integers
+from lightning_drift.stable_diffusion.interpolation import check_drift
+from lightning_drift.sweep.models import Model
+from lightning_drift.sweep.templates import Prompt, expand, sampled
+
+AXES = ("prompt", "seed", "guidance_scale", "num_inference_steps", "checkpoint", "drift")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a sweep's parameters.
+
+    Attributes:
+        product: Which product of the sweep it is of.
+        prompt: The prompt.
+        seed: Seed of the starting noise.
+        guidance_scale: Guidance scale.
+        num_inference_steps: DDIM steps.
+        checkpoint: The model's name, as it was given.
+        drift: The dial: 0 the base, 1 the model.
+    """
+
+    product: str
+    prompt: Prompt
+    seed: int
+    guidance_scale: float
+    num_inference_steps: int
+    checkpoint: str
+    drift: float
+
+
+@dataclass(unsafe_hash=True)  # not frozen: Lightning refuses to carry frozen ones to a device
+class Shot:
+    """One picture to make. Cells with the same picture share it: a base belongs to many.
+
+    Attributes:
+        model: The model; for a drift of 0 its base.
+        drift: The dial, 1 for a base.
+        prompt: The prompt.
+        seed: Seed of the starting noise.
+        guidance_scale: Guidance scale.
+        num_inference_steps: DDIM steps.
+    """
+
+    model: Model
+    drift: float
+    prompt: str
+    seed: int
+    guidance_scale: float
+    num_inference_steps: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """Values of each parameter, to be multiplied.
+
+    Attributes:
+        name: Its name, for headings.
+        prompts: Prompts.
+        seeds: Seeds.
+        guidance_scale: Guidance scales.
+        num_inference_steps: Step counts.
+        drift: Drifts.
+        checkpoints: Models by name.
+    """
+
+    name: str
+    prompts: list[Prompt]
+    seeds: list[int]
+    guidance_scale: list[float]
+    num_inference_steps: list[int]
+    drift: list[float]
+    checkpoints: list[str]
+
+    @classmethod
+    def read(cls, name: str, options: Mapping[str, Any], checkpoints: list[str], option: str) -> "Product":
+        """Read the options of a product.
+
+        Args:
+            name: Its name.
+            options: ``prompts``, ``slots``, ``sample_prompts``, ``seeds``, ``guidance_scale``,
+                ``num_inference_steps`` and ``drift``, as `Sweep` takes them.
+            checkpoints: Names of the models.
+            option: What the options' names begin with.
+
+        Raises:
+            UserError: A value is refused.
+        """
+        count = options["sample_prompts"]
+        if count is not None and count < 1:
+            raise UserError(f"{option}.sample_prompts: {count} is not a number of prompts; give 1 or more")
+        scales = decimals(options["guidance_scale"], f"{option}.guidance_scale")
+        for scale in scales:
+            if not 0 <= scale <= 100:
+                raise UserError(
+                    f"{option}.guidance_scale: {scale:g} is out of range; give 0 to 100, the recipe's is 3.0"
+                )
+        steps = integers(options["num_inference_steps"], f"{option}.num_inference_steps")
+        for number in steps:
+            if not 1 <= number <= 1000:
+                raise UserError(f"{option}.num_inference_steps: {number} is out of range; give 1 to 1000")
+        drifts = decimals(options["drift"], f"{option}.drift")
+        return cls(
+            name,
+            sampled(expand(options["prompts"], options["slots"], option), count),
+            integers(options["seeds"], f"{option}.seeds"),
+            scales,
+            steps,
+            [check_drift(drift, f"{option}.drift") for drift in drifts],
+            checkpoints,
+        )
+
+    def cells(self, models: Mapping[str, Model]) -> Iterable[Cell]:
+        """All its cells; of a model that is a base itself only those with a drift of 1."""
+        for name in self.checkpoints:
+            drifts = self.drift if models[name].base else [1.0]
+            for drift, steps, scale, prompt, seed in product(
+                drifts, self.num_inference_steps, self.guidance_scale, self.prompts, self.seeds
+            ):
+                yield Cell(self.name, prompt, seed, scale, steps, name, drift)
+
+    @property
+    def shape(self) -> str:
+        """Its size in words: ``3 prompts x 8 seeds x 10 guidance scales``."""
+        counts = {
+            "prompt": len(self.prompts),
+            "seed": len(self.seeds),
+            "guidance scale": len(self.guidance_scale),
+            "step count": len(self.num_inference_steps),
+            "checkpoint": len(self.checkpoints),
+            "drift": len(self.drift),
+        }
+        shown = [
+            f"{n} {name}{'s' * (n != 1)}" for i, (name, n) in enumerate(counts.items()) if n > 1 or i < 2
+        ]
+        return " x ".join(shown)
+
+
+@dataclass
+class Grid:
+    """All cells of a sweep, and the pictures they need.
+
+    Attributes:
+        cells: The cells, product by product.
+        shots: The picture of each cell.
+        bases: The picture of the base at the same prompt, seed, guidance and steps; empty if not asked for.
+    """
+
+    cells: list[Cell] = field(default_factory=list)
+    shots: list[Shot] = field(default_factory=list)
+    bases: list[Shot] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, products: Sequence[Product], models: Mapping[str, Model], with_base: bool) -> "Grid":
+        """The cells of all products.
+
+        Args:
+            products: The products; what is a cell of two is there twice, with one picture.
+            models: Models by name.
+            with_base: Whether every cell's base is needed too.
+        """
+        grid = cls()
+        for each in products:
+            for cell in each.cells(models):
+                model = models[cell.checkpoint]
+                base = model.base or model
+                grid.cells.append(cell)
+                grid.shots.append(_shot(cell, model, cell.drift) if cell.drift else _shot(cell, base, 1.0))
+                if with_base:
+                    grid.bases.append(_shot(cell, base, 1.0))
+        return grid
+
+    def pictures(self) -> list[Shot]:
+        """Every picture once, those of one model together, and of equal shape within."""
+        order: dict[tuple[str, float], int] = {}
+        wanted = list(dict.fromkeys([*self.shots, *self.bases]))
+        for shot in wanted:
+            order.setdefault((shot.model.hash, shot.drift), len(order))
+        return sorted(wanted, key=lambda shot: (order[shot.model.hash, shot.drift], *shape(shot)))
+
+    def batches(self, size: int) -> list[list[Shot]]:
+        """The pictures in batches that one call can sample: one model, one step count, all guided or none."""
+        batches: list[list[Shot]] = []
+        for shot in self.pictures():
+            last = batches[-1] if batches else []
+            if last and len(last) < size and _together(last[0], shot):
+                last.append(shot)
+            else:
+                batches.append([shot])
+        return batches
+
+
+def shape(shot: Shot) -> tuple[int, bool]:
+    """What pictures that are sampled together share, beside their model."""
+    return shot.num_inference_steps, shot.guidance_scale > 1
+
+
+def _together(one: Shot, other: Shot) -> bool:
+    return (one.model, one.drift, *shape(one)) == (other.model, other.drift, *shape(other))
+
+
+def _shot(cell: Cell, model: Model, drift: float) -> Shot:
+    return Shot(model, drift, cell.prompt.text, cell.seed, cell.guidance_scale, cell.num_inference_steps)

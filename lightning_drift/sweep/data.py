@@ -1,0 +1,129 @@
+"""Sweep: which pictures a sweep is of, as the data of a ``predict`` run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.dreams.dreamer import DREAM_PROMPT
+from lightning_drift.sweep.cells import Grid, Product, Shot
+from lightning_drift.sweep.models import Model, find_models
+
+MAIN = "sweep"
+_OPTIONS = ("prompts", "slots", "sample_prompts", "seeds", "guidance_scale", "num_inference_steps", "drift")
+
+
+class Sweep(LightningDataModule):
+    """Every prompt with every seed, guidance scale, step count, checkpoint and drift.
+
+    A cell is one combination of these and has one picture. Its bits follow from the cell alone: a sweep that
+    is stopped and run again, extended, or shared out over devices gives the same files.
+
+    Args:
+        checkpoints: Models to dream with: checkpoints of a fit, exports, base models.
+        base: Where to find the base of the checkpoints, if not where they say.
+        prompts: One prompt (its commas kept), a list of prompts, lists by group, or a ``.txt`` or ``.yaml``
+            file of them; files that are not here are looked for among those that come with the package, such
+            as ``ablations.yaml``. Prompts may be templates with slots, such as ``a city by {artist}``.
+        slots: Values of each slot: a list, or a ``.txt`` file such as ``artists.txt``. A template with a slot
+            twice takes pairs of different values.
+        sample_prompts: Keep so many of the prompts, chosen at random and the same each time; null for all.
+        seeds: Seeds, such as ``0-31`` or ``1,5,9``.
+        guidance_scale: Guidance scales, such as ``1,3,7.5``.
+        num_inference_steps: DDIM step counts, such as ``20,50``.
+        drift: Drifts, such as ``0.5,1,1.25``: 0 is the base, 1 the checkpoint. A base model has none.
+        also: Further products by name, each with those of the options prompts to drift that differ.
+        measure: Render the base model's picture of every cell too and measure against it.
+        clip: The CLIP that measures: a hub id, a local folder, ``pocket``, or null for the measures that need
+            none. ``auto`` is ``pocket`` for the embedded model and else openai/clip-vit-large-patch14.
+        photos: Folder of the photos, to measure the pull towards them; null takes what ClipDrift kept of them
+            in the checkpoint, if it did.
+        batch_size: Pictures sampled together; batches are filled across cells of one model and step count.
+        sheets: Contact sheets to write at most, each over two parameters; 0 for none.
+        sheet_columns: The parameter along the columns of the sheets; by default the one with the most values.
+        sheet_rows: Likewise along the rows.
+    """
+
+    def __init__(
+        self,
+        checkpoints: str | list[str] = "pocket",
+        base: str | None = None,
+        prompts: str | list[str] | dict[str, str | list[str]] = DREAM_PROMPT,
+        slots: dict[str, str | list[str]] | None = None,
+        sample_prompts: int | None = None,
+        seeds: int | str | list[int] = "0-3",
+        guidance_scale: float | str | list[float] = 3.0,
+        num_inference_steps: int | str | list[int] = 50,
+        drift: float | str | list[float] = 1.0,
+        also: dict[str, dict[str, Any]] | None = None,
+        measure: bool = True,
+        clip: str | None = "auto",
+        photos: str | None = None,
+        batch_size: int = 8,
+        sheets: int = 24,
+        sheet_columns: str | None = None,
+        sheet_rows: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("batch_size", batch_size, 1), ("sheets", sheets, 0)):
+            if value < least:
+                raise UserError(f"data.{name}: {value} is too few; give {least} or more")
+        self.checkpoints = [checkpoints] if isinstance(checkpoints, str) else list(dict.fromkeys(checkpoints))
+        self.base = base
+        self.measure = measure
+        self.clip = clip
+        self.photos = photos
+        self.batch_size = batch_size
+        self.sheets = sheets
+        self.sheet_axes = (sheet_columns, sheet_rows)
+        options = {
+            "prompts": prompts,
+            "slots": slots,
+            "sample_prompts": sample_prompts,
+            "seeds": seeds,
+            "guidance_scale": guidance_scale,
+            "num_inference_steps": num_inference_steps,
+            "drift": drift,
+        }
+        self.products = [Product.read(MAIN, options, self.checkpoints, "data")]
+        for name, changed in (also or {}).items():
+            self.products.append(self._further(name, changed, options))
+        self._models: dict[str, Model] | None = None
+        self._grid: Grid | None = None
+
+    def _further(self, name: str, changed: Mapping[str, Any], options: Mapping[str, Any]) -> Product:
+        option = f"data.also.{name}"
+        if unknown := [key for key in changed if key not in _OPTIONS]:
+            raise UserError(
+                f"{option}: {unknown[0]} is not one of its options; they are {', '.join(_OPTIONS)}"
+            )
+        if name == MAIN:
+            raise UserError(f"data.also: the name {MAIN} is taken; choose another")
+        if "prompts" in changed and "slots" not in changed:
+            options = {**options, "slots": None, "sample_prompts": None}
+        return Product.read(name, {**options, **changed}, self.checkpoints, option)
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """The models by name; found when first asked for."""
+        if self._models is None:
+            self._models = find_models(self.checkpoints, self.base)
+        return self._models
+
+    @property
+    def grid(self) -> Grid:
+        """The cells and their pictures."""
+        if self._grid is None:
+            self._grid = Grid.of(self.products, self.models, self.measure)
+        return self._grid
+
+    def predict_dataloader(self) -> DataLoader[list[Shot]]:
+        """Whole batches, so that devices share out batches and not the pictures within."""
+        batches: Sequence[list[Shot]] = self.grid.batches(self.batch_size)
+        return DataLoader(batches, batch_size=1, collate_fn=_first)  # type: ignore[arg-type]
+
+
+def _first(batches: list[list[Shot]]) -> list[Shot]:
+    return list(batches[0])

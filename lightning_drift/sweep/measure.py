@@ -1,0 +1,123 @@
+"""What is measured of a sweep's pictures: against the base's of the same cell, the prompt and the photos."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_drift.drift.measures.by_clip import PULL_FLOOR
+from lightning_drift.drift.measures.composition import layout_directions
+from lightning_drift.drift.measures.copying import correlations
+from lightning_drift.drift.measures.features import Features
+from lightning_drift.sweep.cells import AXES, Cell
+
+MEASURES = {
+    "drift_from_base": "1 - cosine of the CLIP embeddings of the picture and the base's of the same cell",
+    "pull": "how far it went from the base's picture towards the photos; 1 is as near as they are together",
+    "adherence": "cosine with its own prompt less the mean with the sweep's other prompts",
+    "clip_t": "cosine with its own prompt",
+    "diversity": "mean 1 - cosine between the seeds of its cell",
+    "tilt": "1 - correlation of its light and dark with the base's picture",
+    "delta_e": "distance of its mean colour from the base's picture's, in CIELAB (2.3 is just noticeable)",
+    "lightness": "mean L*, 0 to 100",
+    "chroma": "distance of its mean colour from grey, in CIELAB",
+    "likeness": "highest correlation of its thumbnail with a photo's, mirrored ones too",
+}
+"""The measures in their order, and what each is."""
+
+
+@dataclass
+class Seen:
+    """What is known of a sweep's pictures.
+
+    Attributes:
+        features: Of all pictures.
+        now: Position in them of each cell's picture.
+        base: Position of each cell's base; empty if there are none.
+        texts: The prompts' CLIP embeddings by prompt; None without CLIP.
+        photos: Features of the photos by checkpoint; those of which none are known are missing.
+    """
+
+    features: Features
+    now: Sequence[int]
+    base: Sequence[int]
+    texts: Mapping[str, Tensor] | None
+    photos: Mapping[str, Features]
+
+
+def measure(cells: Sequence[Cell], seen: Seen) -> list[dict[str, float]]:
+    """The measures of each cell's picture that can be taken.
+
+    Args:
+        cells: The cells.
+        seen: Their pictures.
+
+    Returns:
+        For each cell its measures by name, in the order of `MEASURES`.
+    """
+    now = seen.features[seen.now]
+    base = seen.features[seen.base] if len(seen.base) else None
+    columns: dict[str, Tensor] = {"lightness": now.lab[:, 0], "chroma": now.lab[:, 1:].norm(dim=1)}
+    if base is not None:
+        apart = layout_directions(now.layout) - layout_directions(base.layout)
+        columns["tilt"] = apart.square().sum(1) / 2
+        columns["delta_e"] = (now.lab - base.lab).norm(dim=1)
+    if now.clip is not None:
+        columns |= _by_clip(cells, now.clip, base.clip if base is not None else None, seen.texts)
+    rows = [dict(zip(columns, values, strict=True)) for values in _rows(columns)]
+    for name, photos in seen.photos.items():
+        own = [index for index, cell in enumerate(cells) if cell.checkpoint == name]
+        for index, values in zip(own, _rows(_by_photos(own, now, base, photos)), strict=True):
+            rows[index] |= dict(zip(("likeness", "pull"), values, strict=False))
+    return [{name: round(row[name], 5) for name in MEASURES if name in row} for row in rows]
+
+
+def _rows(columns: Mapping[str, Tensor]) -> list[list[float]]:
+    found: list[list[float]] = torch.stack([column.double() for column in columns.values()], 1).tolist()
+    return found
+
+
+def _by_clip(
+    cells: Sequence[Cell], now: Tensor, base: Tensor | None, texts: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    now = now.double()
+    columns = {"diversity": _diversity(cells, now)}
+    if not columns["diversity"].isfinite().all():
+        del columns["diversity"]  # one seed tells nothing
+    if base is not None:
+        columns["drift_from_base"] = (now - base.double()).square().sum(1) / 2
+    if texts is not None:
+        own = torch.stack([texts[cell.prompt.text] for cell in cells]).double()
+        columns["clip_t"] = (now * own).sum(1)
+        if len(texts) > 1:
+            together = now @ torch.stack(list(texts.values())).double().sum(0)
+            columns["adherence"] = columns["clip_t"] - (together - columns["clip_t"]) / (len(texts) - 1)
+    return columns
+
+
+def _diversity(cells: Sequence[Cell], now: Tensor) -> Tensor:
+    members = defaultdict(list)
+    for index, cell in enumerate(cells):
+        members[(cell.product, *(getattr(cell, axis) for axis in AXES if axis != "seed"))].append(index)
+    found = torch.full((len(cells),), torch.nan, dtype=torch.float64)
+    for indices in members.values():
+        count = len(indices)
+        if count > 1:
+            likeness = (now[indices].sum(0).square().sum() - count) / (count * (count - 1))
+            found[indices] = (1 - likeness).clamp(min=0)
+    return found
+
+
+def _by_photos(
+    own: Sequence[int], now: Features, base: Features | None, photos: Features
+) -> dict[str, Tensor]:
+    columns = {"likeness": correlations(now.thumbnail[own], photos.thumbnail).max(1).values}
+    if now.clip is not None and base is not None and base.clip is not None and photos.clip is not None:
+        vectors = photos.clip.double()
+        middle, count = vectors.mean(0), len(vectors)
+        among = (count * middle.square().sum() - 1) / (count - 1) if count > 1 else torch.tensor(1.0)
+        before, after = base.clip[own].double() @ middle, now.clip[own].double() @ middle
+        columns["pull"] = (after - before) / (among - before).clamp(min=PULL_FLOOR)
+    return columns

@@ -1,0 +1,87 @@
+"""The models of a sweep: checkpoints and the bases that their drift is measured from, not yet loaded."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.stable_diffusion.interpolation import base_of
+from lightning_drift.stable_diffusion.loading import find_parts
+from lightning_drift.stable_diffusion.opened_pipeline import PipelineParts
+from lightning_drift.stable_diffusion.sampling import check_cells
+from lightning_drift.weights.files import files_hash
+
+
+class Model:
+    """A model that pictures are made with. Two of the same weights are one.
+
+    Args:
+        name: What loads it, as it was given.
+        parts: Its parts.
+        base: The model it was fine-tuned from; None for one that is a base itself.
+        base_name: Where the base was said to be, if it was.
+    """
+
+    def __init__(
+        self, name: str, parts: PipelineParts, base: "Model | None" = None, base_name: str | None = None
+    ) -> None:
+        self.name = name
+        self.parts = parts
+        self.base = base
+        self.base_name = base_name
+
+    @cached_property
+    def hash(self) -> str:
+        """The first ten digits of its weights' hash."""
+        return files_hash(self.parts.files)[:10]
+
+    @property
+    def stem(self) -> str:
+        """Its name in a picture's parameters."""
+        return Path(self.name).stem
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell along one axis."""
+        return int(2 ** (len(self.parts.configs["vae"]["block_out_channels"]) - 1))
+
+    def size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Height and width of its pictures, its own size where None.
+
+        Raises:
+            UserError: A size is not a whole number of latent cells.
+        """
+        check_cells(self.factor, "model", height, width)
+        side = int(self.parts.configs["unet"]["sample_size"]) * self.factor
+        return height or side, width or side
+
+
+def find_models(checkpoints: Sequence[str], base: str | None) -> dict[str, Model]:
+    """Find the models of a sweep and their bases.
+
+    A model that does not say what it was fine-tuned from is a base itself, unless ``base`` is given.
+
+    Args:
+        checkpoints: What ``--model.pipeline`` takes, each.
+        base: Where to find the base of them all, if not where they say.
+
+    Returns:
+        The models by the name that was given.
+
+    Raises:
+        UserError: One cannot be found, or its base cannot.
+    """
+    if not checkpoints:
+        raise UserError("data.checkpoints: the list of checkpoints is empty; give a model, such as pocket")
+    bases: dict[str, Model] = {}
+    found: dict[str, Model] = {}
+    for name in checkpoints:
+        parts = find_parts(name, base=base)
+        if parts.base is None and not base and not (parts.recipe or {}).get("base"):
+            model = Model(name, parts)
+            found[name] = bases.setdefault(model.hash, model)
+            continue
+        origin = base_of(parts, base)
+        own = Model(base or origin.source, origin)
+        found[name] = Model(name, parts, bases.setdefault(own.hash, own), base)
+    return found

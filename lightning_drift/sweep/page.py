@@ -1,0 +1,112 @@
+"""The ranking page: one HTML file that shows the pictures beside it, sorted and filtered by what is known."""
+
+import json
+import re
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.pages.thumbnails import PIXEL_ART
+from lightning_drift.sweep.index import FILES, Index
+from lightning_drift.sweep.measure import MEASURES
+from lightning_drift.sweep.summary import Table, tables
+
+
+def write_page(
+    page: Path, index: Index, thumbnails: Mapping[str, str], title: str, facts: Mapping[str, Any]
+) -> None:
+    """Write the page of an index.
+
+    Args:
+        page: The HTML file; pictures are looked for beside it.
+        index: The index.
+        thumbnails: What is shown small of each of its files.
+        title: The page's title.
+        facts: What a command that makes one of the pictures must say, beside the row's own parameters.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with Image.open(page.parent / index.rows[0]["file"]) as image:
+        size = image.size
+    data = {
+        "parameters": [{"name": name, **_coded(index, name)} for name in index.parameters],
+        "measures": [
+            {"name": name, "about": MEASURES[name], "values": [row.get(name) for row in index.rows]}
+            for name in index.measures
+        ],
+        "varied": index.varied,
+        **{name: [_address(row.get(name)) for row in index.rows] for name in FILES},
+        "names": [row["file"] for row in index.rows],
+        "small": {_address(name): _address(small) for name, small in thumbnails.items() if name != small},
+        "folder": page.parent.as_posix(),
+        "facts": dict(facts),
+        "size": size,
+    }
+    parts = {
+        "title": escape(title),
+        "lead": escape(_lead(index)),
+        "tables": "".join(map(_html, tables(index)))
+        or "<p>Nothing was varied, so there is nothing to average.</p>",
+        "body_class": "small-pictures" if max(size) <= PIXEL_ART else "",
+        # "</script>" in a prompt must not end the data
+        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),
+        "css": _asset("page.css"),
+        "script": _asset("page.js"),
+    }
+    text = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
+    with atomic_write(page) as file:
+        file.write(text.encode())
+
+
+def _asset(name: str) -> str:
+    return (files("lightning_drift.sweep") / name).read_text(encoding="utf-8").strip()
+
+
+def _coded(index: Index, name: str) -> dict[str, list[Any]]:
+    """A column's different values and each row's position among them; -1 where it has none."""
+    values = index.values(name)
+    if all(isinstance(value, int | float) for value in values):
+        values = sorted(values)
+    place = {value: position for position, value in enumerate(values)}
+    return {"values": values, "rows": [place.get(row.get(name), -1) for row in index.rows]}
+
+
+def _address(name: str | None) -> str | None:
+    return None if name is None else quote(name)
+
+
+def _lead(index: Index) -> str:
+    count = f"{len(index.rows):,} pictures" if len(index.rows) != 1 else "1 picture"
+    counts = [
+        f"{len(index.values(name))} {plural}"
+        for name, plural in (
+            ("prompt", "prompts"),
+            ("seed", "seeds"),
+            ("guidance_scale", "guidance scales"),
+            ("num_inference_steps", "step counts"),
+            ("checkpoint", "checkpoints"),
+            ("drift", "drifts"),
+        )
+        if name in index.varied
+    ]
+    return f"{count}: {', '.join(counts)}." if counts else f"{count}."
+
+
+def _html(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.head)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(text)}</td>" for text in rest)}</tr>'
+        for first, *rest in table.lines
+    )
+    return (
+        f'<h3>{escape(table.title)}</h3><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{escape(table.title, quote=True)}"><table class="means"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )

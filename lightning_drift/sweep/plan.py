@@ -1,0 +1,106 @@
+"""The plan of a sweep: how many cells and pictures, how long and how much disk, before anything is made."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from lightning_drift.common.errors import notice
+from lightning_drift.sweep.cells import Shot
+from lightning_drift.sweep.data import Sweep
+from lightning_drift.sweep.index import slot_column
+from lightning_drift.sweep.sheets import check_axes
+from lightning_drift.sweep.sweep_dreamer import SweepDreamer
+
+_TEXT = 1024  # bytes of a picture's parameters and headers
+
+
+def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, devices: int = 1) -> str:
+    """Find the models of a sweep, time a few steps, and say what it will take.
+
+    Args:
+        data: The sweep.
+        module: What renders it.
+        folder: Where its files go.
+        device: Where a few steps are timed.
+        devices: How many of these work.
+
+    Returns:
+        A few lines.
+
+    Raises:
+        UserError: A model cannot be found, or an option does not fit it.
+    """
+    grid = data.grid
+    slots = list(dict.fromkeys(slot_column(slot) for cell in grid.cells for slot, _ in cell.prompt.slots))
+    parameters = ["prompt", "seed", "guidance_scale", "num_inference_steps", "checkpoint", "drift", *slots]
+    check_axes(data.sheet_axes, parameters)
+    pictures = grid.pictures()
+    missing = [shot for shot in pictures if not (folder / f"{module.describe(shot)[0]}.png").exists()]
+    added = len(pictures) - len(set(grid.shots))
+    lines = [
+        *(f"{each.name}: {each.shape}" for each in data.products),
+        f"cells    {len(grid.cells):,}",
+        f"images   {len(pictures):,}" + (f", {added:,} of them of the base to measure against" * (added > 0)),
+    ]
+    if there := len(pictures) - len(missing):
+        lines.append(f"there    {there:,} already, {len(missing):,} to make")
+    if missing:
+        lines.append(f"time     about {_duration(_seconds(data, module, missing, device) / devices)}")
+        needed, free = _bytes(module, missing), _free(folder)
+        lines.append(f"disk     up to {_size(needed)} in {folder}, {_size(free)} free")
+        if needed > free:
+            notice(f"the sweep may need more than is free in {folder}; it stops where the disk is full")
+    return "\n".join(lines)
+
+
+def _seconds(data: Sweep, module: SweepDreamer, missing: list[Shot], device: torch.device) -> float:
+    """An estimate from a few steps of the first picture; others count by their size and guidance."""
+    first = missing[0]
+    loading, batch, step = module.trial(first, data.batch_size, device)
+    total, seen = 0.0, set()
+    weight = _weight(module, first)
+    for shots in _batches(data, missing):
+        shot = shots[0]
+        relative = _weight(module, shot) / weight
+        total += batch + step * relative * shot.num_inference_steps
+        if (key := (shot.model.hash, shot.drift)) not in seen:
+            seen.add(key)
+            total += loading
+    return total
+
+
+def _batches(data: Sweep, missing: list[Shot]) -> list[list[Shot]]:
+    there = set(missing)
+    return [batch for batch in data.grid.batches(data.batch_size) if any(shot in there for shot in batch)]
+
+
+def _weight(module: SweepDreamer, shot: Shot) -> float:
+    height, width = shot.model.size(module.height, module.width)
+    return height * width * (2 if shot.guidance_scale > 1 else 1)
+
+
+def _bytes(module: SweepDreamer, shots: list[Shot]) -> int:
+    """The most that pictures take: PNG is hardly ever larger than the pixels."""
+    sizes = (shot.model.size(module.height, module.width) for shot in shots)
+    return sum(3 * height * width + _TEXT for height, width in sizes)
+
+
+def _free(folder: Path) -> int:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _size(count: float) -> str:
+    for unit in ("KiB", "MiB", "GiB"):
+        count /= 1024
+        if count < 1024 or unit == "GiB":
+            return f"{count:.1f} {unit}"
+    raise AssertionError
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,186 @@
+"""What follows when a sweep's pictures are there: measures, index, tables, contact sheets, ranking page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.drift.measures.features import Features
+from lightning_drift.drift.measures.frozen_clip import FrozenClip
+from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.photos.folder import find_folder, find_pictures
+from lightning_drift.sweep.cells import Cell, Grid, Shot
+from lightning_drift.sweep.index import Index
+from lightning_drift.sweep.measure import Seen, measure
+from lightning_drift.sweep.models import Model
+from lightning_drift.sweep.page import write_page
+from lightning_drift.sweep.sheets import sheets
+from lightning_drift.sweep.summary import summary
+
+INDEX, PAGE, TABLES = "index.csv", "lab.html", "tables.md"
+THUMBNAIL = 256
+"""Longest side of a thumbnail; smaller pictures are their own."""
+_CHUNK = 64
+
+
+class Finish(Callback):
+    """Measures a sweep's pictures and writes what shows them, in the first process, once all are there."""
+
+    def __init__(self) -> None:
+        self._eye: FrozenClip | None = None
+        self._photos: dict[str, Features] = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the CLIP and the photos before any time is spent."""
+        if not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._eye = _eye(data.clip, data.models) if data.measure else None
+        self._photos = _photos(data.photos, data.models, self._eye) if data.measure else {}
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write everything.
+
+        Raises:
+            UserError: A file cannot be written, for example because the disk is full.
+        """
+        trainer.strategy.barrier("sweep")
+        if not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        module: Any = pl_module
+        module.release()
+        writer = next(c for c in trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
+        names = {shot: f"{module.describe(shot)[0]}.png" for shot in data.grid.pictures()}
+        try:
+            self._write(data, names, writer.output_dir, module)
+        except OSError as error:
+            said = error.strerror or error
+            raise UserError(
+                f"cannot write {error.filename or writer.output_dir}: {said}. All pictures are there; the "
+                "same command goes on"
+            ) from error
+
+    def _write(self, data: Any, names: Mapping[Shot, str], folder: Path, module: Any) -> None:
+        grid: Grid = data.grid
+        measures: list[dict[str, float]] = [{} for _ in grid.cells]
+        if data.measure:
+            measures = self._measure(grid, names, folder, module.device)
+        files, bases = ([names[shot] for shot in shots] for shots in (grid.shots, grid.bases))
+        index = Index.of(grid.cells, files, bases, measures)
+        index.save(folder / INDEX)
+        title = folder.resolve().name
+        with atomic_write(folder / TABLES) as file:
+            file.write(summary(index, title).encode())
+        count = 0
+        for name, sheet in sheets(index, folder, data.sheet_axes, data.sheets) if data.sheets else ():
+            with atomic_write(folder / "sheets" / f"{name}.png") as file:
+                sheet.save(file, format="PNG")
+            count += 1
+        thumbnails = {name: _thumbnail(folder, name) for name in dict.fromkeys([*files, *bases])}
+        write_page(folder / PAGE, index, thumbnails, title, _command_facts(data, module))
+        said = f"{count} contact sheet{'s' * (count != 1)} in {folder / 'sheets'}, " if count else ""
+        print(f"\n{said}the index in {folder / INDEX}, means in {folder / TABLES}")
+        print(f"Rank them:    {folder / PAGE}")
+
+    def _measure(
+        self, grid: Grid, names: Mapping[Shot, str], folder: Path, device: torch.device
+    ) -> list[dict[str, float]]:
+        shots = list(names)
+        place = {shot: index for index, shot in enumerate(shots)}
+        eye = self._eye.to(device) if self._eye else None
+        parts = []
+        for start in tqdm(range(0, len(shots), _CHUNK), desc="measuring", leave=False):
+            images = []
+            for shot in shots[start : start + _CHUNK]:
+                with Image.open(folder / names[shot]) as image:
+                    images.append(image.convert("RGB"))
+            parts.append(Features.of(images, eye).tensors())
+        features = Features.from_tensors({name: torch.cat([p[name] for p in parts]) for name in parts[0]})
+        texts = _texts(grid.cells, eye) if eye else None
+        now, base = ([place[shot] for shot in some] for some in (grid.shots, grid.bases))
+        return measure(grid.cells, Seen(features, now, base, texts, self._photos))
+
+
+def _texts(cells: list[Cell], eye: FrozenClip) -> dict[str, Tensor]:
+    prompts = list(dict.fromkeys(cell.prompt.text for cell in cells))
+    return dict(zip(prompts, eye.embed_texts(prompts), strict=True))
+
+
+def _eye(clip: str | None, models: Mapping[str, Model]) -> FrozenClip | None:
+    """The CLIP; without one the measures that need none are taken, and it is said."""
+    if clip == "auto":
+        pocket = all((model.base or model).parts.source == "pocket" for model in models.values())
+        clip = "pocket" if pocket else "openai/clip-vit-large-patch14"
+    try:
+        return FrozenClip.load(clip) if clip else None
+    except UserError as error:
+        notice(f"data.{error} Until then only what needs no CLIP is measured")
+        return None
+
+
+def _photos(given: str | None, models: Mapping[str, Model], eye: FrozenClip | None) -> dict[str, Features]:
+    """Features of the photos by checkpoint."""
+    if given is not None:
+        try:
+            images = [decode(path).image for path in find_pictures(find_folder(given))]
+        except (UserError, UndecodableError) as error:
+            raise UserError(str(error).replace("data.instance_dir", "data.photos")) from error
+        found = {}
+        for name, model in models.items():
+            if model.base is not None:
+                height, width = model.size(None, None)
+                squares = [ImageOps.fit(image, (width, height)) for image in images]
+                found[name] = Features.of(squares, eye)
+        return found
+    kept = {name: _kept_photos(model, eye) for name, model in models.items()}
+    return {name: photos for name, photos in kept.items() if photos is not None}
+
+
+def _kept_photos(model: Model, eye: FrozenClip | None) -> Features | None:
+    """What ClipDrift kept of the photos in a checkpoint; without embeddings if another CLIP saw them."""
+    if model.base is None or not model.parts.source.endswith(".ckpt"):
+        return None
+    state = read_checkpoint(model.parts.source).get("callbacks", {}).get("ClipDrift", {})
+    try:
+        photos = Features.from_tensors({name: tensor.clone() for name, tensor in state["photos"].items()})
+        same = eye is not None and state["base"]["settings"]["clip_drift.clip"] == eye.hash
+    except (KeyError, UserError):
+        return None
+    return photos if same else Features(photos.layout, photos.lab, photos.thumbnail)
+
+
+def _thumbnail(folder: Path, name: str) -> str:
+    """The file that the page shows small: a picture itself, or a smaller copy where it is large."""
+    source, target = folder / name, folder / "thumbnails" / f"{Path(name).stem}.webp"
+    with Image.open(source) as image:
+        if max(image.size) <= THUMBNAIL:
+            return name
+        if not target.exists() or target.stat().st_mtime_ns < source.stat().st_mtime_ns:
+            small = image.convert("RGB")
+            small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+            with atomic_write(target) as file:
+                small.save(file, format="WEBP", quality=82)
+    return target.relative_to(folder).as_posix()
+
+
+def _command_facts(data: Any, module: Any) -> dict[str, Any]:
+    """What a command that makes one of the pictures again must say, beside the cell's own parameters."""
+    return {
+        "negative_prompt": module.negative_prompt,
+        "height": module.height,
+        "width": module.width,
+        "generator_device": module.generator_device,
+        "dtype": module.dtype_name,
+        "base": data.base,
+    }

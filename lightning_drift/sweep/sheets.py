@@ -1,0 +1,114 @@
+"""Labelled XY contact sheets: two parameters along the sides, a sheet for each value of the others."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.prompt_lists import slug
+from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.sweep.index import Index, Row, number
+
+SIDE = 8192
+"""Pixels; larger pictures shrink to keep a sheet below it."""
+MOST_VALUES = 100
+_USUAL = ("num_inference_steps", "guidance_scale", "drift", "checkpoint", "seed", "prompt")
+
+
+def check_axes(axes: tuple[str | None, str | None], parameters: list[str]) -> None:
+    """Refuse axes that there are not.
+
+    Raises:
+        UserError: A name is no parameter, or both are one.
+    """
+    for option, name in zip(("sheet_columns", "sheet_rows"), axes, strict=True):
+        if name is not None and name not in parameters:
+            raise UserError(f"data.{option}: {name} is no parameter; give one of {', '.join(parameters)}")
+    if axes[0] is not None and axes[0] == axes[1]:
+        raise UserError("data.sheet_rows: the same as data.sheet_columns; give two different parameters")
+
+
+def choose_axes(part: Index, axes: tuple[str | None, str | None]) -> tuple[str, str] | None:
+    """Columns and rows of a product's sheets: those given, and for others the first that are varied.
+
+    Returns:
+        Two parameters; None where fewer than two pictures would be on a sheet.
+    """
+    varied = [name for name in _USUAL if 1 < len(part.values(name)) <= MOST_VALUES]
+    free = [name for name in varied if name not in axes]
+    columns, rows = axes
+    columns = columns or (free.pop(0) if free else None)
+    rows = rows or (free.pop(0) if free else None)
+    if columns is None and rows is None:
+        return None
+    spare = [name for name in ("seed", "prompt") if name not in (columns, rows)]
+    return columns or spare[0], rows or spare[-1]
+
+
+def sheets(
+    index: Index, folder: Path, axes: tuple[str | None, str | None], most: int
+) -> Iterator[tuple[str, Image.Image]]:
+    """The contact sheets of an index, each with a file name without its ending.
+
+    Args:
+        index: The index.
+        folder: Where the files that it names lie.
+        axes: Parameters along the columns and the rows; None to choose.
+        most: Sheets to make at most; how many are left out is said.
+    """
+    wanted: list[tuple[str, str, dict[str, Any], Index]] = []
+    for product in index.values("product"):
+        part = index.only(product=product)
+        chosen = choose_axes(part, axes)
+        if chosen is None:
+            continue
+        others = [name for name in part.varied if name not in chosen and name not in ("product", "group")]
+        # Slots and their prompt say the same: the sheets go by slots if one is an axis, else by the prompt.
+        same = ["prompt"] if set(chosen) & set(index.slots) else index.slots
+        others = [name for name in others if name not in same]
+        combinations = dict.fromkeys(tuple(row.get(name) for name in others) for row in part.rows)
+        for values in combinations:
+            rest = dict(zip(others, values, strict=True))
+            wanted.append((*chosen, rest, part.only(**rest)))
+    if len(wanted) > most > 0:
+        notice(f"{most} of {len(wanted)} contact sheets are written; data.sheets sets how many")
+    for columns, rows, rest, part in wanted[:most]:
+        title = ", ".join(f"{_label(name)} {_said(value)}" for name, value in rest.items())
+        name = f"{part.rows[0]['product']}_{rows}-by-{columns}"
+        name += "".join(f"_{slug(str(number(value)))}" for value in rest.values())
+        yield name[:150], _sheet(part, folder, columns, rows, title)
+
+
+def _sheet(part: Index, folder: Path, columns: str, rows: str, title: str) -> Image.Image:
+    across, down = (_ordered(part.values(name)) for name in (columns, rows))
+    limit = max(32, SIDE // max(len(across), len(down)))
+    found: dict[tuple[Any, Any], Row] = {(row[rows], row[columns]): row for row in reversed(part.rows)}
+    images = []
+    for key in ((row, column) for row in down for column in across):
+        image = Image.new("RGB", (8, 8))  # a cell that is not there
+        if key in found:
+            with Image.open(folder / found[key]["file"]) as opened:
+                image = opened.convert("RGB")
+            image.thumbnail((limit, limit))
+        images.append(image)
+    return contact_sheet(
+        images,
+        rows=[f"{_label(rows)} {_said(value)}" for value in down],
+        columns=[f"{_label(columns)} {_said(value)}" for value in across],
+        title=title or None,
+    )
+
+
+def _ordered(values: list[Any]) -> list[Any]:
+    return sorted(values) if all(isinstance(value, int | float) for value in values) else values
+
+
+def _label(name: str) -> str:
+    """A parameter's name for people; none for a prompt, which speaks for itself."""
+    return {"prompt": "", "num_inference_steps": "steps", "guidance_scale": "guidance"}.get(name, name)
+
+
+def _said(value: Any) -> str:
+    return (number(value) if value is not None else "") or "(empty)"

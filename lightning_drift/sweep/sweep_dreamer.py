@@ -1,0 +1,177 @@
+"""SweepDreamer: renders the pictures of a sweep, model by model."""
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.common.prompt_lists import slug
+from lightning_drift.dreams.dreamer import DTYPES, dream_text
+from lightning_drift.dreams.image_writer import Picture, parameters_digest
+from lightning_drift.stable_diffusion.interpolation import dialled, turn
+from lightning_drift.stable_diffusion.loading import StableDiffusion, read_parts
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, PipelineParts
+from lightning_drift.stable_diffusion.sampling import dream, encode_prompts
+from lightning_drift.sweep.cells import Shot
+from lightning_drift.sweep.models import Model
+from lightning_drift.sweep.report import Finish
+
+IMAGES = "images"
+"""The folder of a sweep's pictures, within the output folder."""
+
+
+class SweepDreamer(LightningModule):
+    """Renders a sweep's pictures, and writes its index, contact sheets and ranking page at the end.
+
+    What is swept is said by the data. A picture is the one that ``predict`` makes of the same settings, up to
+    rounding, and carries the same parameters. Each batch is filled up to the data's ``batch_size`` and
+    prompts are encoded one by one, so that a picture's bits do not follow from what else is left to do.
+
+    Args:
+        negative_prompt: What to steer away from; empty for none.
+        height: Picture height in pixels, a multiple of 8 for SD v1.5; null for the model's own size.
+        width: Picture width likewise.
+        generator_device: Where the starting noise is drawn. "cpu": the same picture on any machine. "cuda":
+            the noise of ``torch.Generator("cuda")``, as most notebooks draw it.
+        dtype: Precision of UNet and text encoder; "auto" is float16 on a CUDA device and float32 elsewhere.
+    """
+
+    def __init__(
+        self,
+        negative_prompt: str = "",
+        height: int | None = None,
+        width: int | None = None,
+        generator_device: Literal["cpu", "cuda"] = "cpu",
+        dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
+    ) -> None:
+        super().__init__()
+        self.negative_prompt = negative_prompt
+        self.height = height
+        self.width = width
+        self.generator_device = generator_device
+        self.dtype_name = dtype
+        self._loaded: StableDiffusion | None = None
+        self._model: Model | None = None
+        self._drift = 1.0
+        self._states: dict[str, Tensor] = {}  # of the last batch's prompts
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """What is done with the pictures when all are made."""
+        return [Finish()]
+
+    def setup(self, stage: str) -> None:
+        """Refuse what cannot be rendered.
+
+        Raises:
+            UserError: Noise is to be drawn on a CUDA device that is not there, or the data is not a sweep.
+        """
+        if self.generator_device == "cuda" and not torch.cuda.is_available():
+            raise UserError("model.generator_device: there is no CUDA device here; use cpu")
+        if not hasattr(self.trainer.datamodule, "grid"):  # type: ignore[attr-defined]
+            raise UserError("model: SweepDreamer renders sweeps; give it data of lightning_drift.sweep.Sweep")
+
+    def describe(self, shot: Shot) -> tuple[str, dict[str, str]]:
+        """File name and PNG text of a picture; both follow from the shot alone."""
+        height, width = shot.model.size(self.height, self.width)
+        base = shot.model.base
+        text = dream_text(
+            shot.prompt,
+            self.negative_prompt,
+            steps=shot.num_inference_steps,
+            guidance_scale=shot.guidance_scale,
+            seed=shot.seed,
+            size=(width, height),
+            model=(shot.model.hash, shot.model.stem),
+            drawn_on=self.generator_device,
+            dialled=None if shot.drift == 1 or base is None else (shot.drift, base.hash),
+        )
+        name = f"{slug(shot.prompt)}_seed{shot.seed:04d}_{parameters_digest(text)}"
+        return f"{IMAGES}/{name}", {"parameters": text}
+
+    def predict_step(self, batch: list[Shot], *_: Any) -> list[Picture]:
+        """Render a batch, all of one model, step count and guidance or none."""
+        if not batch:
+            return []
+        size = max(len(batch), self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
+        images = self.render(batch, size, self.device)
+        return [Picture(shot, *self._named(shot, image)) for shot, image in zip(batch, images, strict=True)]
+
+    def _named(self, shot: Shot, image: Any) -> tuple[str, Any, dict[str, str]]:
+        name, text = self.describe(shot)
+        return name, image, text
+
+    def render(self, shots: Sequence[Shot], size: int, device: torch.device) -> list[Any]:
+        """The pictures of shots that can be sampled together, in a batch of a size, on a device."""
+        self._use(shots[0].model, shots[0].drift, device)
+        assert self._loaded is not None
+        filled = [*shots, *[shots[-1]] * (size - len(shots))]
+        height, width = shots[0].model.size(self.height, self.width)
+        return dream(
+            self._loaded,
+            [shot.prompt for shot in filled],
+            [shot.seed for shot in filled],
+            negative_prompt=self.negative_prompt,
+            guidance_scale=[shot.guidance_scale for shot in filled],
+            num_inference_steps=shots[0].num_inference_steps,
+            height=height,
+            width=width,
+            generator_device=device if self.generator_device == "cuda" else "cpu",
+            encode=self._encode,
+        )[: len(shots)]
+
+    def trial(self, shot: Shot, size: int, device: torch.device) -> tuple[float, float, float]:
+        """Seconds that loading a model, one batch without its steps, and a step of a batch take, measured."""
+        started = perf_counter()
+        self._use(shot.model, shot.drift, device)
+        loading = perf_counter() - started
+        self.render([_with_steps(shot, 1)], size, device)  # warms up
+        taken = []
+        for steps in (1, 3):
+            started = perf_counter()
+            self.render([_with_steps(shot, steps)], size, device)
+            taken.append(perf_counter() - started)
+        step = max(0.0, taken[1] - taken[0]) / 2
+        return loading, max(0.0, taken[0] - step), step
+
+    # -- models -----------------------------------------------------------------------------------------
+
+    def _use(self, model: Model, drift: float, device: torch.device) -> None:
+        """Load a model at a drift; between drifts of one model only its weights are turned, in place."""
+        if self._model is model and self._drift == drift:
+            return
+        parts = _at(model, drift)
+        if self._model is model and self._loaded is not None:
+            turn({part: getattr(self._loaded, part) for part in TRAINED}, parts.weights)
+        else:
+            self._loaded = self._model = None  # so that two are not in memory together
+            self._loaded = read_parts(parts)
+            auto = torch.float16 if device.type == "cuda" else torch.float32
+            for module in (self._loaded.unet, self._loaded.text_encoder):
+                torch.nn.Module.to(module, device, DTYPES.get(self.dtype_name, auto))
+            self._loaded.vae.to(device)
+        self._model, self._drift = model, drift
+        self._states = {}
+
+    def release(self) -> None:
+        """Give back the memory of the model that was used last."""
+        self._loaded = self._model = None
+        self._states = {}
+
+    def _encode(self, model: StableDiffusion, prompts: Sequence[str]) -> Tensor:
+        known = self._states
+        self._states = {p: known[p] if p in known else encode_prompts(model, [p]) for p in prompts}
+        return torch.cat(list(self._states.values()))
+
+
+def _at(model: Model, drift: float) -> PipelineParts:
+    if drift == 1 or model.base is None:
+        return model.parts
+    return dialled(model.parts, model.base.parts, drift)
+
+
+def _with_steps(shot: Shot, steps: int) -> Shot:
+    return Shot(shot.model, shot.drift, shot.prompt, shot.seed, shot.guidance_scale, steps)

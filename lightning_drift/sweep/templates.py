@@ -1,0 +1,158 @@
+"""Prompts of a sweep: groups of them, and templates with slots such as ``a painting by {artist}``."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from math import comb, prod
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.common.prompt_lists import find_list, read_prompts
+from lightning_drift.common.rng import generator
+
+MOST_PROMPTS = 200_000
+_MARK = re.compile(r"\{\{|\}\}|\{(\w+)\}")
+
+PromptsGiven = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and where it comes from.
+
+    Attributes:
+        text: What the model is given.
+        group: The group that it was listed under; empty for none.
+        slots: What its template's slots were filled with, by slot; two of one slot are joined by `` + ``.
+    """
+
+    text: str
+    group: str = ""
+    slots: tuple[tuple[str, str], ...] = ()
+
+
+def read_groups(value: PromptsGiven, option: str) -> dict[str, list[str]]:
+    """Read prompts in groups.
+
+    Args:
+        value: What `read_prompts` takes, which is one group without a name; prompts by group; or the name of
+            a ``.yaml`` file that holds either.
+        option: The option's name, for messages.
+
+    Raises:
+        UserError: A file cannot be read, or holds something else.
+    """
+    if isinstance(value, str) and value.lower().endswith((".yaml", ".yml")):
+        value = _read_yaml(find_list(value), option)
+    if isinstance(value, Mapping):
+        return {str(group): read_prompts(prompts, f"{option}.{group}") for group, prompts in value.items()}
+    return {"": read_prompts(value, option)}
+
+
+def _read_yaml(path: Path, option: str) -> Any:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{option}: cannot read the prompt file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{option}: {path} is not a YAML file: {' '.join(str(error).split())}") from error
+    groups = found if isinstance(found, dict) else {"": found}
+    for group, prompts in groups.items():
+        if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+            where = f"{path}, {group}" if group else str(path)
+            raise UserError(
+                f"{option}: {where} is not a list of prompts; write one a line after a dash, in quotes where "
+                "it is a number"
+            )
+    return found
+
+
+def expand(
+    prompts: PromptsGiven, slots: Mapping[str, str | Sequence[str]] | None, option: str = "data"
+) -> list[Prompt]:
+    """All prompts that templates give.
+
+    ``{artist}`` takes each value of the slot in turn. A template with the same slot twice takes each pair of
+    different values once (``{artist} and {artist}``), and so on; different slots are multiplied. A brace that
+    is meant is written twice.
+
+    >>> [prompt.text for prompt in expand("{who} and {who}", {"who": ["Ernst", "Klee", "Kubin"]})]
+    ['Ernst and Klee', 'Ernst and Kubin', 'Klee and Kubin']
+
+    Args:
+        prompts: Prompts and templates, as `read_groups` takes them.
+        slots: Values of each slot: a list, or a text file with one a line.
+        option: What the options' names begin with.
+
+    Returns:
+        The prompts, each once.
+
+    Raises:
+        UserError: A slot is not given, is not used or has too few values, or there are too many prompts.
+    """
+    values = {slot: read_prompts(given, f"{option}.slots.{slot}") for slot, given in (slots or {}).items()}
+    found: dict[str, Prompt] = {}
+    used: set[str] = set()
+    for group, templates in read_groups(prompts, f"{option}.prompts").items():
+        for template in templates:
+            names = [match[1] for match in _MARK.finditer(template) if match[1]]
+            used |= set(names)
+            _check(template, names, values, option)
+            for prompt in _filled(template, names, values, group):
+                found.setdefault(prompt.text, prompt)
+    if unused := [slot for slot in values if slot not in used]:
+        raise UserError(
+            f"{option}.slots: no prompt has the slot {{{unused[0]}}}; add it to one, or leave it out"
+        )
+    return list(found.values())
+
+
+def _check(template: str, names: Sequence[str], values: Mapping[str, list[str]], option: str) -> None:
+    for name, count in Counter(names).items():
+        if name not in values:
+            there = ", ".join(f"{{{slot}}}" for slot in values) or "none"
+            raise UserError(
+                f"{option}.prompts: {template!r} has the slot {{{name}}}, and {option}.slots gives {there}; "
+                "add it there, or write {{ and }} for braces"
+            )
+        if len(values[name]) < count:
+            raise UserError(
+                f"{option}.slots.{name}: {template!r} needs {count} different values, there is "
+                f"{len(values[name])}"
+            )
+    total = prod(comb(len(values[name]), count) for name, count in Counter(names).items())
+    if total > MOST_PROMPTS:
+        raise UserError(
+            f"{option}.prompts: {template!r} gives {total:,} prompts, more than {MOST_PROMPTS:,}; shorten "
+            "its slots' lists"
+        )
+
+
+def _filled(
+    template: str, names: Sequence[str], values: Mapping[str, list[str]], group: str
+) -> Iterator[Prompt]:
+    counts = Counter(names)
+    for chosen in product(*(combinations(values[name], count) for name, count in counts.items())):
+        taken = dict(zip(counts, chosen, strict=True))
+        left = {name: iter(values) for name, values in taken.items()}
+
+        def put(match: re.Match[str], left: Mapping[str, Iterator[str]] = left) -> str:
+            return next(left[match[1]]) if match[1] else match[0][0]
+
+        yield Prompt(
+            _MARK.sub(put, template), group, tuple((name, " + ".join(some)) for name, some in taken.items())
+        )
+
+
+def sampled(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
+    """A random choice of so many prompts, the same each time, in their order; all of them for None."""
+    if count is None or count >= len(prompts):
+        return list(prompts)
+    order = torch.randperm(len(prompts), generator=generator(0, "sample of prompts", len(prompts)))
+    return [prompts[index] for index in sorted(order[:count].tolist())]

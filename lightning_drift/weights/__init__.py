@@ -1,0 +1,1 @@
+"""Files of tensors: reading and writing them, the names in them, and the hub they come from."""

@@ -1,0 +1,62 @@
+"""The package from outside: cheap to import, whole when installed elsewhere."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers.paths import ROOT
+
+import lightning_drift
+
+
+def test_importing_the_package_loads_no_framework() -> None:
+    names = ("torch", "lightning", "diffusers")
+    code = f"import sys, lightning_drift; sys.exit(any(name in sys.modules for name in {names}))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_every_public_name_can_be_loaded() -> None:
+    assert {name for name in lightning_drift.__all__ if getattr(lightning_drift, name) is None} == set()
+    assert set(dir(lightning_drift)) == set(lightning_drift.__all__)
+
+
+def test_the_wheel_installed_elsewhere_runs_the_default(tmp_path: Path) -> None:
+    source, target, elsewhere = tmp_path / "source", tmp_path / "target", tmp_path / "elsewhere"
+    shutil.copytree(
+        ROOT / "lightning_drift", source / "lightning_drift", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
+    subprocess.run([*pip, "--target", str(target), str(source)], check=True, timeout=300)
+    inside = {path.relative_to(source) for path in (source / "lightning_drift").rglob("*") if path.is_file()}
+    assert {str(path) for path in inside if not (target / path).is_file()} == set()
+
+    elsewhere.mkdir()
+    few = ["--trainer.max_steps=1", "--seed_grid.num_inference_steps=1"]
+    result = subprocess.run(
+        [sys.executable, "-m", "lightning_drift", "fit", *few],
+        cwd=elsewhere,
+        env=os.environ | {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    where = [sys.executable, "-c", "import lightning_drift; print(lightning_drift.__file__)"]
+    found = subprocess.run(
+        where, cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(target)}, capture_output=True, text=True
+    ).stdout
+    assert found.startswith(str(target))
+    assert (elsewhere / "tb_logs" / "coffee" / "lr4e-5_000" / "grids" / "dream_step=00000.png").exists()

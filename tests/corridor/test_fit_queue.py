@@ -1,0 +1,265 @@
+"""A corridor as a person runs it: real fits of the tiny model, stopped, killed and gone on with."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers.paths import DATA
+
+from lightning_drift.cli import main
+from lightning_drift.common.errors import UserError
+from lightning_drift.corridor.fit_queue import find_slots
+from lightning_drift.corridor.fits import Fit
+from lightning_drift.corridor.plan import make_plan, take_up
+from lightning_drift.corridor.read import read
+from lightning_drift.fit.checkpointing import read_checkpoint
+
+OPTIONS = [
+    f"--model.pipeline={DATA / 'tiny_sd'}",
+    "--model.log_every_n_steps=1",
+    "--seed_grid.num_inference_steps=1",
+    "--seed_grid.groups={dream: {prompts: 'a tree, a moon', seeds: 0-1}}",
+]
+CORRIDOR = Path("tb_logs/coffee/corridor")
+started: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    yield
+    while started:
+        process = started.pop()
+        process.send_signal(signal.SIGINT)  # so that it ends its fits too
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def corridor(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    with open(folder / "said.txt", "ab") as said:
+        command = [sys.executable, "-m", "lightning_drift", "corridor", *OPTIONS, *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        started.append(
+            subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdout=said,
+                stderr=said,
+                # Tests started in the background of a shell ignore interrupts and would hand that down.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+        )
+    return started[-1]
+
+
+def until(process: subprocess.Popen[bytes], moment: Callable[[], object], folder: Path) -> None:
+    deadline = time.monotonic() + 240
+    while not moment():
+        assert process.poll() is None, (folder / "said.txt").read_text()
+        assert time.monotonic() < deadline, (folder / "said.txt").read_text()
+        time.sleep(0.05)
+
+
+def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: Path) -> None:
+    place, said = tmp_path / CORRIDOR, tmp_path / "said.txt"
+    options = (
+        "--lr=2e-4,1e-4",
+        "--steps=2,60",
+        "--devices=cpu,cpu",
+        "--step_checkpoint.last_every_n_steps=1",
+    )
+    first = corridor(tmp_path, *options)
+    until(first, lambda: (place / "lr1e-4/checkpoints/last.ckpt").exists(), tmp_path)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(120) == 130
+    assert "stopped; go on with: lightning-drift corridor --model.pipeline=" in said.read_text()
+    assert "--lr=2e-4,1e-4 --steps=2,60" in said.read_text()
+    lasts = {name: place / name / "checkpoints" / "last.ckpt" for name in ("lr1e-4", "lr2e-4")}
+    reached = {
+        name: int(read_checkpoint(last)["global_step"]) if last.exists() else 0
+        for name, last in lasts.items()
+    }
+    assert 1 <= reached["lr1e-4"] < 60
+    assert (place / "corridor.html").exists()
+
+    # Killed without warning, it leaves its fits running; the next one neither disturbs nor repeats them.
+    said.write_text("")
+    second = corridor(tmp_path, *options)
+    until(second, lambda: "lr 1e-4: fitting from step" in said.read_text(), tmp_path)
+    second.kill()
+    second.wait()
+    third = corridor(tmp_path, *options)
+    assert third.wait(240) == 0, said.read_text()
+
+    table = read(place)
+    assert {cell.state for cell in table.cells.values()} == {"not measured"}
+    for run in table.runs:
+        steps = [step for step, _ in run.scalars["train/loss"]]
+        assert steps == list(range(1, 61))
+        assert int(read_checkpoint(run.folder / "checkpoints" / "step=00060.ckpt")["global_step"]) == 60
+        assert (run.folder / "grids" / "step=00060" / "a-tree-a-moon_seed0001.png").exists()
+
+    files = {path: path.stat().st_mtime_ns for path in place.glob("lr*/**/*")}
+    said.write_text("")
+    assert corridor(tmp_path, *options).wait(120) == 0
+    assert "lr 1e-4: 2, 60 are finished" in said.read_text()
+    assert "fitting" not in said.read_text()
+    assert {path: path.stat().st_mtime_ns for path in place.glob("lr*/**/*")} == files
+
+
+def test_a_rate_that_fails_is_a_cell_and_a_later_step_is_reached_from_the_checkpoint_before_it(
+    tmp_path: Path,
+) -> None:
+    place, said = tmp_path / CORRIDOR, tmp_path / "said.txt"
+    # 0.9 diverges within a few steps
+    assert corridor(tmp_path, "--lr=1e-4,0.9", "--steps=2,8", "--devices=cpu,cpu").wait(240) == 1
+    lines = said.read_text().splitlines()
+    starts = [i for i, line in enumerate(lines) if ": fitting on the CPU" in line]
+    first_cell = next(i for i, line in enumerate(lines) if line.startswith("lr 1e-4 x 2: not measured"))
+    assert len(starts) == 2
+    assert max(starts) < first_cell  # side by side
+    table = read(place)
+    assert [table.cells["lr1e-4", step].state for step in (2, 8)] == ["not measured", "not measured"]
+    failed = table.cells["lr9e-1", 8]
+    assert failed.state == "failed"
+    assert failed.verdict.startswith("the loss is not finite (NaN or inf) at step")
+    assert failed.verdict in (place / "corridor.html").read_text()
+
+    said.write_text("")
+    assert corridor(tmp_path, "--lr=1e-4", "--steps=4", "--devices=cpu").wait(240) == 0, said.read_text()
+    assert "lr 1e-4: fitting from step 2 on the CPU" in said.read_text()
+    run = next(run for run in read(place).runs if run.label == "1e-4")
+    assert run.milestones == [0, 2, 4, 8]
+    assert [step for step, _ in run.scalars["train/loss"]] == list(range(1, 9))
+
+
+def test_slots_are_devices() -> None:
+    assert find_slots("0,1", "auto") == ["0", "1"]
+    assert find_slots("cpu,cpu", "auto") == ["cpu", "cpu"]
+    assert find_slots("auto", "cpu") == ["cpu"]
+    for wrong in ("0,,1", "gpu", "-1"):
+        with pytest.raises(UserError, match="is not a list of devices"):
+            find_slots(wrong, "auto")
+    with pytest.raises(UserError, match="names a GPU twice"):
+        find_slots("1,1", "auto")
+
+
+def test_auto_takes_every_gpu_that_is_visible(monkeypatch: Any) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
+    assert find_slots("auto", "auto") == ["2", "GPU-abc"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_slots("auto", "gpu") == ["cpu"]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="reads a process's environment from /proc"
+)
+def test_a_fit_sees_its_own_device_only_and_has_its_folder_to_itself(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("LIGHTNING_DRIFT_RUN", "another")
+    logger = {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": str(tmp_path), "name": "x"},
+    }
+    plan = take_up(make_plan({"trainer": {"logger": logger}, "data": {}}, "1e-4", "4", "corridor"))
+    fit, other = Fit(plan, 1e-4), Fit(plan, 1e-4)
+    assert fit.lock()
+    fit.start("3", threads=1)
+    try:
+        assert fit.process is not None
+        environment = Path(f"/proc/{fit.process.pid}/environ").read_bytes().split(b"\0")
+        assert b"CUDA_VISIBLE_DEVICES=3" in environment
+        assert not any(word.startswith(b"LIGHTNING_DRIFT_RUN") for word in environment)
+        fit.release()  # as if the corridor had been killed: the fit itself still holds the lock
+        assert not other.lock()
+    finally:
+        fit.process.kill()
+        fit.process.wait()
+    assert other.lock()
+    other.release()
+    assert fit.poll() == -signal.SIGKILL
+    assert "SIGKILL" in fit.error_file.read_text()
+
+
+def say(capsys: Any, *words: str) -> tuple[int, str, str]:
+    try:
+        status = main(["corridor", *words])
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--lr", "fast"], "corridor.lr: 'fast' is not a learning rate"),
+        (["--steps", "0"], "corridor.steps: give optimizer steps above 0"),
+        (["--devices", "tpu"], "corridor.devices: 'tpu' is not a list of devices"),
+        (
+            ["--trainer.max_steps", "3"],
+            "--trainer.max_steps: the corridor sets this for each fit; use --steps",
+        ),
+        (["--ckpt_path=last"], "--ckpt_path: the corridor sets this for each fit; it resumes by itself"),
+        (["--model.learning_rat", "3"], "Option 'learning_rat' is not accepted"),
+        (["-c", "nofile.yaml"], "-c: there is no configuration file 'nofile.yaml'"),
+        (["-c", "broken.yaml"], "broken.yaml is not a YAML file"),
+        (["-c", "section.yaml"], "corridor: give a section of devices, lr, name, recipe, steps"),
+        (["-c", "plain.yaml"], "corridor.lr: give it, for example --lr 1e-6,2e-6,4e-6"),
+        (["report", "nowhere"], "there is no folder nowhere"),
+        (["report", ".", "--to", "page.txt"], "let it end in .html"),
+    ],
+)
+def test_each_mistake_is_answered_with_a_sentence(
+    words: list[str], sentence: str, capsys: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.yaml").write_text("corridor: [unclosed\n")
+    Path("section.yaml").write_text("corridor: {rates: 1e-6}\n")
+    Path("plain.yaml").write_text("seed_everything: 3\n")
+    status, _, err = say(capsys, *words)
+    assert status == 2
+    assert sentence in err
+    assert "Traceback" not in err
+    assert not list(Path().glob("tb_logs/*"))
+
+
+def test_a_section_names_its_recipe_and_the_command_line_wins(
+    capsys: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    Path("sub/base.yaml").write_text("seed_everything: 3\ntrainer: {precision: bf16-mixed}\n")
+    Path("sub/mine.yaml").write_text(
+        "corridor: {recipe: base.yaml, lr: 1e-6, steps: 8}\ntrainer: {precision: 32-true}\n"
+    )
+    status, out, _ = say(capsys, "-c", "sub/mine.yaml", "--print_config")
+    assert status == 0
+    config = yaml.safe_load(out)
+    assert config["corridor"] == {"recipe": "base.yaml", "lr": "1e-6", "steps": 8}
+    assert (config["seed_everything"], config["trainer"]["precision"]) == (3, "32-true")
+
+
+def test_help_lists_the_corridors_own_options(capsys: Any) -> None:
+    status, out, _ = say(capsys, "--help")
+    assert status == 0
+    for word in (
+        "--lr",
+        "--steps",
+        "--devices",
+        "--name",
+        "corridor report FOLDER",
+        "constant, so one fit per rate",
+    ):
+        assert word in out

@@ -1,0 +1,192 @@
+"""The page as a browser sees it, from disk; without a browser, as text."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.browser import Outline, browser, chromium, light_and_dark, overflow
+from helpers.corridor_runs import PROMPTS, write_run
+from PIL import Image
+
+from lightning_drift.cli import main
+from lightning_drift.corridor.read import read
+from lightning_drift.corridor.report import write_report
+from lightning_drift.pages.thumbnails import BUDGET, Thumbnails
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a corridor of two rates and two steps, with one cell without a verdict."""
+    folder = tmp_path_factory.mktemp("corridor")
+    calm = {8: ("under-drifted", None, 9.0), 16: ("dreaming", None, 41.0)}
+    write_run(folder / "lr2e-6", 2e-6, (8, 16), calm)
+    write_run(folder / "lr4e-6", 4e-6, (8, 16), {8: ("dreaming", "forgetting", 48.0)})
+    write_report(folder, folder / "corridor.html")
+    return folder / "corridor.html"
+
+
+def data(page: Path) -> dict[str, object]:
+    text = page.read_text()
+    found = re.search(r'<script type="application/json" id="corridor">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    content: dict[str, object] = json.loads(found[1])
+    return content
+
+
+def test_the_page_needs_nothing_but_itself(page: Path) -> None:
+    outline = Outline(page.read_text())
+    for tag, attributes in outline.tags:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, name, str(value)[:80])
+    assert not re.search(r"url\(|@import|\bfetch\(|XMLHttpRequest|import\(", page.read_text())
+    assert "default-src 'none'" in page.read_text()
+
+
+def test_all_pictures_are_there_once_and_have_words(page: Path) -> None:
+    content = data(page)
+    cells, pictures = content["cells"], content["pictures"]
+    assert isinstance(cells, list)
+    assert isinstance(pictures, list)
+    used = [index for run in cells for cell in run for row in cell["pictures"] for index in row]
+    assert len(used) == 2 * 3 * 4  # runs, steps with the base, prompts x seeds
+    assert -1 not in used
+    assert set(used) == set(range(len(pictures)))
+    assert len(set(pictures)) == len(pictures)
+    assert cells[0][0]["pictures"] == cells[1][0]["pictures"]  # the base is the same
+    assert [prompt["text"] for prompt in content["prompts"]] == list(PROMPTS)  # type: ignore[attr-defined]
+    for tag, attributes in Outline(page.read_text()).tags:
+        assert tag != "img" or "alt" in attributes
+
+
+def test_the_map_the_choice_and_the_recipe_are_there_without_scripts(page: Path) -> None:
+    text = page.read_text()
+    labels = [
+        attributes["aria-label"]
+        for tag, attributes in Outline(text).tags
+        if tag == "button" and attributes.get("data-step") not in (None, "0")
+    ]
+    assert labels == [
+        "lr 2e-6, 8 steps: under-drifted, 9 of 100",
+        "lr 2e-6, 16 steps: dreaming, 41 of 100, the chosen checkpoint",
+        "lr 4e-6, 8 steps: dreaming, borderline forgetting, 48 of 100",
+        "lr 4e-6, 16 steps: not measured",
+    ]
+    export = f"lightning-drift export --ckpt_path {page.parent}/lr2e-6/checkpoints/step=00016.ckpt"
+    assert f"{export} --to exports --title coffee-lr2e-6-step00016" in text
+    assert "At learning rate 2e-6 and 16 steps the model dreams: 41 of 100." in text
+    assert "<dt>instance prompt</dt><dd>a photo of sks cup</dd>" in text
+    assert text.count('alt="photo 0') == 8  # the bundled photos
+    assert "<h3>adherence</h3>" in text
+    assert 'class="rate r0 interval"' in text
+    assert "<b>" not in text.replace(json.dumps(PROMPTS[1])[1:-1].replace("</", "<\\/"), "")
+
+
+def test_without_drift_values_the_page_still_shows_everything(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "lr2e-6_000", 2e-6, (8, 16))
+    assert main(["corridor", "report", str(folder)]) == 0
+    text = (folder / "corridor.html").read_text()
+    assert "No verdict is available, so none is chosen" in text
+    assert text.count('<span class="label plain">not measured</span>') == 2
+    assert "<h3>tilt</h3>" in text  # what needs no CLIP was measured
+    with Image.open(folder / "corridor.png") as sheet:
+        assert sheet.width > 3 * 192
+    assert main(["corridor", "report", str(folder), "--to", str(tmp_path / "other" / "page.html")]) == 0
+    assert {path.name for path in (tmp_path / "other").iterdir()} == {"page.html", "page.png"}
+
+
+def test_a_corridor_of_which_nothing_ran_is_a_page_too(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 2e-6, (8,))
+    shutil.rmtree(folder / "grids")
+    write_report(folder, tmp_path / "page.html")
+    assert read(folder).cells["run", 8].state == "not measured"
+
+
+def test_many_large_pictures_stay_within_the_budget(tmp_path: Path) -> None:
+    paths = []
+    for index in range(40):
+        path = tmp_path / f"{index}.png"
+        Image.effect_noise((512, 512), 60).convert("RGB").save(path)  # nothing compresses worse
+        paths.append(path)
+    many = Thumbnails(paths * 9)
+    assert many.count == 40
+    assert many.side == 512
+    crowd = Thumbnails(paths)
+    crowd_side = crowd._fitting_side(paths * 20)
+    assert crowd_side < 512
+    sizes = [len(crowd.uris[crowd.add(path)]) * 3 / 4 for path in paths]
+    assert sum(sizes) < BUDGET
+
+
+# -- in a browser -------------------------------------------------------------------------------------------
+
+
+def dump(page: Path, tmp_path: Path, script: str = "", fragment: str = "") -> str:
+    """The document after the page's own script and ``script`` ran, as Chromium writes it out."""
+    driven = tmp_path / "driven.html"
+    driven.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    result = chromium(tmp_path, "--dump-dom", f"{driven.as_uri()}{fragment}")
+    return result.stdout
+
+
+def place(document: str) -> str:
+    found = re.search(r'<p class="where">(.*?)</p>', document)
+    assert found is not None
+    return found[1]
+
+
+def pressed(key: str, times: int = 1, on: str = "document.querySelector('table.map button')") -> str:
+    event = f"new KeyboardEvent('keydown', {{key: '{key}', bubbles: true, cancelable: true}})"
+    return f"for (let i = 0; i < {times}; i++) {on}.dispatchEvent({event});"
+
+
+@browser
+def test_the_page_opens_at_the_chosen_cell_and_keys_scrub(page: Path, tmp_path: Path) -> None:
+    document = dump(page, tmp_path)
+    assert place(document) == "lr 2e-6 × 16"
+    assert '<span class="chip dreaming">dreaming</span>' in document
+    assert 'aria-label="position 41 of 100"' in document
+    # 2 prompts x 2 seeds, base and checkpoint side by side, each told in words
+    alts = re.findall(r'<img[^>]*alt="([^"]*seed[^"]*)"', document)
+    assert sum(alt.endswith("base model") for alt in alts) == 4
+    assert sum(alt.endswith("lr 2e-6 × 16") for alt in alts) == 4
+
+    assert place(dump(page, tmp_path, pressed("ArrowLeft"))) == "lr 2e-6 × 8"
+    assert place(dump(page, tmp_path, pressed("ArrowLeft", 5))) == "base model"
+    document = dump(page, tmp_path, pressed("ArrowDown") + pressed("ArrowLeft"))
+    assert place(document) == "lr 4e-6 × 8"
+    assert "borderline forgetting" in document
+    # Up and down scroll the page where no cell or picture has the focus.
+    assert place(dump(page, tmp_path, pressed("ArrowDown", on="document.body"))) == "lr 2e-6 × 16"
+
+
+@browser
+def test_an_address_leads_to_a_cell_and_the_loupe_compares(page: Path, tmp_path: Path) -> None:
+    document = dump(page, tmp_path, fragment="#lr4e-6/16")
+    assert place(document) == "lr 4e-6 × 16"
+    assert "Not measured" in document
+    look = "document.querySelectorAll('.now button')[1].click();"
+    document = dump(page, tmp_path, look + pressed("ArrowLeft", on="document.body"))
+    assert re.search(r"<dialog[^>]* open", document)
+    assert re.search(r'id="loupe-now"[^>]*alt="[^"]*seed 3, lr 2e-6 × 8"', document)
+    assert re.search(r'id="loupe-base"[^>]*alt="[^"]*seed 3, base model"', document)
+    hold = pressed("b", on="document.body")
+    assert 'class="small-pictures showing-base"' in dump(page, tmp_path, hold)
+
+
+@browser
+@pytest.mark.parametrize("width", [375, 1440])
+def test_nothing_is_wider_than_the_screen(page: Path, tmp_path: Path, width: int) -> None:
+    assert overflow(page, tmp_path, width) <= width
+
+
+@browser
+def test_the_page_is_light_or_dark_as_the_reader_has_it(page: Path, tmp_path: Path) -> None:
+    grounds = []
+    for image in light_and_dark(page, tmp_path):
+        assert image.size == (1200, 800)
+        assert len(image.getcolors(2**24) or []) > 50  # something is on it
+        grounds.append(sum(image.getpixel((2, 2))))  # type: ignore[arg-type]
+    assert grounds[0] < 120 < 600 < grounds[1]

@@ -1,0 +1,156 @@
+"""Seed grids: what is rendered when, and where it goes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.stand_ins import Latents
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.fit.dreambooth import DreamBooth
+from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
+from lightning_drift.fit.seed_grid import SeedGrid, eval_mode
+
+GROUPS = {
+    "dream": {"prompts": "a tree, a moon", "seeds": "0-2"},
+    "language": {"prompts": ["a tree, a moon", "a lake"], "seeds": "1,7"},
+}
+
+
+class Counting(SeedGrid):
+    """Remembers the pictures of every milestone."""
+
+    def _milestone(self, *args: Any) -> None:
+        super()._milestone(*args)
+        self.history[self.step] = self.images
+
+
+def run(tiny_sd: str, trainer: Any, folder: Path, **options: Any) -> tuple[Counting, TensorBoardLogger]:
+    grid = Counting("0,2,3,9", GROUPS, num_inference_steps=2, batch_size=4)
+    grid.history = {}
+    logger = TensorBoardLogger(folder, name="s", version="r", default_hp_metric=False)
+    module = DreamBooth(tiny_sd, learning_rate=1e-3)
+    trainer(max_steps=3, callbacks=[grid], logger=logger, **options).fit(module, datamodule=Latents())
+    return grid, logger
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_each_prompt_and_seed_is_rendered_once_a_milestone_and_drifts(
+    tiny_sd: str, trainer: Any, tmp_path: Path, accumulate: int
+) -> None:
+    grid, logger = run(tiny_sd, trainer, tmp_path, accumulate_grad_batches=accumulate)
+    assert list(grid.history) == [0, 2, 3]
+    wanted = {("a tree, a moon", seed) for seed in (0, 1, 2, 7)} | {("a lake", 1), ("a lake", 7)}
+    for images in grid.history.values():
+        assert set(images) == wanted
+    base, last = (np.asarray(grid.history[step]["a lake", 1]) for step in (0, 3))
+    assert not np.array_equal(base, last)
+    # To TensorBoard under one tag a prompt, each milestone a step; a row holds the prompt's seeds.
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0})
+    events.Reload()
+    assert set(events.Tags()["images"]) == {"grid/a-tree-a-moon", "grid/a-lake"}
+    row = events.Images("grid/a-lake")
+    assert [event.step for event in row] == [0, 2, 3]
+    assert (row[0].width, row[0].height) == (128, 64)
+    # To disk, a labelled sheet a group.
+    names = sorted(path.name for path in (Path(logger.log_dir) / "grids").iterdir())
+    sheets = [f"{g}_step={s:05d}.png" for g in ("dream", "language") for s in (0, 2, 3)]
+    singles = ["step=00000", "step=00002", "step=00003"]
+    assert names == sorted([*sheets, "dream_drift.png", "language_drift.png", *singles])
+    with Image.open(Path(logger.log_dir) / "grids" / sheets[0]) as sheet:
+        assert sheet.width >= 3 * 64
+    single = Path(logger.log_dir) / "grids" / "step=00003" / "a-lake_seed0007.png"
+    assert np.array_equal(np.asarray(Image.open(single)), np.asarray(grid.history[3]["a lake", 7]))
+
+
+def test_the_drift_sheet_shows_every_milestone_on_disk_with_its_step(tmp_path: Path) -> None:
+    colours = {0: (200, 0, 0), 800: (0, 200, 0), 1200: (0, 0, 200)}
+    for step, colour in colours.items():
+        images = {(prompt, seed): Image.new("RGB", (64, 64), colour) for prompt in "ab" for seed in (3, 4)}
+        save_pictures(tmp_path, step, images)
+    for prompts, seeds, rows in ((["a", "b"], [3, 4], 2), (["a"], [3, 4], 2), (["b"], [4], 1)):
+        save_drift_sheet(tmp_path / "g_drift.png", prompts, seeds)
+        with Image.open(tmp_path / "g_drift.png") as opened:
+            sheet = np.asarray(opened.convert("RGB"))
+        left_edges = []
+        for colour in colours.values():
+            where = np.argwhere((sheet == colour).all(-1))
+            assert len(where) >= rows * 64 * 64
+            left_edges.append(where[:, 1].min())
+        assert left_edges == sorted(left_edges)  # the base model first
+        assert len(set(left_edges)) == 3
+
+
+def test_the_base_grid_shows_the_base_model(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
+    from lightning_drift.stable_diffusion.loading import load_stable_diffusion
+    from lightning_drift.stable_diffusion.sampling import dream
+
+    grid, _ = run(tiny_sd, trainer, tmp_path)
+    (image,) = dream(load_stable_diffusion(tiny_sd), ["a lake"], [7], num_inference_steps=2)
+    rendered = np.asarray(grid.history[0]["a lake", 7], dtype=int)
+    assert np.abs(rendered - np.asarray(image, dtype=int)).max() <= 1
+
+
+def test_the_picture_size_is_an_option_and_checked_before_training(
+    tiny_sd: str, trainer: Any, tmp_path: Path
+) -> None:
+    group = {"g": {"prompts": "a lake", "seeds": 0}}
+    grid = SeedGrid("0", group, num_inference_steps=1, width=128, height=72)
+    trainer(max_steps=1, callbacks=[grid]).fit(DreamBooth(tiny_sd), datamodule=Latents())
+    assert grid.images["a lake", 0].size == (128, 72)
+    grid = SeedGrid("0", group, width=101)
+    with pytest.raises(UserError, match=r"seed_grid\.width: 101 is not a multiple of"):
+        trainer(max_steps=1, callbacks=[grid]).fit(DreamBooth(tiny_sd), datamodule=Latents())
+
+
+def test_modes_are_restored_module_by_module() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout(0.5), torch.nn.Linear(1, 1))
+    net.train()
+    net[2].eval()
+
+    def fail() -> None:
+        with eval_mode(net):
+            assert not any(module.training for module in net.modules())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [module.training for module in net.modules()] == [True, True, True, False]
+
+
+def test_a_grid_that_cannot_be_written_does_not_stop_the_fit(
+    tiny_sd: str, trainer: Any, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "s" / "r").mkdir(parents=True)
+    (tmp_path / "s" / "r" / "grids").write_text("in the way")
+    grid, _ = run(tiny_sd, trainer, tmp_path)
+    assert list(grid.history) == [0, 2, 3]
+    assert "cannot write the grids in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"steps": "800;1200"}, "seed_grid.steps: '800;1200' is not a whole number or a range"),
+        ({"groups": {"a": {"prompt": "x"}}}, "seed_grid.groups.a: give prompts and seeds"),
+        (
+            {"groups": {"a": {"prompts": "x", "seeds": "5-1"}}},
+            "seed_grid.groups.a.seeds: the range 5-1 runs backwards",
+        ),
+        (
+            {"groups": {"a": {"prompts": "no.txt"}}},
+            "seed_grid.groups.a.prompts: cannot read the prompt file no.txt",
+        ),
+        ({"groups": {"a": {"prompts": ["A, b", "a b"]}}}, "'A, b' and 'a b' differ only in punctuation"),
+        ({"num_inference_steps": 0}, "seed_grid.num_inference_steps: 0 is out of range"),
+        ({"batch_size": 0}, "seed_grid.batch_size: 0"),
+    ],
+)
+def test_bad_options_are_refused_in_a_sentence(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        SeedGrid(**options)

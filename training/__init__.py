@@ -1,0 +1,1 @@
+"""How the package's own models were made, and the verdict calibrated; none of it is shipped."""

@@ -1,0 +1,1 @@
+"""How the verdict's thresholds were set and checked: corridors, blind labels, random changes."""

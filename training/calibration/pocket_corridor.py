@@ -1,0 +1,86 @@
+"""The pocket's corridor on every bundled photo set: fit it, and lay its three points out on one sheet.
+
+    python -m training.calibration.pocket_corridor    # two cores: about an hour
+    python -m training.calibration.pocket_corridor --figure docs/figures/pocket_corridor.jpg
+
+Each set is fitted at the rates below and looked at after the steps, by ``lightning-drift corridor``, which
+goes on where it was stopped and skips what is finished; its page lies in ``tb_logs/<set>/corridor``. The
+sheet shows the points of ``configs/pocket_dream.yaml``, ``pocket_forget.yaml`` and ``pocket_cook.yaml`` under
+the same prompts and seed, the base model above them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from lightning_drift.corridor.read import Run, read
+from lightning_drift.images.contact_sheet import contact_sheet
+
+ROOT = Path(__file__).resolve().parents[2]
+RATES, STEPS = "2e-5,4e-5,8e-5,1.6e-4,3.2e-4", "100,400,800,1200,1600"
+SETS = {"coffee": "cup", "nautilus": "statue", "galaxies": "galaxy"}
+POINTS = ("dream", "forget", "cook")
+SEED = 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", default=Path("tb_logs"), type=Path, help="where the runs lie")
+    parser.add_argument("--figure", type=Path, help="the sheet to write")
+    arguments = parser.parse_args()
+    for name, word in SETS.items():
+        fit = ["--data.instance_dir", name, "--model.instance_prompt", f"a photo of sks {word}"]
+        fit += ["--trainer.logger.init_args.save_dir", str(arguments.root)]
+        command = [sys.executable, "-m", "lightning_drift", "corridor", "--lr", RATES, "--steps", STEPS]
+        devices = ["--devices", ",".join(["cpu"] * min(5, os.cpu_count() or 1))]
+        subprocess.run([*command, *devices, *fit], check=True)
+    if arguments.figure:
+        sheet = figure(arguments.root)
+        sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS).save(
+            arguments.figure, quality=85
+        )
+
+
+def figure(root: Path) -> Image.Image:
+    """A row per set and point, a column per prompt."""
+    points = {name: _point(ROOT / "configs" / f"pocket_{name}.yaml") for name in POINTS}
+    images, rows, columns = [], [], []
+    for subject in SETS:
+        table = read(root / subject / "corridor")
+        runs = {run.rate: run for run in table.runs}
+        first = table.runs[0]
+        prompts = [p for p in first.prompts if "sks" not in p]
+        columns = [f"“{prompt}”" for prompt in prompts]
+        images += [_picture(first, 0, prompt) for prompt in prompts]
+        rows.append(f"{subject}: base model")
+        for name, (rate, step) in points.items():
+            run = runs[rate]
+            images += [_picture(run, step, prompt) for prompt in prompts]
+            rows.append(f"{subject}: pocket_{name}.yaml, {run.label} x {step}")
+    return contact_sheet(images, rows, columns)
+
+
+def _point(path: Path) -> tuple[float, int]:
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return float(config["model"]["init_args"]["learning_rate"]), int(config["trainer"]["max_steps"])
+
+
+def _picture(run: Run, step: int, prompt: str) -> Image.Image:
+    path = run.picture(step, prompt, SEED)
+    if path is None:
+        raise SystemExit(f"{run.folder}: no picture of {prompt!r} at step {step}")
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+if __name__ == "__main__":
+    main()

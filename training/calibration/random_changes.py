@@ -1,0 +1,121 @@
+"""What the verdict says of the pocket with random changes of its weights: never dreaming.
+
+    python -m training.calibration.random_changes                       # the bundled photo sets; minutes
+    python -m training.calibration.random_changes --photos fresh/cat fresh/tissue
+
+Every weight tensor of the UNet is moved in a random direction by a share of its norm, the text encoder's by a
+quarter of that share. A line per share says how often each zone was found over seeds and photo sets, by the
+pictures alone and with the loss on the photos, and between which values that loss lay. The prompts are the
+packaged fit's, with three seeds and 25 steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections import Counter
+from contextlib import nullcontext
+
+import torch
+import yaml
+from torch import nn
+
+from lightning_drift import assets
+from lightning_drift.drift.evaluator import DriftGauge
+from lightning_drift.drift.measures.features import Features
+from lightning_drift.drift.metric import DriftMeter
+from lightning_drift.drift.photo_base import PhotoBase
+from lightning_drift.drift.probes import find_probes, instance_photos
+from lightning_drift.drift.verdict import WITH_MODEL, Thresholds, judge
+from lightning_drift.fit.dreambooth import DreamBooth
+from lightning_drift.photos.instance_images import InstanceImages
+from lightning_drift.stable_diffusion.sampling import dream
+
+DEFAULTS = assets.DEFAULTS / "fit.yaml"
+SETS = ("coffee", "galaxies", "nautilus")
+
+
+class Bench:
+    """The pocket, its base's pictures, and photo sets to measure against."""
+
+    def __init__(self, sets: list[str]) -> None:
+        groups = yaml.safe_load(DEFAULTS.read_text(encoding="utf-8"))["seed_grid"]["groups"]
+        seeds = list(range(3))
+        chosen = {
+            "dream": ([groups["dream"]["prompts"]], seeds),
+            "language": (groups["language"]["prompts"], seeds),
+        }
+        self.gauge = DriftGauge(find_probes(chosen, "dream", "language", ""), "pocket", Thresholds(), False)
+        self.module = DreamBooth("pocket", "a photo of sks thing")
+        self.module.configure_model()
+        self.base = self.features()
+        assert self.gauge.clip is not None
+        self.texts = self.gauge.clip.embed_texts(list(self.gauge.probes.roles))
+        self.photos: dict[str, tuple[Features, PhotoBase]] = {}
+        for name in sets:
+            data = InstanceImages(name, resolution=self.module.resolution, cache_dir=None)
+            pictures = instance_photos(data)
+            self.photos[name] = (
+                self.gauge.features(pictures, torch.device("cpu")),
+                self.gauge.photo_base({}, pictures, self.module, nullcontext),
+            )
+
+    def features(self) -> Features:
+        """Of the pictures that the module makes now."""
+        assert self.module.parts is not None
+        prompts, seeds = zip(*self.gauge.probes.keys, strict=True)
+        pictures = []
+        for start in range(0, len(seeds), 9):
+            part = slice(start, start + 9)
+            pictures += dream(self.module.parts, prompts[part], seeds[part], num_inference_steps=25)
+        return self.gauge.features(pictures, torch.device("cpu"))
+
+    def zones(self) -> list[tuple[str, str, float]]:
+        """For each photo set the zone by the pictures alone and with the loss on the photos, and the loss."""
+        now, keys, found = self.features(), self.gauge.probes.keys, []
+        for photos, base in self.photos.values():
+            meter = DriftMeter(keys, self.gauge.probes.roles, self.base, photos, self.texts, sync=False)
+            meter.update(range(len(keys)), now)
+            alone = meter.compute()
+            loss = self.gauge.photo_loss(base, self.module, nullcontext)
+            both = judge(alone | {WITH_MODEL[0]: loss})
+            found.append((judge(alone).zone, both.zone, loss.value))
+        return found
+
+
+@torch.no_grad()
+def change(module: nn.Module, base: nn.Module, share: float, seed: int) -> None:
+    """Set a module to its base, every tensor moved in a random direction by a share of its norm."""
+    source = torch.Generator().manual_seed(seed)
+    for weight, start in zip(module.parameters(), base.parameters(), strict=True):
+        step = torch.randn(weight.shape, generator=source)
+        weight.copy_(start + step * (share * start.norm() / step.norm()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", nargs="+", default=SETS, help="bundled sets or folders of photos")
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.06, 0.1, 0.15, 0.25, 0.4])
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    bench = Bench(list(arguments.photos))
+    unet, text_encoder = (copy.deepcopy(part) for part in (bench.module.unet, bench.module.text_encoder))
+    for share in arguments.shares:
+        found = []
+        for seed in range(arguments.seeds):
+            change(bench.module.unet, unet, share, seed)
+            change(bench.module.text_encoder, text_encoder, share / 4, seed)
+            found += bench.zones()
+        alone, both, losses = zip(*found, strict=True)
+        counts = [", ".join(f"{n} {zone}" for zone, n in Counter(z).most_common()) for z in (alone, both)]
+        print(
+            f"{share:g}: by the pictures alone {counts[0]}; with the loss on the photos {counts[1]} "
+            f"(loss {min(losses):.2f} to {max(losses):.2f})",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

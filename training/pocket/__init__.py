@@ -1,0 +1,1 @@
+"""The training of the pocket: a small text-to-image pipeline."""

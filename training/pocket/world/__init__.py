@@ -1,0 +1,1 @@
+"""The small painted world that the pocket was trained on."""

@@ -1,0 +1,167 @@
+"""Measure the pocket's SUPIR on unseen scenes: painted at print size, reduced fourfold, and printed again.
+
+    python -m training.pocket_supir.evaluate --out tb_logs/pocket_supir
+    python -m training.pocket_supir.evaluate --count 24 --effects
+
+The options are those of configs/supir_pocket.yaml, each scene's full caption is given beside. Prints a table
+against bicubic enlargement, and with ``--effects`` one of what the options do. Writes
+``figures.json`` and ``sheet.png`` (a row a scene: nearest, bicubic, first stage, SUPIR, the true scene).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "supir_pocket.yaml"
+
+EFFECTS: list[tuple[str, dict[str, Any]]] = [
+    ("as the configuration has it", {}),
+    ("s_cfg 1, at both ends", {"s_cfg": 1.0, "spt_linear_cfg": 1.0}),
+    ("s_cfg 6", {"s_cfg": 6.0}),
+    ("s_stage1 off", {"s_stage1": -1.0}),
+    ("s_stage1 4", {"s_stage1": 4.0}),
+    ("s_churn 0", {"s_churn": 0.0}),
+    ("s_churn 12", {"s_churn": 12.0}),
+    ("control_scale 1", {"control_scale": 1.0}),
+    ("control_scale 0.6", {"control_scale": 0.6}),
+    ("control_scale 0.3", {"control_scale": 0.3}),
+    ("control_scale 0, s_stage1 off", {"control_scale": 0.0, "s_stage1": -1.0}),
+]
+"""Changes of one option at a time; all are made without a colour fix, which would hide them."""
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--supir", default="pocket", help="as model.supir")
+    parser.add_argument("--sdxl", default="pocket", help="as model.sdxl")
+    parser.add_argument("--out", type=Path, default=Path("tb_logs/pocket_supir"), help="folder for results")
+    parser.add_argument("--count", type=int, default=24, help="number of unseen scenes")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them")
+    parser.add_argument("--batch-size", type=int, default=8, help="prints made together")
+    parser.add_argument("--steps", type=int, default=30, help="sampler steps")
+    parser.add_argument("--effects", action="store_true", help="measure what the options do")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+    import numpy as np
+    import torch
+    import yaml
+    from PIL import Image
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from lightning_drift.assets import POCKET_CLIP
+    from lightning_drift.supir import SupirUpscaler
+    from lightning_drift.supir.restoration import Restorer
+    from lightning_drift.supir.sampling.noise import AddressedNoise
+    from training.pocket.clip import text_features
+    from training.pocket.scenes import HELD_OUT_SEED, Scenes
+    from training.pocket.tokenizer import tokenize
+    from training.pocket.world.captions import full_caption
+    from training.pocket_supir.degradation import RATIO, enlarge, reduce, to_pil
+    from training.pocket_supir.models import PRINT
+    from training.pocket_supir.quality import measure, whole_features
+
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    args.out.mkdir(parents=True, exist_ok=True)
+    eye: Any = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32)
+    eye.eval()
+    indices = list(range(args.first, args.first + args.count))
+    scenes = Scenes(HELD_OUT_SEED, args.first + args.count, PRINT)
+    captions = [full_caption(scenes.scene(index)) for index in indices]
+    truth = scenes.images(indices)
+    given = (reduce(truth) * 127.5 + 127.5).round() / 127.5 - 1
+    bicubic = torch.stack([enlarge(picture) for picture in given])
+
+    options: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"]["init_args"]
+    options |= {"supir": args.supir, "sdxl": args.sdxl, "edm_steps": args.steps, "memory": "full"}
+    module = SupirUpscaler(**options)
+    module.setup("predict")
+    checkpoints = module.checkpoints
+    assert checkpoints is not None
+
+    def restored(
+        change: dict[str, Any],
+        colour: Literal["Wavelet", "AdaIn", "None"],
+        sample: int = 0,
+        texts: Sequence[str] = captions,
+    ) -> torch.Tensor:
+        """The prints, not clamped."""
+        method = module.method()
+        method = replace(method, sampling=replace(method.sampling, **change), color_fix=colour)
+        restorer = Restorer(checkpoints, method, torch.device("cpu"))
+        made = []
+        for k in range(0, args.count, args.batch_size):
+            part = slice(k, k + args.batch_size)
+            noises = [AddressedNoise(index, sample, torch.device("cpu")) for index in indices[part]]
+            made.append(restorer.restore(bicubic[part], [(text,) for text in texts[part]], noises))
+        return torch.cat(made)
+
+    stage = checkpoints.first_stage(torch.float32)
+    first = torch.cat([stage.decode(stage.encode_degraded(row)) for row in bicubic.unsqueeze(1)])
+    start = time.perf_counter()
+    prints = restored({}, "Wavelet")
+    seconds = (time.perf_counter() - start) / args.count
+    figures: dict[str, Any] = {"seconds_a_print_in_batches": round(seconds, 2), "against_bicubic": {}}
+    coded = torch.cat([stage.decode(stage.encode(row)) for row in truth.unsqueeze(1)])
+    rows = {
+        "bicubic": bicubic,
+        "first stage": first,
+        "SUPIR": prints,
+        "SUPIR without captions": restored({}, "Wavelet", texts=[""] * args.count),
+        "true scene through the autoencoder": coded,
+    }
+    print(f"{'':36s} fidelity  ssim   psnr    eye   energy (error)")
+    for name, pictures in rows.items():
+        q = measure(pictures, truth, given, eye)
+        figures["against_bicubic"][name] = {key: round(value, 4) for key, value in asdict(q).items()}
+        print(
+            f"{name:36s} {q.fidelity:6.2f}  {q.structure:.3f}  {q.psnr:5.2f}  {q.eye:.4f}  {q.energy:.3f} "
+            f"({q.energy_error:.3f})",
+            flush=True,
+        )
+
+    nearest = torch.nn.functional.interpolate(given, scale_factor=RATIO)
+    columns = [nearest, bicubic, first, prints, truth]
+    lines = [
+        np.concatenate([np.asarray(to_pil(column[k])) for column in columns], 1)
+        for k in range(min(args.count, 12))
+    ]
+    Image.fromarray(np.concatenate(lines)).save(args.out / "sheet.png")
+
+    if args.effects:
+        tokenizer = CLIPTokenizer.from_pretrained(str(POCKET_CLIP))
+        texts = text_features(eye, tokenize(tokenizer, captions))
+        figures["effects"] = {}
+        print(f"\n{'':36s} fidelity   eye   energy  says  spread")
+        for name, change in EFFECTS:
+            one, other = restored(change, "None"), restored(change, "None", 1)
+            q = measure(one, truth, given, eye)
+            says = float((whole_features(eye, one.clamp(-1, 1)) * texts).sum(-1).mean())
+            spread = float((one.clamp(-1, 1) - other.clamp(-1, 1)).abs().mean()) / 2
+            found = {"fidelity": q.fidelity, "eye": q.eye, "energy": q.energy, "says": says, "spread": spread}
+            figures["effects"][name] = {key: round(value, 4) for key, value in found.items()}
+            print(
+                f"{name:36s} {q.fidelity:6.2f}  {q.eye:.4f}  {q.energy:.3f}  {says:.3f}  {spread:.4f}",
+                flush=True,
+            )
+    (args.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
