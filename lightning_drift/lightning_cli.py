@@ -17,7 +17,7 @@ from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.progress import StepProgressBar
 from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, run_of
-from lightning_drift.fit.save_config import RunFolder
+from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.sweep.plan import plan
 
@@ -71,7 +71,7 @@ class DriftCLI(LightningCLI):
             parser_class=SentenceParser,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            save_config_callback=RunFolder,
+            save_config_callback=SaveConfig,
             parser_kwargs={
                 "fit": {"default_config_files": [fit]},
                 "validate": {"default_config_files": [fit]},
@@ -136,7 +136,7 @@ class DriftCLI(LightningCLI):
         if getattr(logger, "class_path", None) != TENSORBOARD:
             if config.ckpt_path == "last":
                 raise UserError(
-                    "ckpt_path: 'last' needs the TensorBoard logger's run folder; name the checkpoint file"
+                    "'last' needs the TensorBoard logger's run folder; name the checkpoint file", "ckpt_path"
                 )
             return
         settings = logger.init_args
@@ -168,7 +168,7 @@ class DriftCLI(LightningCLI):
             folder = Path(settings.save_dir) / settings.name / settings.version
         if config.ckpt_path == "last" and folder is None:
             raise UserError(
-                "ckpt_path: 'last' is the last checkpoint of a run; pass the run's own config.yaml with -c"
+                "'last' is the last checkpoint of a run; pass the run's own config.yaml with -c", "ckpt_path"
             )
         if config.ckpt_path:
             config.ckpt_path = str(find_checkpoint(config.ckpt_path, folder or Path()))

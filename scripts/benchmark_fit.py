@@ -31,7 +31,8 @@ import torch
 
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.photos.instance_images import InstanceImages
-from lightning_drift.stable_diffusion.single_file import sd15_config, sd15_tokenizer
+from lightning_drift.stable_diffusion.sd15 import sd15_config
+from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 
 TFLOP = {"reference": 3.567, "bare": 2.450, "ours": 2.450}
 # Dense float16 with float32 accumulation, from the vendors' sheets.

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_drift.stable_diffusion.single_file import sd15_tokenizer
 from lightning_drift.supir.network.find import find_model
 from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
 from lightning_drift.supir.network.weights import (
@@ -33,6 +32,7 @@ from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise
 from lightning_drift.supir.sampling.samplers import Sampling
 from lightning_drift.supir.settings import Method
+from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 GIB = 2**30

@@ -26,20 +26,20 @@ def integers(value: str | int | Iterable[int], option: str) -> list[int]:
     [0, 1, 2, 3, 7]
     """
     if isinstance(value, bool) or (not isinstance(value, str | int) and not isinstance(value, Iterable)):
-        raise UserError(f"{option}: {value!r} is not a list of whole numbers; write for example 0-7 or 1,5,9")
+        raise UserError(f"{value!r} is not a list of whole numbers; write for example 0-7 or 1,5,9", option)
     items = str(value).split(",") if isinstance(value, str | int) else [str(item) for item in value]
     numbers: list[int] = []
     for item in items:
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", item)
         if match is None:
             raise UserError(
-                f"{option}: {item.strip()!r} is not a whole number or a range; write for example 0-7 or 1,5,9"
+                f"{item.strip()!r} is not a whole number or a range; write for example 0-7 or 1,5,9", option
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise UserError(f"{option}: the range {item.strip()} runs backwards; write {last}-{first}")
+            raise UserError(f"the range {item.strip()} runs backwards; write {last}-{first}", option)
         if last - first >= MAX_RANGE:
-            raise UserError(f"{option}: the range {item.strip()} holds more than {MAX_RANGE:,} numbers")
+            raise UserError(f"the range {item.strip()} holds more than {MAX_RANGE:,} numbers", option)
         numbers.extend(range(first, last + 1))
     return list(dict.fromkeys(numbers))
 
@@ -64,7 +64,5 @@ def decimals(value: str | float | Iterable[float], option: str) -> list[float]:
     try:
         numbers = [float(item) for item in items]
     except (TypeError, ValueError):
-        raise UserError(
-            f"{option}: {value!r} is not a list of numbers; write for example 0.25,0.5,1"
-        ) from None
+        raise UserError(f"{value!r} is not a list of numbers; write for example 0.25,0.5,1", option) from None
     return list(dict.fromkeys(numbers))

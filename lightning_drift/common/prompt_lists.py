@@ -41,19 +41,19 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
     if not isinstance(value, str):
         prompts = list(dict.fromkeys(value))
         if not prompts:
-            raise UserError(f"{option}: the list of prompts is empty")
+            raise UserError("the list of prompts is empty", option)
         return prompts
     if not value.lower().endswith(".txt"):
         return [value]
     try:
         lines = find_list(value).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"{option}: cannot read the prompt file {value}: {error.strerror}") from error
+        raise UserError(f"cannot read the prompt file {value}: {error.strerror}", option) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{option}: the prompt file {value} is not UTF-8 text; save it as UTF-8") from error
+        raise UserError(f"the prompt file {value} is not UTF-8 text; save it as UTF-8", option) from error
     prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
     if not prompts:
-        raise UserError(f"{option}: the prompt file {value} holds no prompt")
+        raise UserError(f"the prompt file {value} holds no prompt", option)
     return prompts
 
 

@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 
 from lightning_drift.corridor.plan import rate_text
-from lightning_drift.corridor.read import Cell, Table
+from lightning_drift.corridor.read import CorridorCell, CorridorTable
 from lightning_drift.drift.verdict import ZONES
 
 
@@ -19,13 +19,13 @@ class Choice:
         dream: The command that dreams of it; likewise.
     """
 
-    cell: Cell | None
+    cell: CorridorCell | None
     sentence: str
     export: str = ""
     dream: str = ""
 
 
-def choose(table: Table) -> Choice:
+def choose(table: CorridorTable) -> Choice:
     """Choose the farthest checkpoint that still dreams, one without a borderline verdict if there is any.
 
     Of two in the same position the one with a file wins, then the lower rate.
@@ -39,7 +39,7 @@ def choose(table: Table) -> Choice:
     clear = [cell for cell in dreaming if cell.borderline is None]
     rates = {run.name: run.rate for run in table.runs}
 
-    def order(cell: Cell) -> tuple[float, bool, float]:
+    def order(cell: CorridorCell) -> tuple[float, bool, float]:
         return cell.position or 0.0, cell.checkpoint is not None, -rates[cell.run]
 
     cell = max(clear or dreaming, key=order)
@@ -65,7 +65,7 @@ def choose(table: Table) -> Choice:
     )
 
 
-def _advice(measured: list[Cell]) -> str:
+def _advice(measured: list[CorridorCell]) -> str:
     zones = {ZONES.index(str(cell.zone)) for cell in measured}
     if zones == {0}:
         return "All of them are under-drifted: train longer, or raise the learning rate."

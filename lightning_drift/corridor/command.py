@@ -66,13 +66,13 @@ def corridor(
         UserError: An option is wrong, or the folder holds a corridor made in another way.
         KeyboardInterrupt: After all fits were stopped in order.
     """
-    from lightning_drift.corridor.fit_queue import Sweep, find_slots
+    from lightning_drift.corridor.fit_queue import FitQueue, find_slots
 
     lr, steps = lr or recipe.get("lr"), steps or recipe.get("steps")
     for option, value in (("lr", lr), ("steps", steps)):
         if value is None:
             raise UserError(
-                f"corridor.{option}: give it, for example --lr 1e-6,2e-6,4e-6 --steps 800,1200,1600"
+                "give it, for example --lr 1e-6,2e-6,4e-6 --steps 800,1200,1600", f"corridor.{option}"
             )
     devices = str(devices or recipe.get("devices") or "auto")
     # The cheap mistakes first: the fit's own options take seconds to check.
@@ -93,7 +93,7 @@ def corridor(
         except OSError as error:
             notice(f"cannot write {page}: {error.strerror or error}; the fits go on")
 
-    sweep = Sweep(plan, list(asked), slots, renew)
+    sweep = FitQueue(plan, list(asked), slots, renew)
     try:
         sweep.run()
     finally:
@@ -128,7 +128,7 @@ def report(folder: str, to: str | None = None) -> Path:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``lightning-drift corridor`` with its command line.
+    """RecordedRun ``lightning-drift corridor`` with its command line.
 
     Returns:
         The exit status: 0; 1 if a fit failed; 130 if it was interrupted.
@@ -189,7 +189,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if option.removeprefix("--") in _TAKEN and option.startswith("--"):
             instead = _TAKEN[option.removeprefix("--")]
             hint = f"use {instead}" if instead else "it resumes by itself"
-            raise UserError(f"{option}: the corridor sets this for each fit; {hint}")
+            raise UserError(f"the corridor sets this for each fit; {hint}", option)
         fit.append(word)
     return own, fit
 

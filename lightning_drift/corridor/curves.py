@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import floor, isfinite, log10
 
 from lightning_drift.corridor.plan import rate_text
-from lightning_drift.corridor.read import Reading, Run, Table
+from lightning_drift.corridor.read import CorridorTable, Point, RecordedRun
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL
 
 WIDTH, HEIGHT = 320, 170
@@ -39,7 +39,7 @@ class Measure:
         return self.name in ("position", *DECIDING, *WITH_MODEL)
 
 
-MEASURES = (
+CURVES = (
     Measure("drift/position", "position", "Along the corridor: 25 dreaming begins, 50 forgetting, 75 lost."),
     Measure("drift/language", "language", "How much prompts still decide: adherence and retrieval joined."),
     Measure("drift/drift_prompt", "drift in prompts", "1 is as far as to another prompt's picture."),
@@ -95,7 +95,7 @@ _THRESHOLDS = {
 _HIDDEN = {"drift/zone", "drift/borderline"}
 
 
-def figures(table: Table, decides: bool) -> str:
+def figures(table: CorridorTable, decides: bool) -> str:
     """The charts of all measures that any run logged, as HTML figures.
 
     Args:
@@ -103,8 +103,8 @@ def figures(table: Table, decides: bool) -> str:
         decides: Those that the verdict depends on, or those that explain. Tags that are not listed above are
             shown among the latter under their own name.
     """
-    known = {measure.tag for measure in MEASURES}
-    measures = [measure for measure in MEASURES if measure.decides is decides]
+    known = {measure.tag for measure in CURVES}
+    measures = [measure for measure in CURVES if measure.decides is decides]
     if not decides:
         tags = dict.fromkeys(tag for run in table.runs for tag in run.scalars)
         others = [tag for tag in tags if tag.startswith("drift/") and tag not in known | _HIDDEN]
@@ -112,7 +112,7 @@ def figures(table: Table, decides: bool) -> str:
     return "\n".join(filter(None, (_figure(table, measure) for measure in measures)))
 
 
-def _figure(table: Table, measure: Measure) -> str:
+def _figure(table: CorridorTable, measure: Measure) -> str:
     lines = [(index, run, _points(run, measure.tag)) for index, run in enumerate(table.runs)]
     lines = [(index, run, points) for index, run, points in lines if points]
     if not lines:
@@ -124,7 +124,7 @@ def _figure(table: Table, measure: Measure) -> str:
     )
 
 
-def _thresholds(table: Table, measure: Measure) -> list[float]:
+def _thresholds(table: CorridorTable, measure: Measure) -> list[float]:
     """Where the verdict changes, as the runs logged it."""
     names = _THRESHOLDS.get(measure.name, (measure.name,)) if measure.decides else ()
     tags = [f"corridor/{name}" for name in names]
@@ -132,26 +132,29 @@ def _thresholds(table: Table, measure: Measure) -> list[float]:
     return sorted(round(value, 6) for value in values)
 
 
-def _points(run: Run, tag: str) -> list[Reading]:
+def _points(run: RecordedRun, tag: str) -> list[Point]:
     if tag.startswith("drift/") and tag.count("/") == 1:
         points = run.readings(tag.removeprefix("drift/"))
     else:
-        points = [Reading(step, value, value, value) for step, value in run.scalars.get(tag, [])]
+        points = [Point(step, value, value, value) for step, value in run.scalars.get(tag, [])]
         if tag == "train/loss":
             points = _means(points, 40)
     return [point for point in points if all(map(isfinite, point))]
 
 
-def _means(points: list[Reading], most: int) -> list[Reading]:
+def _means(points: list[Point], most: int) -> list[Point]:
     """Means of equally many points each: the loss of single steps is noise."""
     size = -(-len(points) // most) if points else 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     means = [sum(point.value for point in group) / len(group) for group in groups]
-    return [Reading(group[-1].step, mean, mean, mean) for group, mean in zip(groups, means, strict=True)]
+    return [Point(group[-1].step, mean, mean, mean) for group, mean in zip(groups, means, strict=True)]
 
 
 def _chart(
-    measure: Measure, lines: Sequence[tuple[int, Run, list[Reading]]], rates: int, thresholds: Sequence[float]
+    measure: Measure,
+    lines: Sequence[tuple[int, RecordedRun, list[Point]]],
+    rates: int,
+    thresholds: Sequence[float],
 ) -> str:
     every = [point for _, _, points in lines for point in points]
     last = max(point.step for point in every) or 1
@@ -213,7 +216,7 @@ def _chart(
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def legend(table: Table) -> str:
+def legend(table: CorridorTable) -> str:
     """Which line is which learning rate."""
     keys = "".join(
         '<span class="key"><svg viewBox="0 0 22 8" aria-hidden="true">'
@@ -224,7 +227,7 @@ def legend(table: Table) -> str:
     return f'<p class="legend">{keys}<span class="faint">{about}</span></p>'
 
 
-def labels(table: Table) -> list[str]:
+def labels(table: CorridorTable) -> list[str]:
     """The runs' names on the page: the learning rates, or the folders where two runs share one."""
     rates = [run.label for run in table.runs]
     return [run.name if rates.count(run.label) > 1 else f"lr {run.label}" for run in table.runs]

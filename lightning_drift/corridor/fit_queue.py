@@ -1,4 +1,4 @@
-"""Run a corridor: a fit a learning rate, as many side by side as there are devices."""
+"""RecordedRun a corridor: a fit a learning rate, as many side by side as there are devices."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.corridor.fits import GRACE, Fit
 from lightning_drift.corridor.plan import Plan, rate_text
-from lightning_drift.corridor.read import Cell, read
+from lightning_drift.corridor.read import CorridorCell, read
 from lightning_drift.fit.checkpointing import read_checkpoint
 
 
@@ -36,11 +36,13 @@ def find_slots(devices: str, accelerator: str) -> list[str]:
         slots = [item.strip() for item in devices.split(",")]
         if not all(slot == "cpu" or slot.isdecimal() or slot.startswith(("GPU-", "MIG-")) for slot in slots):
             raise UserError(
-                f"corridor.devices: {devices!r} is not a list of devices; write 0,1 or cpu or auto"
+                f"{devices!r} is not a list of devices; write 0,1 or cpu or auto", "corridor.devices"
             )
         gpus = [slot for slot in slots if slot != "cpu"]
         if len(set(gpus)) < len(gpus):
-            raise UserError(f"corridor.devices: {devices} names a GPU twice; two fits would share its memory")
+            raise UserError(
+                f"{devices} names a GPU twice; two fits would share its memory", "corridor.devices"
+            )
         return slots
     if accelerator == "cpu":
         return ["cpu"]
@@ -80,7 +82,7 @@ def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
     return left, reached.get(begin), begin
 
 
-class Sweep:
+class FitQueue:
     """Runs what a corridor lacks.
 
     Args:
@@ -112,7 +114,7 @@ class Sweep:
         self._steps_to_do = sum(plan.steps[-1] - fit.begin for fit in self.waiting)
 
     def run(self, poll: float = 1.0) -> None:
-        """Run every fit that is left.
+        """RecordedRun every fit that is left.
 
         Args:
             poll: Seconds between two looks at the fits.
@@ -214,7 +216,7 @@ class Sweep:
         return f"about {_duration(elapsed / done * rest)} left" if done and rest > 0 else ""
 
 
-def describe(cell: Cell) -> str:
+def describe(cell: CorridorCell) -> str:
     """A cell in a few words."""
     if cell.zone is None or cell.position is None:
         return cell.state

@@ -3,7 +3,7 @@
 from PIL import Image
 
 from lightning_drift.corridor.curves import labels
-from lightning_drift.corridor.read import Run, Table
+from lightning_drift.corridor.read import CorridorTable, RecordedRun
 from lightning_drift.images.contact_sheet import GROUND, contact_sheet
 
 COLOURS = {
@@ -16,7 +16,7 @@ COLOURS = {
 _SIDE = 512  # of a cell at most
 
 
-def overview(table: Table) -> Image.Image:
+def overview(table: CorridorTable) -> Image.Image:
     """Lay out all cells, each with a bar in its zone's colour and the verdict below; the base at the left."""
     images, captions = [], []
     side = _side(table)
@@ -39,7 +39,7 @@ def overview(table: Table) -> Image.Image:
     return contact_sheet(images, labels(table), columns, captions, f"{table.title}: the corridor")
 
 
-def _four(run: Run, step: int, side: int) -> Image.Image:
+def _four(run: RecordedRun, step: int, side: int) -> Image.Image:
     """The first seeds of the first prompt and of the next ones, in a square."""
     pairs = [(prompt, seed) for prompt, seeds in run.prompts.items() for seed in seeds[:2]][:4]
     square = Image.new("RGB", (side, side + max(2, side // 40)), GROUND)
@@ -53,7 +53,7 @@ def _four(run: Run, step: int, side: int) -> Image.Image:
     return square
 
 
-def _side(table: Table) -> int:
+def _side(table: CorridorTable) -> int:
     """Twice the pictures' own size, as far as it fits."""
     for run in table.runs:
         for prompt, seeds in run.prompts.items():

@@ -98,13 +98,13 @@ def make_plan(
     """
     logger = (fit.get("trainer") or {}).get("logger")
     if not isinstance(logger, dict) or logger.get("class_path") != TENSORBOARD:
-        raise UserError("trainer.logger: a corridor is read from event files; keep the TensorBoard logger")
+        raise UserError("a corridor is read from event files; keep the TensorBoard logger", "trainer.logger")
     settings = logger["init_args"]
     photos = Path(str((fit["data"].get("init_args") or {}).get("instance_dir", "run")))
     subject = settings.get("name") or safe_name(photos.resolve().name)
     if name != safe_name(name):
         raise UserError(
-            f"corridor.name: {name!r} is not a folder's name; write for example {safe_name(name)}"
+            f"{name!r} is not a folder's name; write for example {safe_name(name)}", "corridor.name"
         )
     fit = {**fit, "ckpt_path": None}
     return Plan(
@@ -130,11 +130,12 @@ def learning_rates(value: str | float | Iterable[float]) -> list[float]:
             rate = 0.0
         if not 0 < rate < 1:
             raise UserError(
-                f"corridor.lr: {str(item).strip()!r} is not a learning rate; write for example 1e-6,2e-6,4e-6"
+                f"{str(item).strip()!r} is not a learning rate; write for example 1e-6,2e-6,4e-6",
+                "corridor.lr",
             )
         rates.append(rate)
     if not rates:
-        raise UserError("corridor.lr: the list is empty; write for example 1e-6,2e-6,4e-6")
+        raise UserError("the list is empty; write for example 1e-6,2e-6,4e-6", "corridor.lr")
     return sorted(set(rates))
 
 
@@ -146,7 +147,7 @@ def milestones(value: str | int | list[int]) -> list[int]:
     """
     steps = sorted(integers(value, "corridor.steps"))
     if not steps or steps[0] < 1:
-        raise UserError("corridor.steps: give optimizer steps above 0; the base model at 0 is always shown")
+        raise UserError("give optimizer steps above 0; the base model at 0 is always shown", "corridor.steps")
     return steps
 
 

@@ -18,7 +18,7 @@ ERROR_FILE = "{run}.error.txt"
 """Beside a run folder of a corridor: why its fit failed, in a sentence."""
 
 
-class Reading(NamedTuple):
+class Point(NamedTuple):
     """A measure at a step with its 90 % interval; without one, ``low`` and ``high`` are the value."""
 
     step: int
@@ -28,7 +28,7 @@ class Reading(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class CorridorCell:
     """A checkpoint of the corridor.
 
     Attributes:
@@ -53,7 +53,7 @@ class Cell:
 
 
 @dataclass
-class Run:
+class RecordedRun:
     """A fit's run folder.
 
     Attributes:
@@ -111,11 +111,11 @@ class Run:
         beyond = (step for step, zone in self.scalars.get("drift/zone", []) if zone >= ZONES.index(stop_when))
         return next((step for step in beyond if step), None)
 
-    def readings(self, measure: str) -> list[Reading]:
+    def readings(self, measure: str) -> list[Point]:
         """A measure over the steps, with its intervals where the run logged them."""
         low, high = (dict(self.scalars.get(f"{part}/{measure}", [])) for part in ("drift_low", "drift_high"))
         return [
-            Reading(step, value, low.get(step, value), high.get(step, value))
+            Point(step, value, low.get(step, value), high.get(step, value))
             for step, value in self.scalars.get(f"drift/{measure}", [])
         ]
 
@@ -141,7 +141,7 @@ class Run:
                 self._steps["last"] = None
         return self._steps["last"]
 
-    def cell(self, step: int) -> Cell:
+    def cell(self, step: int) -> CorridorCell:
         """What is known of a checkpoint."""
         at = {tag: dict(self.scalars.get(f"drift/{tag}", [])) for tag in ("zone", "borderline", "position")}
         if step not in self.milestones:
@@ -151,12 +151,12 @@ class Run:
             if stop is not None and step > stop:
                 zone = _zone(dict(self.scalars["drift/zone"])[stop])
                 said = f"The fit was ended at step {stop}, where the model was {zone} (clip_drift.stop_when)."
-            return Cell(self.name, step, state, verdict=said)
+            return CorridorCell(self.name, step, state, verdict=said)
         zone, border = (_zone(at[tag].get(step)) for tag in ("zone", "borderline"))
         said = self.verdicts.get(step, "")
         if zone is None and not said:
             said = "Not measured: this fit ran without drift measures. The pictures can be judged by eye."
-        return Cell(
+        return CorridorCell(
             self.name,
             step,
             "not measured" if zone is None else "measured",
@@ -169,7 +169,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Table:
+class CorridorTable:
     """A corridor as read from disk.
 
     Attributes:
@@ -182,12 +182,12 @@ class Table:
 
     folder: Path
     title: str
-    runs: list[Run]
+    runs: list[RecordedRun]
     steps: list[int]
-    cells: dict[tuple[str, int], Cell]
+    cells: dict[tuple[str, int], CorridorCell]
 
 
-def read(folder: Path) -> Table:
+def read(folder: Path) -> CorridorTable:
     """Read a corridor's folder, a subject's folder with several runs, or the folder of one run.
 
     Raises:
@@ -209,14 +209,14 @@ def read(folder: Path) -> Table:
     title = ((logger or {}).get("init_args") or {}).get("name") if isinstance(logger, dict) else None
     photos = ((runs[0].config.get("data") or {}).get("init_args") or {}).get("instance_dir")
     cells = {(run.name, step): run.cell(step) for run in runs for step in steps}
-    return Table(folder, str(title or Path(str(photos or folder)).name), runs, steps, cells)
+    return CorridorTable(folder, str(title or Path(str(photos or folder)).name), runs, steps, cells)
 
 
 def _is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() and any(folder.glob("events.out.tfevents.*"))
 
 
-def _read_run(folder: Path, rate: float | None = None, planned: dict[str, Any] | None = None) -> Run:
+def _read_run(folder: Path, rate: float | None = None, planned: dict[str, Any] | None = None) -> RecordedRun:
     path = folder / "config.yaml"
     config = planned or {}
     if path.is_file():
@@ -228,13 +228,13 @@ def _read_run(folder: Path, rate: float | None = None, planned: dict[str, Any] |
         rate = float(((config.get("model") or {}).get("init_args") or {}).get("learning_rate") or 0.0)
     said = folder.with_name(ERROR_FILE.format(run=folder.name))
     error = said.read_text(encoding="utf-8").strip() if said.is_file() else ""
-    run = Run(folder.name, folder, rate, config, error=error)
+    run = RecordedRun(folder.name, folder, rate, config, error=error)
     if folder.is_dir():
         _read_events(run)
     return run
 
 
-def _read_events(run: Run) -> None:
+def _read_events(run: RecordedRun) -> None:
     """Scalars and verdicts; points that a resume drew again are there once."""
     # Torch-free, but slow to import: only where there is something to read.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]

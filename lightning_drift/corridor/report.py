@@ -16,7 +16,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.choice import Choice, choose
 from lightning_drift.corridor.curves import figures, labels, legend
 from lightning_drift.corridor.overview import overview
-from lightning_drift.corridor.read import Cell, Run, Table, read
+from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun, read
 from lightning_drift.drift.verdict import PROVENANCE
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.pages.thumbnails import PIXEL_ART, Thumbnails, data_uri
@@ -45,7 +45,7 @@ def write_report(folder: Path, page: Path) -> None:
         overview(table).save(file, format="PNG")
 
 
-def render(table: Table, choice: Choice) -> str:
+def render(table: CorridorTable, choice: Choice) -> str:
     """The page as text, with every picture inside it."""
     pictures = _all_pictures(table)
     thumbnails = Thumbnails(path for path in pictures.values() if path is not None)
@@ -53,7 +53,7 @@ def render(table: Table, choice: Choice) -> str:
     names = labels(table)
     steps = [0, *table.steps]
 
-    def indices(run: Run, step: int) -> list[list[int]]:
+    def indices(run: RecordedRun, step: int) -> list[list[int]]:
         found = [[pictures.get((run.name, step, p, s)) for s in seeds] for p, seeds in prompts.items()]
         return [[thumbnails.add(path) if path else -1 for path in row] for row in found]
 
@@ -94,7 +94,7 @@ def _asset(name: str) -> str:
     return (files("lightning_drift.corridor") / name).read_text(encoding="utf-8").strip()
 
 
-def _prompts(table: Table) -> dict[str, list[int]]:
+def _prompts(table: CorridorTable) -> dict[str, list[int]]:
     """All prompts and seeds of all runs."""
     joined: dict[str, list[int]] = {}
     for run in table.runs:
@@ -103,7 +103,7 @@ def _prompts(table: Table) -> dict[str, list[int]]:
     return joined
 
 
-def _all_pictures(table: Table) -> dict[tuple[str, int, str, int], Path | None]:
+def _all_pictures(table: CorridorTable) -> dict[tuple[str, int, str, int], Path | None]:
     """Every picture by run, step, prompt and seed; the base model's serve runs that lack their own."""
     found = {
         (run.name, step, prompt, seed): run.picture(step, prompt, seed)
@@ -124,14 +124,14 @@ def _longest(path: Path) -> int:
         return max(image.size)
 
 
-def _cell(table: Table, run: Run, step: int) -> Cell:
-    return table.cells[run.name, step] if step else Cell(run.name, 0, "base", verdict=_BASE)
+def _cell(table: CorridorTable, run: RecordedRun, step: int) -> CorridorCell:
+    return table.cells[run.name, step] if step else CorridorCell(run.name, 0, "base", verdict=_BASE)
 
 
 _BASE = "The untouched model, from the same seeds. Everything else on this page is compared with it."
 
 
-def _facts(cell: Cell) -> dict[str, Any]:
+def _facts(cell: CorridorCell) -> dict[str, Any]:
     said = cell.verdict
     if cell.zone:  # the first sentence repeats what is shown above it
         said = re.sub(r"^\*\*[^*]+\*\*[^.]*\d+ of 100\.\s*", "", said)
@@ -139,7 +139,7 @@ def _facts(cell: Cell) -> dict[str, Any]:
     return facts | {"said": said}
 
 
-def _start(table: Table, choice: Choice) -> list[int]:
+def _start(table: CorridorTable, choice: Choice) -> list[int]:
     """The cell that the page opens with: the chosen one, or else the farthest that has pictures."""
     cell = choice.cell or next(
         (c for c in reversed(table.cells.values()) if c.state in ("measured", "not measured")), None
@@ -149,12 +149,12 @@ def _start(table: Table, choice: Choice) -> list[int]:
     return [[run.name for run in table.runs].index(cell.run), table.steps.index(cell.step) + 1]
 
 
-def _eyebrow(table: Table) -> str:
+def _eyebrow(table: CorridorTable) -> str:
     rates, steps = len(table.runs), len(table.steps)
     return f"Corridor, {rates} learning rate{'s' * (rates != 1)} × {steps} milestone{'s' * (steps != 1)}"
 
 
-def _lead(table: Table, choice: Choice, names: list[str]) -> str:
+def _lead(table: CorridorTable, choice: Choice, names: list[str]) -> str:
     states = [cell.state for cell in table.cells.values()]
     missing = []
     if count := states.count("failed"):
@@ -174,7 +174,7 @@ def _lead(table: Table, choice: Choice, names: list[str]) -> str:
 
 
 def _map(
-    table: Table, choice: Choice, names: list[str], cells: list[list[dict[str, Any]]], uris: list[str]
+    table: CorridorTable, choice: Choice, names: list[str], cells: list[list[dict[str, Any]]], uris: list[str]
 ) -> str:
     head = "".join(f'<th scope="col">{step}</th>' for step in table.steps)
     rows = []
@@ -200,7 +200,7 @@ def _map(
     )
 
 
-def _is(choice: Choice, table: Table, run: int, step: int) -> bool:
+def _is(choice: Choice, table: CorridorTable, run: int, step: int) -> bool:
     cell = choice.cell
     return cell is not None and (cell.run, cell.step) == (table.runs[run].name, step)
 
@@ -252,7 +252,7 @@ def _choice(choice: Choice) -> str:
     return html
 
 
-def _curves(table: Table) -> str:
+def _curves(table: CorridorTable) -> str:
     deciding, explaining = figures(table, decides=True), figures(table, decides=False)
     html = legend(table)
     if deciding:
@@ -266,7 +266,7 @@ def _curves(table: Table) -> str:
     return html
 
 
-def _photos(table: Table) -> str:
+def _photos(table: CorridorTable) -> str:
     """The photos as squares; where they are gone, the sheet that the fit made of them."""
     config = table.runs[0].config
     settings = (config.get("data") or {}).get("init_args") or {}
@@ -294,7 +294,7 @@ def _photos(table: Table) -> str:
     return '<p class="faint">The photos are no longer where the fit found them.</p>'
 
 
-def _recipe(table: Table, config: Mapping[str, Any]) -> str:
+def _recipe(table: CorridorTable, config: Mapping[str, Any]) -> str:
     model, data = ((config.get(key) or {}).get("init_args") or {} for key in ("model", "data"))
     trainer, grid = config.get("trainer") or {}, config.get("seed_grid") or {}
     rows = {
@@ -332,7 +332,7 @@ def _batch(data: Mapping[str, Any], trainer: Mapping[str, Any]) -> str:
     return f"{size}" if accumulate == 1 else f"{size} × {accumulate} accumulated"
 
 
-def _footer(table: Table, prompts: Mapping[str, list[int]]) -> str:
+def _footer(table: CorridorTable, prompts: Mapping[str, list[int]]) -> str:
     count = sum(map(len, prompts.values()))
     text = (
         f"<p>Every cell shows the same {count} pictures: {len(prompts)} prompts, each from the same seeds as "

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.number_lists import integers
 from lightning_drift.common.prompt_lists import read_prompts, slug
-from lightning_drift.dreams.image_writer import Picture
 from lightning_drift.images.infotext import infotext
-from lightning_drift.stable_diffusion.interpolation import base_of, check_drift, dialled
-from lightning_drift.stable_diffusion.loading import StableDiffusion, find_parts, read_parts
+from lightning_drift.images.png import Picture
+from lightning_drift.stable_diffusion.interpolation import base_of, check_drift, interpolated
+from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened, open_pipeline
 from lightning_drift.stable_diffusion.sampling import check_size, dream, native_size
 from lightning_drift.weights.files import files_hash
 
@@ -58,7 +58,7 @@ class Prompts(LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1:
-            raise UserError(f"data.batch_size: {batch_size} is not a number of pictures; give 1 or more")
+            raise UserError(f"{batch_size} is not a number of pictures; give 1 or more", "data.batch_size")
         self.requests = [
             DreamRequest(prompt, seed)
             for prompt in read_prompts(prompts, "data.prompts")
@@ -147,11 +147,12 @@ class Dreamer(LightningModule):
         super().__init__()
         if not 0 <= guidance_scale <= 100:
             raise UserError(
-                f"model.guidance_scale: {guidance_scale} is out of range; give 0 to 100, the recipe's is 3.0"
+                f"{guidance_scale} is out of range; give 0 to 100, the recipe's is 3.0",
+                "model.guidance_scale",
             )
         if not 1 <= num_inference_steps <= 1000:
             raise UserError(
-                f"model.num_inference_steps: {num_inference_steps} is out of range; give 1 to 1000"
+                f"{num_inference_steps} is out of range; give 1 to 1000", "model.num_inference_steps"
             )
         self.pipeline = pipeline
         self.base = base
@@ -175,12 +176,12 @@ class Dreamer(LightningModule):
         """
         if self.parts is not None:
             return
-        found = find_parts(self.pipeline, base=self.base)
+        found = open_pipeline(self.pipeline, base=self.base)
         if self.drift != 1:
             base = base_of(found, self.base)
-            found = dialled(found, base, self.drift)
+            found = interpolated(found, base, self.drift)
             self._base_hash = files_hash(base.files)[:10]
-        parts = read_parts(found)
+        parts = load_opened(found)
         check_size(parts, "model", self.height, self.width)
         side = native_size(parts)
         self.height, self.width = self.height or side, self.width or side
@@ -196,7 +197,7 @@ class Dreamer(LightningModule):
         """
         assert self.parts is not None
         if self.generator_device == "cuda" and not torch.cuda.is_available():
-            raise UserError("model.generator_device: there is no CUDA device here; use cpu")
+            raise UserError("there is no CUDA device here; use cpu", "model.generator_device")
         auto = torch.float16 if self.device.type == "cuda" else torch.float32
         for module in (self.unet, self.text_encoder):
             torch.nn.Module.to(module, DTYPES.get(self.dtype_name, auto))

@@ -1,44 +1,18 @@
 """ImageWriter: finished pictures to disk, complete or not at all, and never twice."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image
 
-from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
 from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.images.png import Picture, parameters_digest, stored_parameters, write_png
 
 SHEET_SIDE = 8192  # pixels; the contact sheet's thumbnails shrink to stay below it
-
-
-@dataclass
-class Picture:
-    """A finished picture on its way to disk.
-
-    Args:
-        request: What was asked for: the item of the batch that this picture answers.
-        name: File name without its ending; a folder may precede it.
-        image: The pixels, RGB or RGBA.
-        text: PNG text chunks; ``parameters`` decides whether a file on disk is this picture.
-        icc_profile: Bytes of the colour profile to embed, if not sRGB.
-        row: Its row in the contact sheet, usually the prompt.
-        column: Its column in the contact sheet, usually the seed.
-    """
-
-    request: object
-    name: str
-    image: Image.Image
-    text: Mapping[str, str] = field(default_factory=dict)
-    icc_profile: bytes | None = None
-    row: str = ""
-    column: str = ""
 
 
 class Describes(Protocol):
@@ -154,35 +128,3 @@ class ImageWriter(BasePredictionWriter):
             images.append(image)
         sheet = contact_sheet(images, rows=rows if any(rows) else None, columns=columns)
         write_png(self.output_dir / "contact_sheet.png", Picture(None, "contact_sheet", sheet))
-
-
-def parameters_digest(parameters: str) -> str:
-    """Eight hexadecimal digits that tell a picture's parameters from others, for its file's name."""
-    return hashlib.sha256(parameters.encode()).hexdigest()[:8]
-
-
-def stored_parameters(path: Path) -> str | None:
-    """The ``parameters`` text of a whole PNG; None if there is none or the file is damaged."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            text = getattr(image, "text", {}).get("parameters")
-            return None if text is None else str(text)
-    except (OSError, UnidentifiedImageError, SyntaxError):
-        return None
-
-
-def write_png(path: Path, picture: Picture) -> None:
-    """Write a picture as a PNG, complete or not at all.
-
-    Raises:
-        UserError: If the file cannot be written; no partial file is left.
-    """
-    info = PngInfo()
-    for key, value in picture.text.items():
-        info.add_itxt(key, value) if not value.isascii() else info.add_text(key, value)
-    try:
-        with atomic_write(path) as file:
-            picture.image.save(file, format="PNG", pnginfo=info, icc_profile=picture.icc_profile)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

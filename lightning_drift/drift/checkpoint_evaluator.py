@@ -17,12 +17,12 @@ from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.measures.photo_loss import photo_errors, photo_loss
-from lightning_drift.drift.metric import DriftMeter, Role
+from lightning_drift.drift.metric import DriftMetric, Role
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.fit.checkpointing import read_checkpoint
-from lightning_drift.stable_diffusion.interpolation import turn
-from lightning_drift.stable_diffusion.loading import StableDiffusion, read_parts
-from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, PipelineParts
+from lightning_drift.stable_diffusion.interpolation import load_weights_
+from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.stable_diffusion.sampling import dream
 from lightning_drift.weights.files import Weights
 
@@ -30,7 +30,7 @@ SEEDS = 4
 """Seeds of each prompt that are rendered at most."""
 
 
-class DriftBench:
+class CheckpointEvaluator:
     """Renders the probe pictures of a fit with any weights of its model, and measures them.
 
     Computes on a CUDA device if there is one.
@@ -44,13 +44,14 @@ class DriftBench:
         UserError: The checkpoint holds no statistics of ClipDrift, or the CLIP is another or not there.
     """
 
-    def __init__(self, parts: PipelineParts, base: PipelineParts, clip: str | None) -> None:
+    def __init__(self, parts: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> None:
         self.kept, self.photos, self.photo_base = _kept(parts)
         self.eye = FrozenClip.load(clip or _usual_clip(base))
         if self.eye.hash != self.kept.settings["clip_drift.clip"]:
             raise UserError(
-                f"--clip: {self.eye.name} is not the CLIP that this checkpoint was measured with during its "
-                "fit; name that one (its clip_drift.clip)"
+                f"{self.eye.name} is not the CLIP that this checkpoint was measured with during its "
+                "fit; name that one (its clip_drift.clip)",
+                "--clip",
             )
         self.keys, self.roles, self.index = probe_pictures(self.kept)
         self._parts = parts
@@ -66,9 +67,9 @@ class DriftBench:
             title: What the progress bar says.
         """
         model = self._loaded()
-        turn({part: getattr(model, part) for part in TRAINED}, weights)
+        load_weights_({part: getattr(model, part) for part in TRAINED}, weights)
         features = Features.of(self._pictures(model, title), self.eye)
-        meter = DriftMeter(
+        meter = DriftMetric(
             self.keys, self.roles, self.kept.pictures[self.index], self.photos, self.kept.texts, sync=False
         )
         meter.update(range(len(self.keys)), features)
@@ -81,7 +82,7 @@ class DriftBench:
 
     def _loaded(self) -> StableDiffusion:
         if self._model is None:
-            model = read_parts(self._parts)
+            model = load_opened(self._parts)
             device = "cuda" if torch.cuda.is_available() else "cpu"
             for module in (model.unet, model.text_encoder):
                 torch.nn.Module.to(module, device, torch.float16 if device == "cuda" else torch.float32)
@@ -111,7 +112,7 @@ class DriftBench:
         return images
 
 
-def _kept(parts: PipelineParts) -> tuple[DriftBase, Features, PhotoBase | None]:
+def _kept(parts: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None]:
     """What ClipDrift kept in a checkpoint of the base, of the photos and, if it did, of the base on them."""
     if not parts.source.endswith(".ckpt") or parts.step is None:
         raise UserError(f"{parts.source} is not a checkpoint of a fit")
@@ -128,7 +129,7 @@ def _kept(parts: PipelineParts) -> tuple[DriftBase, Features, PhotoBase | None]:
     return base, photos, seen
 
 
-def _usual_clip(base: PipelineParts) -> str:
+def _usual_clip(base: OpenedPipeline) -> str:
     return "pocket" if base.source == "pocket" else "openai/clip-vit-large-patch14"
 
 

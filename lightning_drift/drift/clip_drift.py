@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.drift.base import DriftBase, recall
-from lightning_drift.drift.evaluator import DriftGauge
+from lightning_drift.drift.evaluator import DriftEvaluator
 from lightning_drift.drift.log import Reading, describe_run, log_reading, log_scalars
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.language_probe import relative
@@ -74,11 +74,11 @@ class ClipDrift(Callback):
         if stop_when is not None and stop_when not in ZONES[DREAMING:]:
             zones = ", ".join(ZONES[DREAMING:])
             raise UserError(
-                f"clip_drift.stop_when: {stop_when!r} is not a zone to stop at; give one of {zones}"
+                f"{stop_when!r} is not a zone to stop at; give one of {zones}", "clip_drift.stop_when"
             )
         if text_every_n_steps < 0:
             raise UserError(
-                f"clip_drift.text_every_n_steps: {text_every_n_steps} is no number of steps; give 0 or more"
+                f"{text_every_n_steps} is no number of steps; give 0 or more", "clip_drift.text_every_n_steps"
             )
         self.clip = clip
         self.steps = None if steps is None else Milestones(steps, "clip_drift.steps").steps
@@ -93,7 +93,7 @@ class ClipDrift(Callback):
         self.reading: Reading | None = None
         self._milestones = Milestones("", "clip_drift.steps")
         self._folder = Path()
-        self._gauge: DriftGauge | None = None
+        self._gauge: DriftEvaluator | None = None
         self._settings: dict[str, Any] = {}
         self._base: DriftBase | None = None
         self._photos: Features | None = None
@@ -194,7 +194,7 @@ class ClipDrift(Callback):
         if not probes.keys:
             notice("clip_drift: none of the seed grid's pictures is a probe; the drift is not measured")
             return
-        self._gauge = DriftGauge(probes, self.clip, self.thresholds, self.language_probe)
+        self._gauge = DriftEvaluator(probes, self.clip, self.thresholds, self.language_probe)
         if self._gauge.unavailable:
             notice(f"clip_drift: verdict not available: {self._gauge.unavailable}")
         self._settings = self._gauge.settings(module, grid, str(trainer.precision))

@@ -1,4 +1,4 @@
-"""DriftGauge: from pictures and a model to a reading; it knows nothing of when, and writes nothing."""
+"""DriftEvaluator: from pictures and a model to a reading; it knows nothing of when, and writes nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.modules import eval_mode, placed, weights_hash
 from lightning_drift.drift.base import FORMAT, DriftBase
 from lightning_drift.drift.log import Reading
 from lightning_drift.drift.measures import language_probe, text_similarity
@@ -19,12 +20,12 @@ from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.measures.photo_loss import photo_errors, photo_loss, shown
-from lightning_drift.drift.metric import DriftMeter
+from lightning_drift.drift.metric import DriftMetric
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.drift.probes import Probes
 from lightning_drift.drift.verdict import Thresholds, judge
-from lightning_drift.fit.seed_grid import SeedGrid, eval_mode
-from lightning_drift.photos.posteriors import weights_hash
+from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.stable_diffusion.autoencoder import encode_pictures
 from lightning_drift.stable_diffusion.sampling import NOISE_SCHEDULE
 
 Pictures = Mapping[tuple[str, int], Image.Image]
@@ -32,7 +33,7 @@ T = TypeVar("T")
 Context = Callable[[], AbstractContextManager[Any]]
 
 
-class DriftGauge:
+class DriftEvaluator:
     """Measures a model and its pictures against the base.
 
     The CLIP rests on the CPU and is on the model's device only while it embeds.
@@ -136,13 +137,8 @@ class DriftGauge:
     def _encode(module: Any, pictures: Sequence[Image.Image]) -> Tensor:
         """Latents of pictures; the autoencoder is on the module's device for that long only."""
         vae = module.parts.vae
-        home = vae.device
-        try:
-            with eval_mode(vae):
-                vae.to(module.device)
-                return language_probe.encode_pictures(module.parts, pictures)
-        finally:
-            vae.to(home)
+        with placed(vae, module.device), eval_mode(vae):
+            return encode_pictures(module.parts, pictures)
 
     def _trial_keys(self) -> list[tuple[str, int]]:
         prompts = self._probe_prompts()
@@ -254,7 +250,7 @@ class DriftGauge:
         if clip is None:
             base = base.without_clip()
             features, photos = replace(features, clip=None), replace(photos, clip=None)
-        meter = DriftMeter(self.probes.keys, self.probes.roles, base.pictures, photos, base.texts)
+        meter = DriftMetric(self.probes.keys, self.probes.roles, base.pictures, photos, base.texts)
         meter.distributed_available_fn = lambda: False  # the first rank has all pictures and measures alone
         meter.update(range(len(self.probes.keys)), features)
         measures = meter.compute() | ({} if loss is None else {"photo_loss": loss})

@@ -1,4 +1,4 @@
-"""DriftMeter: all measures of a checkpoint against the base, from features that arrive in any order."""
+"""DriftMetric: all measures of a checkpoint against the base, from features that arrive in any order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _AT_LEAST = dict.fromkeys(set(MEASURES) - _SIGNED, 0.0) | {"aim": -1.0}
 _AT_MOST = {"aim": 1.0, "coherence": 1.0, "copy": 1.0, "clip_t": 1.0}
 
 
-class DriftMeter(Metric):
+class DriftMetric(Metric):
     """Measures how far a checkpoint's pictures are from the base's, prompt by prompt and seed by seed.
 
     Pictures are named by their index in ``keys``. Which prompts enter a measure follows from their role:

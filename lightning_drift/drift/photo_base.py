@@ -57,7 +57,7 @@ def photo_settings(
     """Everything that the base's loss on the photos follows from, by option.
 
     Args:
-        settings: What the base's pictures follow from (`DriftGauge.settings`).
+        settings: What the base's pictures follow from (`DriftEvaluator.settings`).
         input_ids: Token ids of the instance prompt.
         photos: The training photos, of one size; with none, photos and prompt are left out.
     """

@@ -71,13 +71,13 @@ class Thresholds:
             value = getattr(self, field.name)
             if field.name == "photo_loss":
                 if not value > 0:
-                    raise UserError(f"clip_drift.thresholds.photo_loss: {value} is not above 0")
+                    raise UserError(f"{value} is not above 0", "clip_drift.thresholds.photo_loss")
             elif not 0 < value < 1:
-                raise UserError(f"clip_drift.thresholds.{field.name}: {value} is not between 0 and 1")
+                raise UserError(f"{value} is not between 0 and 1", f"clip_drift.thresholds.{field.name}")
         if self.language_lost > self.language_keep:
             raise UserError(
-                f"clip_drift.thresholds.language_lost: {self.language_lost} is above language_keep "
-                f"({self.language_keep}); give less"
+                f"{self.language_lost} is above language_keep ({self.language_keep}); give less",
+                "clip_drift.thresholds.language_lost",
             )
 
 
@@ -110,7 +110,7 @@ def judge(measures: Mapping[str, Interval], thresholds: Thresholds | None = None
     ('under-drifted', 0.0)
 
     Args:
-        measures: What `DriftMeter` computed; ``DECIDING`` at least. ``WITH_MODEL`` decide too where they are
+        measures: What `DriftMetric` computed; ``DECIDING`` at least. ``WITH_MODEL`` decide too where they are
             there, the others enrich the reason.
         thresholds: Where zones end; None for the defaults.
 

@@ -1,6 +1,5 @@
 """The ``export`` command: a fine-tune as a diffusers folder, one file for other programs, or a small one."""
 
-import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,29 +14,26 @@ from torch import Tensor
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.export.check import _compare, _has_sd15_shape, probe, refuse_beyond_half
 from lightning_drift.export.delta_lora import SMALL, drift_changes, report, small_bytes, write_small
 from lightning_drift.export.diffusers_folder import write_folder
 from lightning_drift.export.lora import RANK
 from lightning_drift.export.model_card import Provenance, companions, modelspec, public_base
 from lightning_drift.export.single_file import described, is_plain_sd15, ldm_tensors, write_half
-from lightning_drift.stable_diffusion.interpolation import base_of, check_drift, dialled
+from lightning_drift.stable_diffusion.interpolation import base_of, check_drift, interpolated
 from lightning_drift.stable_diffusion.loading import (
     StableDiffusion,
-    find_parts,
+    load_opened,
     load_stable_diffusion,
-    read_parts,
+    open_pipeline,
 )
-from lightning_drift.stable_diffusion.opened_pipeline import PARTS, PipelineParts
+from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline
 from lightning_drift.stable_diffusion.sampling import native_size
-from lightning_drift.stable_diffusion.single_file import sd15_models
 from lightning_drift.weights.files import sha256
 
 if TYPE_CHECKING:
-    from lightning_drift.drift.checkpoint_evaluator import DriftBench
+    from lightning_drift.drift.checkpoint_evaluator import CheckpointEvaluator
 
-HALF_MAX = 65504.0
-TOLERANCE = 1e-2
-"""Largest relative change of an output that rounding the weights to float16 may make."""
 _SMALL_SIDE = 128  # pixels; the pictures of such a model take a CPU minutes, not hours
 _MARGIN = 64 * 2**20  # bytes left free beside the export
 
@@ -113,7 +109,7 @@ def export(
     if drift != "auto":
         check_drift(drift, "--drift")
     rank = _rank(rank, format)
-    parts = checkpoint = find_parts(ckpt_path, base=base)
+    parts = checkpoint = open_pipeline(ckpt_path, base=base)
     origin = base_of(parts, base) if drift != 1 or format in SMALL else None
     measured = ""
     if origin is not None and drift == "auto":
@@ -124,15 +120,15 @@ def export(
         found = search(parts, origin, clip)
         drift, measured = found.drift, f"## Where it still dreams\n\n{found.markdown}"
     if origin is not None and drift != "auto":
-        parts = dialled(replace(parts, recipe=parts.recipe or {"base": origin.source}), origin, drift)
+        parts = interpolated(replace(parts, recipe=parts.recipe or {"base": origin.source}), origin, drift)
     title = title or default_title(parts)
     target = _target(Path(to).expanduser(), title, format)
     _refuse_occupied(target, format, overwrite)
     if target.resolve() == Path(parts.source).resolve():
-        raise UserError(f"{target} is the model to export itself; choose another --to or --title.")
+        raise UserError(f"{target} is the model to export itself; choose another --to or --title")
     source = parts.source
     notice(f"reading {source}")
-    model = read_parts(parts)
+    model = load_opened(parts)
     small = format in SMALL
     size = sum(_half_bytes(getattr(model, part)) for part in PARTS)
     _refuse_full(target, small_bytes(parts, format, rank) if small else size)
@@ -153,7 +149,7 @@ def export(
         else:
             write_folder(target, model, texts)
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     del model, parts, origin  # so that source and copy are not in memory together
     notice(f"reading {target} back and comparing it with {source}")
     written = load_stable_diffusion(str(target))
@@ -164,22 +160,22 @@ def export(
 
 def _export_small(
     target: Path,
-    parts: PipelineParts,
-    base: PipelineParts,
+    parts: OpenedPipeline,
+    base: OpenedPipeline,
     facts: Provenance,
     form: str,
     rank: int,
     expected: Mapping[str, Tensor],
     measured: str,
-    bench: "DriftBench | str",
+    bench: "CheckpointEvaluator | str",
 ) -> Exported:
     """Write a delta or a LoRA, measure it, and say in its model card what it lost."""
     try:
         small = write_small(target, parts, base, facts, form, rank)
-        found = probe(read_parts(small.written))
+        found = probe(load_opened(small.written))
         if form == "delta":
             _compare(expected, found, target)
-        outputs = expected, probe(read_parts(base)), found
+        outputs = expected, probe(load_opened(base)), found
         changes = bench if isinstance(bench, str) else drift_changes(bench, parts, small.written)
         texts = [report(small, *outputs, markdown=markdown) for markdown in (False, True)]
         texts = ["\n\n".join(filter(None, [text, changes])) for text in texts]
@@ -187,28 +183,28 @@ def _export_small(
         sections = "\n\n".join(filter(None, [measured, kept]))
         _write_texts(target.parent, companions(facts, target, form, sections))
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     told = "\n\n".join(filter(None, [measured, texts[0]]))
     return Exported(target, target.stat().st_size, sha256(target), told)
 
 
 def _bench(
-    checkpoint: PipelineParts, base: PipelineParts, clip: str | None, measure: bool | None, side: int
-) -> "DriftBench | str":
+    checkpoint: OpenedPipeline, base: OpenedPipeline, clip: str | None, measure: bool | None, side: int
+) -> "CheckpointEvaluator | str":
     """What measures the drift, or why none is; an error only where it was asked for."""
     if measure is False:
         return ""
     from lightning_drift.drift.checkpoint_evaluator import (
-        DriftBench,  # loads Lightning and a CLIP's classes, for this alone
+        CheckpointEvaluator,  # loads Lightning and a CLIP's classes, for this alone
     )
 
     if measure is None and side > _SMALL_SIDE and not torch.cuda.is_available():
         return "The drift measures were not taken; --measure true renders the fit's probe pictures for them."
     try:
-        return DriftBench(checkpoint, base, clip)
+        return CheckpointEvaluator(checkpoint, base, clip)
     except UserError as error:
         if measure or clip:
-            raise UserError(f"--measure: {error}") from error
+            raise UserError(f"{error}", "--measure") from error
         return f"The drift measures were not taken: {error}."
 
 
@@ -222,11 +218,11 @@ def _rank(rank: int | None, form: str) -> int:
     if rank is not None and form != "lora":
         raise UserError("--rank is of a LoRA; add --format lora, or leave it out")
     if rank is not None and rank < 1:
-        raise UserError(f"--rank: {rank} keeps nothing; give 1 or more")
+        raise UserError(f"{rank} keeps nothing; give 1 or more", "--rank")
     return rank or RANK
 
 
-def default_title(parts: PipelineParts) -> str:
+def default_title(parts: OpenedPipeline) -> str:
     """``<subject>-<run>-step01200`` of a checkpoint in a run folder, else the name of the file or folder.
 
     A drift that was dialled is named too: ``<subject>-<run>-step01200-drift0.8``.
@@ -244,7 +240,7 @@ def default_title(parts: PipelineParts) -> str:
 def _target(to: Path, title: str, form: str) -> Path:
     if form == "diffusers":
         if to.suffix in {".safetensors", ".ckpt"}:
-            raise UserError(f"--to {to} is a file's name, but --format diffusers writes a folder.")
+            raise UserError(f"--to {to} is a file's name, but --format diffusers writes a folder")
         return to
     if to.suffix == ".safetensors":
         return to
@@ -255,21 +251,19 @@ def _target(to: Path, title: str, form: str) -> Path:
 def _refuse_occupied(target: Path, form: str, overwrite: bool) -> None:
     if form != "diffusers":
         if target.is_dir():
-            raise UserError(f"{target} is a folder; choose another --to.")
+            raise UserError(f"{target} is a folder; choose another --to")
         if target.exists() and not overwrite:
             raise UserError(
-                f"{target} exists; choose another --to or --title, or replace it with --overwrite."
+                f"{target} exists; choose another --to or --title, or replace it with --overwrite"
             )
         return
     if target.is_file():
-        raise UserError(f"{target} is a file; --format diffusers needs a folder.")
+        raise UserError(f"{target} is a file; --format diffusers needs a folder")
     if target.is_dir() and any(target.iterdir()):
         if not (target / "model_index.json").is_file():
-            raise UserError(f"{target} holds other files; choose an empty or new folder for the pipeline.")
+            raise UserError(f"{target} holds other files; choose an empty or new folder for the pipeline")
         if not overwrite:
-            raise UserError(
-                f"{target} holds a pipeline; choose another --to, or replace it with --overwrite."
-            )
+            raise UserError(f"{target} holds a pipeline; choose another --to, or replace it with --overwrite")
 
 
 def _refuse_full(target: Path, size: int) -> None:
@@ -278,31 +272,12 @@ def _refuse_full(target: Path, size: int) -> None:
     if free < size + _MARGIN:
         raise UserError(
             f"no room for {target}: it needs {(size + _MARGIN) / 2**30:.2f} GiB and "
-            f"{free / 2**30:.2f} GiB are free."
+            f"{free / 2**30:.2f} GiB are free"
         )
 
 
 def _half_bytes(model: torch.nn.Module) -> int:
     return sum(2 * tensor.numel() for tensor in model.state_dict().values())
-
-
-def refuse_beyond_half(part: str, state: Mapping[str, Tensor], origin: str) -> None:
-    """Refuse weights that half precision cannot hold.
-
-    Raises:
-        UserError: A weight is NaN or infinite, or beyond float16's largest number, 65504.
-    """
-    for name, tensor in state.items():
-        largest = tensor.abs().max().item()  # NaN if any is
-        if not math.isfinite(largest):
-            raise UserError(
-                f"{origin} has diverged: {part}.{name} holds NaN or infinity; export an earlier checkpoint."
-            )
-        if largest > HALF_MAX:
-            raise UserError(
-                f"{origin} does not fit half precision: {part}.{name} reaches {largest:.4g}, "
-                f"float16 ends at {HALF_MAX:.0f}."
-            )
 
 
 def _provenance(
@@ -324,45 +299,6 @@ def _provenance(
         is_sd15=_has_sd15_shape(model),
         date=datetime.now(UTC).date().isoformat(),
     )
-
-
-def _has_sd15_shape(model: StableDiffusion) -> bool:
-    """Whether every weight has the shape that it has in SD v1.5."""
-    return all(_shapes(getattr(model, part)) == _shapes(sd15_models()[part]) for part in PARTS)
-
-
-def _shapes(model: torch.nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
-
-
-@torch.no_grad()
-def probe(model: StableDiffusion) -> dict[str, Tensor]:
-    """One text-encoder call and one UNet call on fixed input, to tell whether two models compute the same.
-
-    Returns:
-        The prompt's features ``[1, tokens, hidden]`` and the UNet's output ``[1, 4, s, s]``.
-    """
-    length = model.tokenizer.model_max_length
-    prompt = model.tokenizer(
-        "a photo of sks person", padding="max_length", max_length=length, return_tensors="pt"
-    )
-    condition = model.text_encoder(prompt.input_ids)[0]
-    side = 2 ** len(
-        model.unet.config.block_out_channels
-    )  # two cells at the coarsest level: quick at full size
-    noise = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
-    return {"text encoder": condition, "UNet": model.unet(noise, 500, condition)[0]}
-
-
-def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], target: Path) -> None:
-    for part, tensor in expected.items():
-        change = ((found[part] - tensor).norm() / tensor.norm()).item()
-        if not change < TOLERANCE:  # NaN fails too
-            raise UserError(
-                f"{target} was written, but does not compute as its source: the {part}'s output differs by "
-                f"{change:.2%} (rounding to half precision stays below {TOLERANCE:.0%}). "
-                "It was left for inspection; do not use it."
-            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

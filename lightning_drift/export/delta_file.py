@@ -7,16 +7,16 @@ and delta together give the fine-tune back closer than a float16 copy of it woul
 import torch
 from torch import Tensor
 
-from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, PipelineParts
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 
 
-def delta_bytes(parts: PipelineParts) -> int:
+def delta_bytes(parts: OpenedPipeline) -> int:
     """The most bytes that the delta of a model takes."""
     shapes = [shape for part in TRAINED for shape in parts.weights[part].shapes.values()]
     return sum(2 * torch.Size(shape).numel() for shape in shapes)
 
 
-def delta_tensors(parts: PipelineParts, base: PipelineParts) -> dict[str, Tensor]:
+def delta_tensors(parts: OpenedPipeline, base: OpenedPipeline) -> dict[str, Tensor]:
     """The float16 differences of UNet and text encoder, as ``unet.<name>`` and ``text_encoder.<name>``.
 
     Weights that did not change, such as a frozen text encoder's, are left out.

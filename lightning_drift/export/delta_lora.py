@@ -14,11 +14,11 @@ from lightning_drift.export.model_card import Provenance, modelspec
 from lightning_drift.export.reconstruction import Reconstruction, reconstruct
 from lightning_drift.export.single_file import write_half
 from lightning_drift.stable_diffusion.delta_lora import change_metadata, over_base
-from lightning_drift.stable_diffusion.opened_pipeline import PipelineParts
+from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 from lightning_drift.weights.files import open_weights
 
 if TYPE_CHECKING:
-    from lightning_drift.drift.checkpoint_evaluator import DriftBench
+    from lightning_drift.drift.checkpoint_evaluator import CheckpointEvaluator
 
 SMALL = ("delta", "lora")
 
@@ -27,17 +27,17 @@ SMALL = ("delta", "lora")
 class SmallFile:
     """A delta or a LoRA that was written: what it gives back with its base, and how near that is."""
 
-    written: PipelineParts
+    written: OpenedPipeline
     measured: Reconstruction
 
 
-def small_bytes(parts: PipelineParts, form: str, rank: int) -> int:
+def small_bytes(parts: OpenedPipeline, form: str, rank: int) -> int:
     """The most bytes that the file takes."""
     return delta_bytes(parts) if form == "delta" else lora_bytes(parts, rank)
 
 
 def write_small(
-    target: Path, parts: PipelineParts, base: PipelineParts, facts: Provenance, form: str, rank: int
+    target: Path, parts: OpenedPipeline, base: OpenedPipeline, facts: Provenance, form: str, rank: int
 ) -> SmallFile:
     """Write a fine-tune's change as one file, read it back and measure what it lost.
 
@@ -106,7 +106,7 @@ def report(
     return "\n\n".join(filter(None, texts))
 
 
-def drift_changes(bench: "DriftBench", parts: PipelineParts, written: PipelineParts) -> str:
+def drift_changes(bench: "CheckpointEvaluator", parts: OpenedPipeline, written: OpenedPipeline) -> str:
     """How the drift measures of the file differ from the fine-tune's: a Markdown table and what it is of.
 
     Args:

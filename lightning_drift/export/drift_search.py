@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.drift.checkpoint_evaluator import DriftBench
+from lightning_drift.drift.checkpoint_evaluator import CheckpointEvaluator
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.verdict import Thresholds, Verdict, judge
-from lightning_drift.stable_diffusion.interpolation import MOST, dialled
-from lightning_drift.stable_diffusion.opened_pipeline import PipelineParts
+from lightning_drift.stable_diffusion.interpolation import MOST, interpolated
+from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 
 PRECISION = 0.05
 """How near the end of dreaming the search goes; the measures of few seeds tell no finer."""
@@ -103,7 +103,7 @@ def largest_dreaming(zone: Callable[[float], str]) -> float:
     )
 
 
-def search(parts: PipelineParts, base: PipelineParts, clip: str | None) -> Search:
+def search(parts: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> Search:
     """Find the largest drift at which a checkpoint of a fit with ClipDrift is still dreaming.
 
     Each drift that is tried is reported in a line. Computes on a CUDA device if there is one.
@@ -117,13 +117,13 @@ def search(parts: PipelineParts, base: PipelineParts, clip: str | None) -> Searc
         UserError: The checkpoint holds no statistics of ClipDrift, the CLIP is another, or no drift dreams.
     """
     try:
-        bench = DriftBench(parts, base, clip)
+        bench = CheckpointEvaluator(parts, base, clip)
     except UserError as error:
         raise _told(error) from error
     outcome = Search(1.0)
 
     def zone(drift: float) -> str:
-        measures = bench.measure(dialled(parts, base, drift).weights, f"drift {drift:g}")
+        measures = bench.measure(interpolated(parts, base, drift).weights, f"drift {drift:g}")
         outcome.tried.append(Tried(drift, measures, judge(measures, Thresholds())))
         tqdm.write(outcome.tried[-1].line)
         return outcome.tried[-1].verdict.zone

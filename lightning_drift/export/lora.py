@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lightning_drift.stable_diffusion.delta_lora import lora_name
-from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, PipelineParts, empty_models
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline, empty_models
 
 RANK = 32
 
 
-def layer_names(parts: PipelineParts) -> tuple[list[tuple[str, str]], dict[str, str]]:
+def layer_names(parts: OpenedPipeline) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """What a LoRA can carry of a model and what it cannot.
 
     Returns:
@@ -37,13 +37,13 @@ def layer_names(parts: PipelineParts) -> tuple[list[tuple[str, str]], dict[str, 
     return layers, kinds
 
 
-def lora_bytes(parts: PipelineParts, rank: int) -> int:
+def lora_bytes(parts: OpenedPipeline, rank: int) -> int:
     """The most bytes that a LoRA of a model takes in float16."""
     sides = [_sides(parts.weights[part].shapes[name]) for part, name in layer_names(parts)[0]]
     return sum(2 * min(rank, *pair) * sum(pair) + 2 for pair in sides)
 
 
-def lora_tensors(parts: PipelineParts, base: PipelineParts, rank: int) -> dict[str, Tensor]:
+def lora_tensors(parts: OpenedPipeline, base: OpenedPipeline, rank: int) -> dict[str, Tensor]:
     """The factors of each changed layer as float16, under kohya's names.
 
     Args:

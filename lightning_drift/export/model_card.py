@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_drift.assets import SD15
-from lightning_drift.stable_diffusion.single_file import METADATA
+from lightning_drift.weights.metadata import METADATA
 
 OPENRAIL_FILE = "LICENSE-OpenRAIL-M.txt"
 _OPENRAIL_URL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"

@@ -7,7 +7,7 @@ from math import sqrt
 from torch import Tensor
 
 from lightning_drift.fit.weight_change import block_of
-from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, PipelineParts
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Reconstruction:
 
 
 def reconstruct(
-    parts: PipelineParts, base: PipelineParts, written: PipelineParts, kinds: dict[str, str]
+    parts: OpenedPipeline, base: OpenedPipeline, written: OpenedPipeline, kinds: dict[str, str]
 ) -> Reconstruction:
     """Compare a file that was written with the fine-tune it was made from, one tensor at a time.
 

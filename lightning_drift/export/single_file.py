@@ -15,8 +15,10 @@ from lightning_drift.common.atomic import atomic_write
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS
 from lightning_drift.stable_diffusion.sampling import ddim
-from lightning_drift.stable_diffusion.single_file import METADATA, sd15_config, sd15_models, sd15_tokenizer
+from lightning_drift.stable_diffusion.sd15 import sd15_config, sd15_models
 from lightning_drift.weights import ldm_names
+from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
+from lightning_drift.weights.metadata import METADATA
 
 HASH_ENTRY = "modelspec.hash_sha256"
 

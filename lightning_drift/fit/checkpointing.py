@@ -120,7 +120,7 @@ class StepCheckpoint(Checkpoint):
         super().__init__()
         if keep is not None and keep < 1:
             raise UserError(
-                f"step_checkpoint.keep: {keep} would delete every checkpoint; give 1 or more, or null"
+                f"{keep} would delete every checkpoint; give 1 or more, or null", "step_checkpoint.keep"
             )
         self.milestones = Milestones(steps, "step_checkpoint.steps")
         self.last_every_n_steps = last_every_n_steps

@@ -7,8 +7,8 @@ from PIL import Image
 
 from lightning_drift.common.number_lists import decimals
 from lightning_drift.images.contact_sheet import contact_sheet
-from lightning_drift.stable_diffusion.interpolation import check_drift, dial
-from lightning_drift.stable_diffusion.loading import find_parts
+from lightning_drift.stable_diffusion.interpolation import check_drift, interpolating
+from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED
 
 
@@ -35,10 +35,10 @@ def dial_pictures(
         UserError: The base is no longer there.
     """
     parts = pl_module.parts
-    base = find_parts(parts.source, parts.revision, pl_module.base).weights
+    base = open_pipeline(parts.source, parts.revision, pl_module.base).weights
     modules = {part: getattr(pl_module, part) for part in TRAINED}
     images = []
-    with dial(modules, base) as turn:
+    with interpolating(modules, base) as turn:
         for value in values:
             turn(value)
             images.append(picture(f"drift {value:g}"))

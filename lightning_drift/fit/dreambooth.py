@@ -13,8 +13,9 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.rng import generator
 from lightning_drift.fit.step_watch import StepWatch
 from lightning_drift.fit.weight_change import WeightChange
+from lightning_drift.stable_diffusion.autoencoder import vae_factor
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
-from lightning_drift.stable_diffusion.sampling import native_size, vae_factor
+from lightning_drift.stable_diffusion.sampling import native_size
 
 
 class DreamBooth(LightningModule):
@@ -74,10 +75,10 @@ class DreamBooth(LightningModule):
             ("text_encoder_learning_rate", text_encoder_learning_rate),
         ):
             if rate is not None and not 0 < rate < 1:
-                raise UserError(f"model.{name}: {rate} is out of range; the recipe's rate is 2e-6")
+                raise UserError(f"{rate} is out of range; the recipe's rate is 2e-6", f"model.{name}")
         if log_every_n_steps < 1:
             raise UserError(
-                f"model.log_every_n_steps: {log_every_n_steps} is not a number of steps; give 1 or more"
+                f"{log_every_n_steps} is not a number of steps; give 1 or more", "model.log_every_n_steps"
             )
         self.pipeline = pipeline
         self.instance_prompt = instance_prompt
@@ -292,7 +293,7 @@ class DreamBooth(LightningModule):
             optimizer = self.optimizer(groups, **self.optimizer_args)
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"model.optimizer_args: {self.optimizer.__name__} refuses them: {error}"
+                f"{self.optimizer.__name__} refuses them: {error}", "model.optimizer_args"
             ) from error
         self._group_settings = [
             {key: value for key, value in group.items() if key != "params"}

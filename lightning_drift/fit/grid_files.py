@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.images.png import save_png
 
 
 def save_pictures(folder: Path, step: int, images: Mapping[tuple[str, int], Image.Image]) -> None:
@@ -47,16 +47,6 @@ def save_drift_sheet(path: Path, prompts: Sequence[str], seeds: Sequence[int]) -
     steps = [str(int(entry.name.removeprefix("step="))) for entry in shown]
     title = prompts[0] if len(prompts) == 1 else None
     save_png(path, contact_sheet(images, rows=labels, columns=steps, title=title))
-
-
-def save_png(path: Path, image: Image.Image) -> None:
-    """Write a PNG, complete or not at all.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    with atomic_write(path) as file:
-        image.save(file, format="PNG")
 
 
 def _path(folder: Path, prompt: str, seed: int) -> Path:

@@ -71,8 +71,9 @@ def choose_run(
         return Run(root, subject, name)
     if ckpt_path == "last":
         raise UserError(
-            "ckpt_path: 'last' is the last checkpoint of a run, and no run is named; pass the run's own "
-            f"configuration: lightning-drift fit -c {root}/<subject>/<run>/config.yaml --ckpt_path last"
+            "'last' is the last checkpoint of a run, and no run is named; pass the run's own "
+            f"configuration: lightning-drift fit -c {root}/<subject>/<run>/config.yaml --ckpt_path last",
+            "ckpt_path",
         )
     checkpoint = find_checkpoint(ckpt_path, root / subject / name)
     return Run(root, subject, name, checkpoint, int(read_checkpoint(checkpoint)["global_step"]))
@@ -87,13 +88,13 @@ def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
     if ckpt_path != "last":
         path = Path(ckpt_path)
         if not path.is_file():
-            raise UserError(f"ckpt_path: there is no checkpoint {path}")
+            raise UserError(f"there is no checkpoint {path}", "ckpt_path")
         return path
     found = [path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()]
     if not found:
         raise UserError(
-            f"ckpt_path: {folder} holds no checkpoint to resume from; start afresh without --ckpt_path, "
-            "or name a file"
+            f"{folder} holds no checkpoint to resume from; start afresh without --ckpt_path, or name a file",
+            "ckpt_path",
         )
     # After a kill between two saves the newest step checkpoint can be ahead of last.ckpt.
     return max(found, key=lambda path: (int(read_checkpoint(path)["global_step"]), path.name == "last.ckpt"))

@@ -1,4 +1,4 @@
-"""RunFolder: what a fit leaves behind so that it can be understood and resumed."""
+"""SaveConfig: what a fit leaves behind so that it can be understood and resumed."""
 
 import shlex
 import shutil
@@ -15,7 +15,7 @@ from lightning_drift.common.errors import notice
 from lightning_drift.fit.checkpointing import read_checkpoint
 
 
-class RunFolder(SaveConfigCallback):
+class SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` and the photos as the model sees them into a new run's folder.
 
     A resumed run keeps its ``config.yaml`` and adds ``config.resume-<step>.yaml``, whose first lines say what

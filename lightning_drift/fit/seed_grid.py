@@ -1,7 +1,6 @@
 """SeedGrid: the same prompts and seeds at every milestone, so that the drift can be seen."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,18 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.modules import eval_mode, placed
 from lightning_drift.common.number_lists import integers
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
-from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures, save_png
+from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.images.png import save_png
 from lightning_drift.stable_diffusion.sampling import check_size, dream
 
 
@@ -62,27 +62,28 @@ class SeedGrid(Callback):
         drift_dial: str | float | list[float] | None = None,
     ) -> None:
         if batch_size < 1:
-            raise UserError(f"seed_grid.batch_size: {batch_size} is not a number of pictures; give 1 or more")
+            raise UserError(
+                f"{batch_size} is not a number of pictures; give 1 or more", "seed_grid.batch_size"
+            )
         if not 1 <= num_inference_steps <= 1000:
             raise UserError(
-                f"seed_grid.num_inference_steps: {num_inference_steps} is out of range; give 1 to 1000"
+                f"{num_inference_steps} is out of range; give 1 to 1000", "seed_grid.num_inference_steps"
             )
         self.milestones = Milestones(steps, "seed_grid.steps")
         self.groups: dict[str, tuple[list[str], list[int]]] = {}
         for name, group in (groups or {}).items():
             option = f"seed_grid.groups.{name}"
             if not isinstance(group, dict) or set(group) - {"prompts", "seeds"} or "prompts" not in group:
-                raise UserError(
-                    f"{option}: give prompts and seeds, for example {{prompts: 'a tree', seeds: 0-7}}"
-                )
+                raise UserError("give prompts and seeds, for example {prompts: 'a tree', seeds: 0-7}", option)
             prompts = read_prompts(group["prompts"], f"{option}.prompts")
             self.groups[name] = prompts, integers(group.get("seeds", "0-7"), f"{option}.seeds")
         by_name: dict[str, str] = {}
         for prompt in (prompt for prompts, _ in self.groups.values() for prompt in prompts):
             if by_name.setdefault(slug(prompt), prompt) != prompt:
                 raise UserError(
-                    f"seed_grid.groups: {by_name[slug(prompt)]!r} and {prompt!r} differ only in punctuation "
-                    "or case, and their grids would share a name; keep one of them"
+                    f"{by_name[slug(prompt)]!r} and {prompt!r} differ only in punctuation "
+                    "or case, and their grids would share a name; keep one of them",
+                    "seed_grid.groups",
                 )
         self.guidance_scale = guidance_scale
         self.num_inference_steps = num_inference_steps
@@ -92,7 +93,7 @@ class SeedGrid(Callback):
         self.width = width
         self.dial_values = read_values(drift_dial, "seed_grid.drift_dial")
         if self.dial_values and "dial" in self.groups:
-            raise UserError("seed_grid.groups: the name dial is taken by seed_grid.drift_dial; use another")
+            raise UserError("the name dial is taken by seed_grid.drift_dial; use another", "seed_grid.groups")
         #: Pictures of the newest milestone by (prompt, seed), for other callbacks.
         self.images: dict[tuple[str, int], Image.Image] = {}
         self.step = -1  # the step that `images` shows
@@ -164,9 +165,9 @@ class SeedGrid(Callback):
         precision = trainer.strategy.precision_plugin
         images: list[Image.Image] = []
         vae = pl_module.parts.vae
-        home = vae.device
         with (
             eval_mode(pl_module.unet, pl_module.text_encoder, vae),
+            placed(vae, pl_module.device),
             tqdm(
                 total=len(wanted),
                 desc=title,
@@ -176,7 +177,6 @@ class SeedGrid(Callback):
                 disable=not _bar_shown(trainer),
             ) as bar,
         ):
-            vae.to(pl_module.device)
             for start in range(0, len(wanted), self.batch_size):
                 batch = wanted[start : start + self.batch_size]
                 images += dream(
@@ -191,7 +191,6 @@ class SeedGrid(Callback):
                     forward_context=precision.forward_context,
                 )
                 bar.update(len(batch))
-            vae.to(home)
         return images
 
     def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
@@ -250,16 +249,3 @@ class SeedGrid(Callback):
 
 def _bar_shown(trainer: Trainer) -> bool:
     return trainer.progress_bar_callback is not None and trainer.progress_bar_callback.is_enabled  # type: ignore[attr-defined]
-
-
-@contextmanager
-def eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every submodule's own mode is restored."""
-    modes = [(module, module.training) for root in modules for module in root.modules()]
-    try:
-        for root in modules:
-            root.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -30,7 +30,7 @@ class UndecodableError(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
+class Decoded:
     """A decoded picture.
 
     Attributes:
@@ -42,7 +42,7 @@ class Picture:
     remarks: tuple[str, ...]
 
 
-def decode(path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> Picture:
+def decode(path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> Decoded:
     """Read a picture as a person sees it.
 
     EXIF orientation is applied, the embedded ICC profile converted to sRGB (relative colorimetric with black
@@ -71,7 +71,7 @@ def decode(path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> Pi
         return _decode(data, background)
 
 
-def _decode(data: bytes, background: tuple[int, int, int]) -> Picture:
+def _decode(data: bytes, background: tuple[int, int, int]) -> Decoded:
     remarks: list[str] = []
     image = _load(data)
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a JPEG with a preview or depth map
@@ -93,7 +93,7 @@ def _decode(data: bytes, background: tuple[int, int, int]) -> Picture:
         ground = Image.new("RGB", rgb.size, background)
         ground.paste(rgb, mask=alpha)
         rgb = ground
-    return Picture(rgb, tuple(remarks))
+    return Decoded(rgb, tuple(remarks))
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -213,3 +213,54 @@ def _transform(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Im
     )
     assert converted is not None  # None is for inPlace=True only
     return converted
+
+
+@dataclass(frozen=True)
+class Source:
+    """A decoded image file.
+
+    Attributes:
+        image: Upright, mode RGB.
+        alpha: Its transparency, mode L; None where opaque.
+        icc_profile: The profile that the colours of `image` are in; None for sRGB.
+    """
+
+    image: Image.Image
+    alpha: Image.Image | None
+    icc_profile: bytes | None
+
+
+def read_source(path: Path) -> Source:
+    """Read an image upright, with its transparency, and in its own RGB profile.
+
+    Colours of an RGB file stay as they are, so that the result can carry the same profile; those of other
+    modes (CMYK, Lab, grey with a profile) are converted to sRGB.
+
+    Raises:
+        UndecodableError: The file is no picture, is damaged, or cannot be read.
+    """
+    image = decode(path).image  # says in a sentence what is wrong with a bad file
+    with Image.open(path) as opened:
+        profile = opened.info.get("icc_profile")
+        alpha = None
+        own: Image.Image = opened
+        try:
+            own = ImageOps.exif_transpose(opened)
+        except Exception:  # unreadable EXIF data: taken as upright, as `decode` does
+            own.load()
+        if own.has_transparency_data and own.mode not in ("I", "I;16", "F"):
+            rgba = own.convert("RGBA")
+            image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
+            if isinstance(profile, bytes) and own.mode not in ("RGBA", "P"):  # grey; cannot carry its profile
+                image = to_srgb(own.convert("L"), profile)
+        elif own.mode in ("RGB", "P"):
+            image = own.convert("RGB")
+        keeps = isinstance(profile, bytes) and own.mode in ("RGB", "RGBA", "P") and _is_rgb(profile)
+    return Source(image, alpha, profile if keeps else None)
+
+
+def _is_rgb(profile: bytes) -> bool:
+    try:
+        return ImageCms.ImageCmsProfile(BytesIO(profile)).profile.xcolor_space.strip() == "RGB"
+    except (OSError, ImageCms.PyCMSError):
+        return False

@@ -21,7 +21,9 @@ def find_folder(instance_dir: str) -> Path:
     try:
         is_folder, exists = folder.is_dir(), folder.exists()
     except OSError as error:
-        raise UserError(f"data.instance_dir: {folder} cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"{folder} cannot be read ({error.strerror or error})", "data.instance_dir"
+        ) from error
     if instance_dir in sets:
         if is_folder:
             notice(f"{instance_dir} is read as the bundled set; for your folder write ./{instance_dir}")
@@ -29,14 +31,15 @@ def find_folder(instance_dir: str) -> Path:
     if is_folder:
         return folder
     if exists:
-        raise UserError(f"data.instance_dir: {folder} is a file; give the folder that holds the photos")
+        raise UserError(f"{folder} is a file; give the folder that holds the photos", "data.instance_dir")
     raise UserError(
-        f"data.instance_dir: there is no folder {folder}, nor a bundled set of that name ({', '.join(sets)})"
+        f"there is no folder {folder}, nor a bundled set of that name ({', '.join(sets)})",
+        "data.instance_dir",
     )
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Picture files of a folder by extension, sorted by name; hidden and system files are passed over.
+    """Decoded files of a folder by extension, sorted by name; hidden and system files are passed over.
 
     Raises:
         UserError: There is none, or the folder cannot be listed.
@@ -44,7 +47,9 @@ def find_pictures(folder: Path) -> list[Path]:
     try:
         entries = [(path, path.is_dir()) for path in sorted(folder.iterdir(), key=lambda path: path.name)]
     except OSError as error:
-        raise UserError(f"data.instance_dir: {folder} cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"{folder} cannot be read ({error.strerror or error})", "data.instance_dir"
+        ) from error
     visible = [
         (path, is_folder)
         for path, is_folder in entries
@@ -57,7 +62,9 @@ def find_pictures(folder: Path) -> list[Path]:
     kinds = " ".join(extension[1:] for extension in EXTENSIONS)
     if not pictures:
         holds = f"; it holds {listed(others + [f'{name}/' for name in folders])}" if others or folders else ""
-        raise UserError(f"data.instance_dir: {folder} has no photos in it (files that end in {kinds}){holds}")
+        raise UserError(
+            f"{folder} has no photos in it (files that end in {kinds}){holds}", "data.instance_dir"
+        )
     if others:
         notice(f"not read in {folder}: {listed(others)} (photos end in {kinds})")
     return pictures

@@ -81,7 +81,7 @@ class InstanceImages(LightningDataModule):
             self.ground = ImageColor.getrgb(background)[:3]
         except ValueError as error:
             raise UserError(
-                f"data.background: {background!r} is not a colour; write a name such as white, or #rrggbb"
+                f"{background!r} is not a colour; write a name such as white, or #rrggbb", "data.background"
             ) from error
         self.instance_dir = instance_dir
         self.resolution = resolution

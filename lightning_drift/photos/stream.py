@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lightning_drift.common.rng import generator
-from lightning_drift.photos.posteriors import to_pixel_values
+from lightning_drift.stable_diffusion.autoencoder import to_pixel_values
 
 
 def image_at(position: int, count: int, seed: int) -> int:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, PipelineParts
-from lightning_drift.stable_diffusion.single_file import METADATA, metadata_entry
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.weights.files import Weights, files_hash, listed
+from lightning_drift.weights.metadata import METADATA, metadata_entry
 
 CHANGE = "change"
 TOLERANCE = 1e-3
@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 _PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
 
 
-def change_metadata(base: PipelineParts, name: str, form: str) -> dict[str, str]:
+def change_metadata(base: OpenedPipeline, name: str, form: str) -> dict[str, str]:
     """The metadata entry of a file of changes.
 
     Args:
@@ -63,7 +63,7 @@ def recorded_base(weights: Weights, path: Path) -> tuple[str, str | None]:
     return entry["base"], entry.get("base_revision")
 
 
-def over_base(base: PipelineParts, change: Weights, path: Path) -> PipelineParts:
+def over_base(base: OpenedPipeline, change: Weights, path: Path) -> OpenedPipeline:
     """The base with the change on it; each tensor is computed in float32 when it is read.
 
     Raises:
@@ -75,7 +75,7 @@ def over_base(base: PipelineParts, change: Weights, path: Path) -> PipelineParts
     if len(found) != len(sample) or not _distance(found, sample) <= TOLERANCE:
         raise UserError(
             f"{path} was made from {entry['base']} (sha256 {entry['base_hash'][:10]}), and {base.source} is "
-            "another model; name the right one with base."
+            "another model; name the right one with base"
         )
     return replace(
         base,
@@ -118,11 +118,11 @@ def _entry(weights: Weights, path: Path) -> dict[str, Any]:
         or any(not isinstance(entry.get(key), kind) for key, kind in needed.items())
         or entry["form"] not in ("delta", "lora")
     ):
-        raise UserError(f"the {METADATA}{CHANGE} entry in the metadata of {path} is damaged.")
+        raise UserError(f"the {METADATA}{CHANGE} entry in the metadata of {path} is damaged")
     return entry
 
 
-def _changed(base: PipelineParts, change: Weights, form: str, path: Path) -> Mapping[str, Weights]:
+def _changed(base: OpenedPipeline, change: Weights, form: str, path: Path) -> Mapping[str, Weights]:
     known: set[str] = set()
     weights: dict[str, Weights] = {}
     for part in TRAINED:
@@ -141,7 +141,7 @@ def _changed(base: PipelineParts, change: Weights, form: str, path: Path) -> Map
                 known.update(keys)
         weights[part] = _sum(base.weights[part], adds, str(path))
     if stray := sorted(change.shapes.keys() ^ known):
-        raise UserError(f"{path} does not fit {base.source}: stray or missing {listed(stray)}.")
+        raise UserError(f"{path} does not fit {base.source}: stray or missing {listed(stray)}")
     return weights
 
 
@@ -155,7 +155,7 @@ def _addition(
         up, down = (change.shapes.get(key, (0,)) for key in keys[:2])
         sizes = [up[0] * (torch.Size(down).numel() // max(down[0], 1)) if up[1:2] == down[:1] else 0]
     if sizes != [torch.Size(shape).numel()]:
-        raise UserError(f"{path}: {keys[0]} does not fit the base, which has {list(shape)} there.")
+        raise UserError(f"{path}: {keys[0]} does not fit the base, which has {list(shape)} there")
     if len(keys) == 1:
         return lambda: change.read(keys[0]).float().reshape(shape)
     return lambda: lora_change(change.read(keys[0]), change.read(keys[1]), change.read(keys[2]).item(), shape)
@@ -169,7 +169,7 @@ def _sum(base: Weights, adds: Mapping[str, Callable[[], Tensor]], origin: str) -
     return replace(base, origin=origin, read=read)
 
 
-def _sample(parts: PipelineParts) -> list[float]:
+def _sample(parts: OpenedPipeline) -> list[float]:
     """The middle element of every matrix and kernel of UNet and text encoder, to know a model again by."""
     sample = []
     for part in TRAINED:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import CLIPTokenizer
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.stable_diffusion.opened_pipeline import PARTS, PipelineParts, wrong_family
+from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline, wrong_family
 from lightning_drift.weights.files import Weights, listed, open_weights
 from lightning_drift.weights.ldm_names import current_vae_name
 
@@ -40,7 +40,7 @@ _OTHER_CLASSES = {
 }
 
 
-def read_folder(folder: Path) -> PipelineParts:
+def read_folder(folder: Path) -> OpenedPipeline:
     """The parts of a pipeline in diffusers' folder layout.
 
     Weights are ``.safetensors``, whole or sharded, else its fp16 variant, else a ``.bin`` (weights_only).
@@ -62,12 +62,12 @@ def read_folder(folder: Path) -> PipelineParts:
 
     lacking = [part for part in (*PARTS, "tokenizer", "scheduler") if not (folder / part).is_dir()]
     if lacking:
-        raise UserError(f"{folder} is not a whole Stable Diffusion 1.x pipeline: it lacks {listed(lacking)}.")
+        raise UserError(f"{folder} is not a whole Stable Diffusion 1.x pipeline: it lacks {listed(lacking)}")
     configs = {part: _read_json(folder / part / "config.json") for part in PARTS}
     if "text_config" in configs["text_encoder"]:  # a whole CLIP's config, as early conversions wrote
         configs["text_encoder"] = configs["text_encoder"]["text_config"]
     weights = {part: _open_part(folder / part, part) for part in PARTS}
-    return PipelineParts(
+    return OpenedPipeline(
         source=str(folder.resolve()),
         revision=None,
         configs=configs,
@@ -100,18 +100,18 @@ def _open_part(folder: Path, part: str) -> Weights:
     for name in names:
         if (folder / name).is_file():
             return open_weights(folder / name)
-    raise UserError(f"{folder} holds no weights: expected {names[0]}.")
+    raise UserError(f"{folder} holds no weights: expected {names[0]}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"no such file: {path}; the pipeline's folder is not complete.") from error
+        raise UserError(f"no such file: {path}; the pipeline's folder is not complete") from error
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}).") from error
+        raise UserError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} is not a config: it holds a {type(value).__name__}.")
+        raise UserError(f"{path} is not a config: it holds a {type(value).__name__}")
     return value
 
 
@@ -119,5 +119,5 @@ def _read_tokenizer(folder: Path) -> CLIPTokenizer:
     try:
         tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises many kinds, tokenizers plain Exception
-        raise UserError(f"{folder} holds no readable CLIP tokenizer ({error}).") from error
+        raise UserError(f"{folder} holds no readable CLIP tokenizer ({error})") from error
     return tokenizer

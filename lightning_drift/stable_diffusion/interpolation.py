@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.stable_diffusion.loading import find_parts
-from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, PipelineParts
+from lightning_drift.stable_diffusion.loading import open_pipeline
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.weights.files import Weights, listed
 
 MOST = 1.5
@@ -29,12 +29,12 @@ def check_drift(value: float, option: str) -> float:
     """
     if not 0 <= value <= MOST:
         raise UserError(
-            f"{option}: {value:g} is out of range; give 0 (the base) to {MOST}, 1 is the model as trained"
+            f"{value:g} is out of range; give 0 (the base) to {MOST}, 1 is the model as trained", option
         )
     return value
 
 
-def base_of(parts: PipelineParts, base: str | None = None) -> PipelineParts:
+def base_of(parts: OpenedPipeline, base: str | None = None) -> OpenedPipeline:
     """Find and open the pipeline that a model was fine-tuned from.
 
     Args:
@@ -51,25 +51,25 @@ def base_of(parts: PipelineParts, base: str | None = None) -> PipelineParts:
         if wrong or mine.keys() != its.keys():
             raise UserError(
                 f"{found.source} cannot be the base of {parts.source}: the {part.replace('_', ' ')} differs "
-                f"in {listed(wrong or sorted(mine.keys() ^ its.keys()))}; name the right one with base."
+                f"in {listed(wrong or sorted(mine.keys() ^ its.keys()))}; name the right one with base"
             )
     return found
 
 
-def _find_base(parts: PipelineParts, base: str | None) -> PipelineParts:
+def _find_base(parts: OpenedPipeline, base: str | None) -> OpenedPipeline:
     recipe = parts.recipe or {}
     name = base or recipe.get("base")
     if not name:
         raise UserError(
             f"{parts.source} does not say which model it was fine-tuned from, and drift is measured from "
-            "there; name that model with base."
+            "there; name that model with base"
         )
     try:
-        return find_parts(name, None if base else recipe.get("base_revision"))
+        return open_pipeline(name, None if base else recipe.get("base_revision"))
     except UserError as error:
         raise UserError(
             f"{parts.source} was fine-tuned from {name}, from where drift is measured, but that cannot be "
-            f"loaded: {error} If it lies elsewhere, name it with base."
+            f"loaded: {error}. If it lies elsewhere, name it with base"
         ) from error
 
 
@@ -77,7 +77,7 @@ def _size(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel()
 
 
-def dialled(parts: PipelineParts, base: PipelineParts, drift: float) -> PipelineParts:
+def interpolated(parts: OpenedPipeline, base: OpenedPipeline, drift: float) -> OpenedPipeline:
     """The pipeline with its drift turned to a value; nothing is read before it is asked for.
 
     Args:
@@ -94,19 +94,19 @@ def dialled(parts: PipelineParts, base: PipelineParts, drift: float) -> Pipeline
         return parts
     recipe = dict(parts.recipe or {"base": base.source})
     recipe["drift"] = round(drift * recipe.get("drift", 1.0), 6)
-    blends = {part: blended(base.weights[part], parts.weights[part], drift) for part in TRAINED}
+    blends = {part: lerped(base.weights[part], parts.weights[part], drift) for part in TRAINED}
     return replace(parts, weights={**parts.weights, **blends}, recipe=recipe)
 
 
-def blended(base: Weights, tuned: Weights, drift: float) -> Weights:
-    """Weights of which each is read as ``blend`` of the two."""
-    return replace(tuned, read=lambda name: blend(base.read(name), tuned.read(name), drift))
+def lerped(base: Weights, tuned: Weights, drift: float) -> Weights:
+    """Weights of which each is read as ``lerp`` of the two."""
+    return replace(tuned, read=lambda name: lerp(base.read(name), tuned.read(name), drift))
 
 
-def blend(base: Tensor, tuned: Tensor, drift: float) -> Tensor:
+def lerp(base: Tensor, tuned: Tensor, drift: float) -> Tensor:
     """One tensor of W(a), in float32; at 0 and 1 the bits are the base's and the fine-tune's.
 
-    >>> blend(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 2.0]), 1.5)
+    >>> lerp(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 2.0]), 1.5)
     tensor([2.5000, 2.0000])
     """
     if drift in (0, 1):
@@ -115,12 +115,12 @@ def blend(base: Tensor, tuned: Tensor, drift: float) -> Tensor:
 
 
 @torch.no_grad()
-def turn(modules: Mapping[str, nn.Module], weights: Mapping[str, Weights]) -> None:
+def load_weights_(modules: Mapping[str, nn.Module], weights: Mapping[str, Weights]) -> None:
     """Give running modules other weights, in place, tensor by tensor; on their own device and precision.
 
     Args:
         modules: Modules by part, such as ``{"unet": unet, "text_encoder": text_encoder}``.
-        weights: Their new weights by part, such as those of ``dialled``.
+        weights: Their new weights by part, such as those of ``interpolated``.
 
     Raises:
         UserError: A weight cannot be read or does not fit; those before it are changed already.
@@ -130,11 +130,13 @@ def turn(modules: Mapping[str, nn.Module], weights: Mapping[str, Weights]) -> No
             try:
                 tensor.copy_(weights[part].read(name).reshape(tensor.shape))
             except (SafetensorError, OSError, RuntimeError, KeyError) as error:
-                raise UserError(f"{weights[part].origin}: {name} cannot be read ({error}).") from error
+                raise UserError(f"{weights[part].origin}: {name} cannot be read ({error})") from error
 
 
 @contextmanager
-def dial(modules: Mapping[str, nn.Module], base: Mapping[str, Weights]) -> Iterator[Callable[[float], None]]:
+def interpolating(
+    modules: Mapping[str, nn.Module], base: Mapping[str, Weights]
+) -> Iterator[Callable[[float], None]]:
     """Turn the drift of modules that are being trained; afterwards each weight has its own bits again.
 
     The weights are kept on the CPU meanwhile (SD v1.5: 3.7 GiB in float32); the device holds one model and
@@ -149,9 +151,9 @@ def dial(modules: Mapping[str, nn.Module], base: Mapping[str, Weights]) -> Itera
     """
     kept = {part: _kept(part, module) for part, module in modules.items()}
     try:
-        yield lambda drift: turn(modules, {p: blended(base[p], kept[p], drift) for p in modules})
+        yield lambda drift: load_weights_(modules, {p: lerped(base[p], kept[p], drift) for p in modules})
     finally:
-        turn(modules, kept)
+        load_weights_(modules, kept)
 
 
 def _kept(part: str, module: nn.Module) -> Weights:

@@ -23,7 +23,7 @@ from lightning_drift.assets import POCKET
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.stable_diffusion.delta_lora import is_change, over_base, recorded_base
 from lightning_drift.stable_diffusion.diffusers_folder import HUB_PATTERNS, read_folder
-from lightning_drift.stable_diffusion.opened_pipeline import PARTS, PipelineParts, empty_models
+from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline, empty_models
 from lightning_drift.stable_diffusion.single_file import read_single_file
 from lightning_drift.weights.files import (
     Weights,
@@ -95,10 +95,10 @@ def load_stable_diffusion(
     Raises:
         UserError: Nothing of that name, or not a whole Stable Diffusion 1.x model.
     """
-    return read_parts(find_parts(pipeline, revision, base))
+    return load_opened(open_pipeline(pipeline, revision, base))
 
 
-def read_parts(parts: PipelineParts) -> StableDiffusion:
+def load_opened(parts: OpenedPipeline) -> StableDiffusion:
     """Build the models of a pipeline that was found and read their weights, strictly."""
     models: dict[str, Any] = empty_models(parts.configs, parts.source)
     for part in PARTS:
@@ -133,10 +133,10 @@ def model_hash(pipeline: str, revision: str | None = None) -> str:
     path = Path(pipeline).expanduser()
     if pipeline != "pocket" and path.is_file():
         return sha256(path)
-    return files_hash(find_parts(pipeline, revision).files)
+    return files_hash(open_pipeline(pipeline, revision).files)
 
 
-def find_parts(pipeline: str, revision: str | None = None, base: str | None = None) -> PipelineParts:
+def open_pipeline(pipeline: str, revision: str | None = None, base: str | None = None) -> OpenedPipeline:
     """Find and open the parts that ``load_stable_diffusion`` reads; arguments and errors are the same."""
     if pipeline == "pocket":
         return replace(read_folder(POCKET), source="pocket")
@@ -152,7 +152,7 @@ def find_parts(pipeline: str, revision: str | None = None, base: str | None = No
         ".bin",
     }:
         raise UserError(
-            f"no such model: {pipeline} is neither a file nor a folder here, and not a hub id (owner/name)."
+            f"no such model: {pipeline} is neither a file nor a folder here, and not a hub id (owner/name)"
         )
     if pipeline in _MOVED:
         notice(f"{pipeline} was removed from the hub; taking {_MOVED[pipeline]}, the same weights")
@@ -161,7 +161,7 @@ def find_parts(pipeline: str, revision: str | None = None, base: str | None = No
     return replace(read_folder(folder), source=pipeline, revision=folder.name)
 
 
-def _read_file(path: Path, base: str | None) -> PipelineParts:
+def _read_file(path: Path, base: str | None) -> OpenedPipeline:
     if path.suffix == ".safetensors" or path.name.endswith(".index.json"):
         weights = open_weights(path)
         if is_change(weights):
@@ -173,18 +173,18 @@ def _read_file(path: Path, base: str | None) -> PipelineParts:
     return read_single_file(from_state_dict(loaded, path), path)
 
 
-def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None) -> PipelineParts:
+def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None) -> OpenedPipeline:
     """The trained UNet and text encoder of our own fit over the base that its recipe names."""
     recipe = loaded["recipe"]
     name = base or recipe.get("base")
     if not name:
-        raise UserError(f"{path} does not record its base pipeline; name it with base.")
+        raise UserError(f"{path} does not record its base pipeline; name it with base")
     parts = _find_base(path, name, None if base else recipe.get("base_revision"), "whose VAE and tokenizer")
     weights = from_state_dict(loaded, path)
     trained = {part: weights.under(f"{part}.") for part in ("unet", "text_encoder")}
     if stray := [key for key in weights.shapes if not key.startswith(tuple(f"{part}." for part in trained))]:
         raise UserError(
-            f"{path} holds weights that belong neither to the UNet nor to the text encoder: {listed(stray)}."
+            f"{path} holds weights that belong neither to the UNet nor to the text encoder: {listed(stray)}"
         )
     return replace(
         parts,
@@ -198,7 +198,7 @@ def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None
     )
 
 
-def _read_change(weights: Weights, path: Path, base: str | None) -> PipelineParts:
+def _read_change(weights: Weights, path: Path, base: str | None) -> OpenedPipeline:
     """A base and what a fine-tune changed of it: a delta or a LoRA of our own export."""
     name, revision = recorded_base(weights, path)
     beside = path.parent / name  # where a base that had no public name may have been copied
@@ -207,13 +207,13 @@ def _read_change(weights: Weights, path: Path, base: str | None) -> PipelinePart
     return over_base(parts, weights, path)
 
 
-def _find_base(path: Path, name: str, revision: str | None, needed: str) -> PipelineParts:
+def _find_base(path: Path, name: str, revision: str | None, needed: str) -> OpenedPipeline:
     try:
-        return find_parts(name, revision)
+        return open_pipeline(name, revision)
     except UserError as error:
         raise UserError(
             f"{path} was fine-tuned from {name}, {needed} it needs, but that cannot be "
-            f"loaded: {error} If it lies elsewhere, name it with base."
+            f"loaded: {error}. If it lies elsewhere, name it with base"
         ) from error
 
 
@@ -227,10 +227,10 @@ def _fetch(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, **HUB_PATTERNS))
     except RevisionNotFoundError as error:
-        raise UserError(f"{name} has no revision {revision} on the hub.") from error
+        raise UserError(f"{name} has no revision {revision} on the hub") from error
     except GatedRepoError as error:
         raise UserError(
-            f"{name} asks for consent on its hub page; give it there and log in with `hf auth login`."
+            f"{name} asks for consent on its hub page; give it there and log in with `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
@@ -240,14 +240,14 @@ def _fetch(name: str, revision: str | None) -> Path:
         raise UserError(f"{at} is not in the cache and the hub cannot be reached. {advice}") from error
 
 
-def _fitting_tokenizer(parts: PipelineParts) -> CLIPTokenizer:
+def _fitting_tokenizer(parts: OpenedPipeline) -> CLIPTokenizer:
     """The tokenizer, its prompt length no more than the text encoder's positions."""
     text, tokenizer = parts.configs["text_encoder"], parts.tokenizer
     size, positions = text.get("vocab_size", 49408), text.get("max_position_embeddings", 77)
     if len(tokenizer) > size:
         raise UserError(
             f"the tokenizer of {parts.source} has {len(tokenizer)} tokens, its text encoder only "
-            f"{size}; they do not belong together."
+            f"{size}; they do not belong together"
         )
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return tokenizer

@@ -24,7 +24,7 @@ _FOREIGN_OPTIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_
 
 
 @dataclass(frozen=True)
-class PipelineParts:
+class OpenedPipeline:
     """A pipeline found but not yet read: opened weights beside the configs they belong to.
 
     Attributes:
@@ -49,12 +49,12 @@ class PipelineParts:
     files: Mapping[str, Path]
     recipe: dict[str, Any] | None = None
     step: int | None = None
-    base: "PipelineParts | None" = None
+    base: "OpenedPipeline | None" = None
 
 
 def wrong_family(origin: str, what: str) -> UserError:
     """The sentence for a model of another kind in Stable Diffusion 1.x's place."""
-    return UserError(f"{origin} is {what}; {_FAMILY}.")
+    return UserError(f"{origin} is {what}; {_FAMILY}")
 
 
 def empty_models(configs: Mapping[str, Mapping[str, Any]], origin: str) -> dict[str, nn.Module]:

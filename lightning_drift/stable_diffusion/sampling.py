@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.stable_diffusion.autoencoder import decode_latent, vae_factor
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 
 # What a DDIM of the same model shares with the scheduler that the model was saved with.
@@ -43,11 +44,6 @@ def native_size(model: StableDiffusion) -> int:
     return int(model.unet.config.sample_size) * vae_factor(model)
 
 
-def vae_factor(model: StableDiffusion) -> int:
-    """Pixels per latent cell along one axis: 8 for SD v1.5, 4 for the pocket."""
-    return int(2 ** (len(model.vae.config.block_out_channels) - 1))
-
-
 def check_size(model: StableDiffusion, option: str, height: int | None, width: int | None) -> None:
     """Refuse a picture size that is not a whole number of latent cells.
 
@@ -66,7 +62,7 @@ def check_cells(cell: int, option: str, height: int | None, width: int | None) -
     for name, size in (("height", height), ("width", width)):
         if size is not None and (size < cell or size % cell):
             raise UserError(
-                f"{option}.{name}: {size} is not a multiple of {cell} pixels, which this model needs"
+                f"{size} is not a multiple of {cell} pixels, which this model needs", f"{option}.{name}"
             )
 
 
@@ -162,12 +158,4 @@ def dream(
                 unconditional, conditional = prediction.chunk(2)
                 prediction = unconditional + scale * (conditional - unconditional)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
-    return [_decode(model, latent) for latent in latents]
-
-
-def _decode(model: StableDiffusion, latent: Tensor) -> Image.Image:
-    """Decode one latent [C, h, w] to a picture; one at a time bounds the memory."""
-    scaled = latent[None].to(model.vae.device, model.vae.dtype) / model.vae.config.scaling_factor
-    pixels = model.vae.decode(scaled, return_dict=False)[0][0]
-    bytes_ = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(bytes_.permute(1, 2, 0).cpu().numpy())
+    return [decode_latent(model, latent) for latent in latents]

@@ -1,23 +1,16 @@
 """Stable Diffusion 1.x in one file of the LDM layout, read offline: with SD v1.5's configs inside."""
 
-import gzip
-import json
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-from transformers import CLIPTokenizer
-
-from lightning_drift.assets import SD15
 from lightning_drift.common.errors import UserError, notice
-from lightning_drift.stable_diffusion.opened_pipeline import PARTS, PipelineParts, empty_models, wrong_family
+from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline, empty_models, wrong_family
+from lightning_drift.stable_diffusion.sd15 import sd15_config
 from lightning_drift.weights import ldm_names
+from lightning_drift.weights.clip_tokenizer import sd15_tokenizer, tokenizer_from_json
 from lightning_drift.weights.files import Weights, listed
-
-METADATA = "lightning_drift."
-"""The prefix of our own entries in a safetensors file's metadata: recipe, step, parts, change."""
+from lightning_drift.weights.metadata import METADATA, metadata_entry
 
 # Noise schedule buffers of LDM's training module; the schedule is in scheduler_config instead.
 _SCHEDULE = {
@@ -53,7 +46,7 @@ _STRAY_PREFIXES = (
 )
 
 
-def read_single_file(weights: Weights, path: Path) -> PipelineParts:
+def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
     """The parts of a pipeline in one file of the LDM layout.
 
     The parts have SD v1.5's shape, unless the file's metadata says otherwise, as our own exports may.
@@ -98,10 +91,10 @@ def read_single_file(weights: Weights, path: Path) -> PipelineParts:
     if left_over:
         faults.append(f"unexpected {listed(left_over)}")
     if faults:
-        raise UserError(f"{origin} is not a complete Stable Diffusion 1.x model: {'; '.join(faults)}.")
+        raise UserError(f"{origin} is not a complete Stable Diffusion 1.x model: {'; '.join(faults)}")
     if averaged:
         notice(f"{path.name}: its averaged weights (model_ema.*) are left aside, its plain ones used")
-    return PipelineParts(
+    return OpenedPipeline(
         source=str(path.resolve()),
         revision=None,
         configs=configs,
@@ -127,7 +120,7 @@ def refuse_other_kinds(shapes: Mapping[str, tuple[int, ...]], origin: str) -> No
     if holds("lora_", ".lora.", "hada_w", "lokr_"):
         raise UserError(
             f"{origin} is a LoRA, not a model; give the Stable Diffusion 1.x model that "
-            "it was made for (LoRAs are not merged)."
+            "it was made for (LoRAs are not merged)"
         )
     if holds("conditioner.embedders."):
         raise wrong_family(origin, "a Stable Diffusion XL model")
@@ -141,11 +134,11 @@ def refuse_other_kinds(shapes: Mapping[str, tuple[int, ...]], origin: str) -> No
         if holds("down_blocks.", "encoder.layers.", "encoder.down."):
             raise UserError(
                 f"{origin} is one part of a pipeline; give the pipeline's folder, the one "
-                "with model_index.json."
+                "with model_index.json"
             )
         raise UserError(
             f"{origin} is not a Stable Diffusion file: it has no model.diffusion_model.* weights "
-            f"(it holds {listed(shapes)})."
+            f"(it holds {listed(shapes)})"
         )
     channels = shapes.get(f"{ldm_names.UNET_PREFIX}input_blocks.0.0.weight", (0, 4))[1]
     if channels == 9:
@@ -161,14 +154,12 @@ def _described_parts(metadata: Mapping[str, str], origin: str) -> dict[str, Any]
         try:
             return {
                 "configs": {part: described[part] for part in PARTS},
-                "tokenizer": tokenizer_frommetadata_entry(
-                    described["tokenizer"], described["model_max_length"]
-                ),
+                "tokenizer": tokenizer_from_json(described["tokenizer"], described["model_max_length"]),
                 "scheduler_config": described["scheduler"],
             }
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"the {METADATA}parts entry in the metadata of {origin} is damaged ({error})."
+                f"the {METADATA}parts entry in the metadata of {origin} is damaged ({error})"
             ) from error
     scheduler_config = sd15_config("scheduler")
     if metadata.get("modelspec.prediction_type") == "v":
@@ -180,66 +171,5 @@ def _described_parts(metadata: Mapping[str, str], origin: str) -> dict[str, Any]
     }
 
 
-def metadata_entry(metadata: Mapping[str, str], entry: str, origin: str) -> Any:
-    """Our own entry of that name in a file's metadata, from JSON; None if there is none.
-
-    Raises:
-        UserError: It is damaged.
-    """
-    text = metadata.get(METADATA + entry)
-    try:
-        return None if text is None else json.loads(text)
-    except ValueError as error:
-        raise UserError(
-            f"the {METADATA}{entry} entry in the metadata of {origin} is damaged ({error})."
-        ) from error
-
-
-def sd15_config(part: str) -> dict[str, Any]:
-    """SD v1.5's config of a part: unet, text_encoder, vae or scheduler."""
-    name = "scheduler_config.json" if part == "scheduler" else "config.json"
-    config: dict[str, Any] = json.loads((SD15 / part / name).read_text())
-    return config
-
-
-@lru_cache(maxsize=1)
-def sd15_models() -> Mapping[str, Any]:
-    """SD v1.5's models without weights, on the meta device, to compare with."""
-    return empty_models({part: sd15_config(part) for part in PARTS}, "sd15")
-
-
-def sd15_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer: 49,408 tokens, prompts of up to 77, padded with ``<|endoftext|>``."""
-    vocabulary, merges = _clip_vocabulary()
-    return CLIPTokenizer(vocab=dict(vocabulary), merges=merges, model_max_length=77)
-
-
-def tokenizer_frommetadata_entry(text: str, model_max_length: int) -> CLIPTokenizer:
-    """A CLIP tokenizer from the text of its ``tokenizer.json``."""
-    return CLIPTokenizer(tokenizer_object=Tokenizer.from_str(text), model_max_length=model_max_length)
-
-
 def _config(model: Any) -> dict[str, Any]:
     return dict(model.config)
-
-
-@lru_cache(maxsize=1)
-def _clip_vocabulary() -> tuple[dict[str, int], Any]:
-    """The 256 bytes, the same as ends of words, one token per merge, and the two marks, in this order."""
-    lines = gzip.decompress((SD15 / "tokenizer" / "merges.txt.gz").read_bytes()).decode().splitlines()
-    merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
-    letters = list(_byte_letters())
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *(left + right for left, right in merges)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return {token: number for number, token in enumerate(tokens)}, merges
-
-
-def _byte_letters() -> Iterable[str]:
-    """GPT-2's letter for each byte: printable Latin-1 for itself, the letters from 256 on for the rest."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    yield from map(chr, printable)
-    yield from (chr(256 + n) for n in range(256 - len(printable)))

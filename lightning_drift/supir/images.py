@@ -4,16 +4,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from PIL import Image, ImageCms, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.images.decode import EXTENSIONS, decode, to_srgb
+from lightning_drift.images.decode import EXTENSIONS
 
 TILE_CAPTIONS = ".tiles.txt"
 
@@ -46,57 +44,6 @@ class UpscaleRequest:
     def captions(self) -> tuple[str, ...]:
         """The caption of each window, or the one for all."""
         return self.tile_captions or (self.caption,)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A decoded image file.
-
-    Attributes:
-        image: Upright, mode RGB.
-        alpha: Its transparency, mode L; None where opaque.
-        icc_profile: The profile that the colours of `image` are in; None for sRGB.
-    """
-
-    image: Image.Image
-    alpha: Image.Image | None
-    icc_profile: bytes | None
-
-
-def read_source(path: Path) -> Source:
-    """Read an image upright, with its transparency, and in its own RGB profile.
-
-    Colours of an RGB file stay as they are, so that the result can carry the same profile; those of other
-    modes (CMYK, Lab, grey with a profile) are converted to sRGB.
-
-    Raises:
-        UndecodableError: The file is no picture, is damaged, or cannot be read.
-    """
-    image = decode(path).image  # says in a sentence what is wrong with a bad file
-    with Image.open(path) as opened:
-        profile = opened.info.get("icc_profile")
-        alpha = None
-        own: Image.Image = opened
-        try:
-            own = ImageOps.exif_transpose(opened)
-        except Exception:  # unreadable EXIF data: taken as upright, as `decode` does
-            own.load()
-        if own.has_transparency_data and own.mode not in ("I", "I;16", "F"):
-            rgba = own.convert("RGBA")
-            image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
-            if isinstance(profile, bytes) and own.mode not in ("RGBA", "P"):  # grey; cannot carry its profile
-                image = to_srgb(own.convert("L"), profile)
-        elif own.mode in ("RGB", "P"):
-            image = own.convert("RGB")
-        keeps = isinstance(profile, bytes) and own.mode in ("RGB", "RGBA", "P") and _is_rgb(profile)
-    return Source(image, alpha, profile if keeps else None)
-
-
-def _is_rgb(profile: bytes) -> bool:
-    try:
-        return ImageCms.ImageCmsProfile(BytesIO(profile)).profile.xcolor_space.strip() == "RGB"
-    except (OSError, ImageCms.PyCMSError):
-        return False
 
 
 class _Requests(Dataset[UpscaleRequest]):
@@ -150,12 +97,12 @@ class UpscaleImages(LightningDataModule):
     ) -> None:
         super().__init__()
         if num_samples < 1:
-            raise UserError(f"data.num_samples: {num_samples} is not a number of pictures; give 1 or more")
+            raise UserError(f"{num_samples} is not a number of pictures; give 1 or more", "data.num_samples")
         if batch_size < 1:
-            raise UserError(f"data.batch_size: {batch_size} is not a number of pictures; give 1 or more")
+            raise UserError(f"{batch_size} is not a number of pictures; give 1 or more", "data.batch_size")
         if seed < -1:
             raise UserError(
-                f"data.seed: {seed} is not a seed; give 0 or more, or -1 for one of each image's own"
+                f"{seed} is not a seed; give 0 or more, or -1 for one of each image's own", "data.seed"
             )
         paths = [
             path for name in ([images] if isinstance(images, str) else images) for path in _find(Path(name))
@@ -165,7 +112,7 @@ class UpscaleImages(LightningDataModule):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise UserError(
-                f"data.images: several images are called {twice[0]}; give their folders one at a time"
+                f"several images are called {twice[0]}; give their folders one at a time", "data.images"
             )
         self.requests = [
             UpscaleRequest(
@@ -196,7 +143,7 @@ def _find(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise UserError(f"data.images: no such file or folder: {path}")
+        raise UserError(f"no such file or folder: {path}", "data.images")
     found = sorted(
         file
         for file in path.iterdir()
@@ -204,7 +151,7 @@ def _find(path: Path) -> list[Path]:
     )
     found = [file for file in found if file.stem != "contact_sheet"]
     if not found:
-        raise UserError(f"data.images: the folder {path} holds no images ({', '.join(EXTENSIONS)})")
+        raise UserError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)})", "data.images")
     return found
 
 
@@ -214,7 +161,7 @@ def _read_caption(path: Path) -> str:
     try:
         return " ".join(path.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.captions: {path} cannot be read as UTF-8 text ({error})") from error
+        raise UserError(f"{path} cannot be read as UTF-8 text ({error})", "data.captions") from error
 
 
 def _read_tile_captions(path: Path) -> tuple[str, ...]:
@@ -223,4 +170,4 @@ def _read_tile_captions(path: Path) -> tuple[str, ...]:
     try:
         return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.captions: {path} cannot be read as UTF-8 text ({error})") from error
+        raise UserError(f"{path} cannot be read as UTF-8 text ({error})", "data.captions") from error

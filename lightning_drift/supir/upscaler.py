@@ -10,10 +10,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
-from lightning_drift.dreams.image_writer import Picture
-from lightning_drift.images.decode import UndecodableError
+from lightning_drift.images.decode import Source, UndecodableError, read_source
 from lightning_drift.images.infotext import infotext
-from lightning_drift.supir.images import Source, UpscaleRequest, read_source
+from lightning_drift.images.png import Picture
+from lightning_drift.supir.images import UpscaleRequest
 from lightning_drift.supir.memory.levels import Memory
 from lightning_drift.supir.network.find import find_model
 from lightning_drift.supir.network.weights import Checkpoints, open_checkpoints
@@ -138,10 +138,11 @@ class SupirUpscaler(LightningModule):
         _check_range("size_condition", size_condition, 256, 4096)
         _check_range("tile_batch", tile_batch, 1, 1024)
         if tile_size and (tile_size < 256 or tile_size % 32):
-            raise UserError(f"model.tile_size: {tile_size} is not 0 or a multiple of 32 of at least 256")
+            raise UserError(f"{tile_size} is not 0 or a multiple of 32 of at least 256", "model.tile_size")
         if tile_size and (not 0 <= tile_overlap < tile_size or tile_overlap % LATENT):
             raise UserError(
-                f"model.tile_overlap: {tile_overlap} is no multiple of {LATENT} below tile_size, {tile_size}"
+                f"{tile_overlap} is no multiple of {LATENT} below tile_size, {tile_size}",
+                "model.tile_overlap",
             )
         if bool(encoder_tile_size) != bool(decoder_tile_size):
             raise UserError("model.encoder_tile_size and model.decoder_tile_size: give both or neither")
@@ -203,8 +204,9 @@ class SupirUpscaler(LightningModule):
             self._hashes = self.checkpoints.hashes()
             if self.cell != LATENT and self.vae_tiles is not None:
                 raise UserError(
-                    f"model.encoder_tile_size: the autoencoder of {self.sdxl} has {self.cell} pixels a "
-                    "latent cell, and the original's tiles are made for 8; use model.memory: sequential"
+                    f"the autoencoder of {self.sdxl} has {self.cell} pixels a "
+                    "latent cell, and the original's tiles are made for 8; use model.memory: sequential",
+                    "model.encoder_tile_size",
                 )
 
     @property
@@ -396,4 +398,4 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UserError(f"model.{name}: {value:g} is out of range; give {low:g} to {high:g}")
+        raise UserError(f"{value:g} is out of range; give {low:g} to {high:g}", f"model.{name}")

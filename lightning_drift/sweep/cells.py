@@ -1,4 +1,4 @@
-"""Cells and shots: the product of a sweep's parameters, and the pictures that it needs, in fixed batches."""
+"""Cells and requests: the product of a sweep's parameters, and the pictures it needs, in fixed batches."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.number_lists import decimals, integers
 from lightning_drift.stable_diffusion.interpolation import check_drift
-from lightning_drift.sweep.models import Model
+from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.templates import Prompt, expand, sampled
 
 AXES = ("prompt", "seed", "guidance_scale", "num_inference_steps", "checkpoint", "drift")
@@ -38,7 +38,7 @@ class Cell:
 
 
 @dataclass(unsafe_hash=True)  # not frozen: Lightning refuses to carry frozen ones to a device
-class Shot:
+class SweepRequest:
     """One picture to make. Cells with the same picture share it: a base belongs to many.
 
     Attributes:
@@ -50,7 +50,7 @@ class Shot:
         num_inference_steps: DDIM steps.
     """
 
-    model: Model
+    model: SweepModel
     drift: float
     prompt: str
     seed: int
@@ -96,17 +96,18 @@ class Product:
         """
         count = options["sample_prompts"]
         if count is not None and count < 1:
-            raise UserError(f"{option}.sample_prompts: {count} is not a number of prompts; give 1 or more")
+            raise UserError(f"{count} is not a number of prompts; give 1 or more", f"{option}.sample_prompts")
         scales = decimals(options["guidance_scale"], f"{option}.guidance_scale")
         for scale in scales:
             if not 0 <= scale <= 100:
                 raise UserError(
-                    f"{option}.guidance_scale: {scale:g} is out of range; give 0 to 100, the recipe's is 3.0"
+                    f"{scale:g} is out of range; give 0 to 100, the recipe's is 3.0",
+                    f"{option}.guidance_scale",
                 )
         steps = integers(options["num_inference_steps"], f"{option}.num_inference_steps")
         for number in steps:
             if not 1 <= number <= 1000:
-                raise UserError(f"{option}.num_inference_steps: {number} is out of range; give 1 to 1000")
+                raise UserError(f"{number} is out of range; give 1 to 1000", f"{option}.num_inference_steps")
         drifts = decimals(options["drift"], f"{option}.drift")
         return cls(
             name,
@@ -118,7 +119,7 @@ class Product:
             checkpoints,
         )
 
-    def cells(self, models: Mapping[str, Model]) -> Iterable[Cell]:
+    def cells(self, models: Mapping[str, SweepModel]) -> Iterable[Cell]:
         """All its cells; of a model that is a base itself only those with a drift of 1."""
         for name in self.checkpoints:
             drifts = self.drift if models[name].base else [1.0]
@@ -150,16 +151,16 @@ class Grid:
 
     Attributes:
         cells: The cells, product by product.
-        shots: The picture of each cell.
+        requests: The picture of each cell.
         bases: The picture of the base at the same prompt, seed, guidance and steps; empty if not asked for.
     """
 
     cells: list[Cell] = field(default_factory=list)
-    shots: list[Shot] = field(default_factory=list)
-    bases: list[Shot] = field(default_factory=list)
+    requests: list[SweepRequest] = field(default_factory=list)
+    bases: list[SweepRequest] = field(default_factory=list)
 
     @classmethod
-    def of(cls, products: Sequence[Product], models: Mapping[str, Model], with_base: bool) -> "Grid":
+    def of(cls, products: Sequence[Product], models: Mapping[str, SweepModel], with_base: bool) -> "Grid":
         """The cells of all products.
 
         Args:
@@ -173,39 +174,43 @@ class Grid:
                 model = models[cell.checkpoint]
                 base = model.base or model
                 grid.cells.append(cell)
-                grid.shots.append(_shot(cell, model, cell.drift) if cell.drift else _shot(cell, base, 1.0))
+                grid.requests.append(
+                    _request(cell, model, cell.drift) if cell.drift else _request(cell, base, 1.0)
+                )
                 if with_base:
-                    grid.bases.append(_shot(cell, base, 1.0))
+                    grid.bases.append(_request(cell, base, 1.0))
         return grid
 
-    def pictures(self) -> list[Shot]:
+    def pictures(self) -> list[SweepRequest]:
         """Every picture once, those of one model together, and of equal shape within."""
         order: dict[tuple[str, float], int] = {}
-        wanted = list(dict.fromkeys([*self.shots, *self.bases]))
-        for shot in wanted:
-            order.setdefault((shot.model.hash, shot.drift), len(order))
-        return sorted(wanted, key=lambda shot: (order[shot.model.hash, shot.drift], *shape(shot)))
+        wanted = list(dict.fromkeys([*self.requests, *self.bases]))
+        for request in wanted:
+            order.setdefault((request.model.hash, request.drift), len(order))
+        return sorted(wanted, key=lambda request: (order[request.model.hash, request.drift], *shape(request)))
 
-    def batches(self, size: int) -> list[list[Shot]]:
+    def batches(self, size: int) -> list[list[SweepRequest]]:
         """The pictures in batches that one call can sample: one model, one step count, all guided or none."""
-        batches: list[list[Shot]] = []
-        for shot in self.pictures():
+        batches: list[list[SweepRequest]] = []
+        for request in self.pictures():
             last = batches[-1] if batches else []
-            if last and len(last) < size and _together(last[0], shot):
-                last.append(shot)
+            if last and len(last) < size and _together(last[0], request):
+                last.append(request)
             else:
-                batches.append([shot])
+                batches.append([request])
         return batches
 
 
-def shape(shot: Shot) -> tuple[int, bool]:
+def shape(request: SweepRequest) -> tuple[int, bool]:
     """What pictures that are sampled together share, beside their model."""
-    return shot.num_inference_steps, shot.guidance_scale > 1
+    return request.num_inference_steps, request.guidance_scale > 1
 
 
-def _together(one: Shot, other: Shot) -> bool:
+def _together(one: SweepRequest, other: SweepRequest) -> bool:
     return (one.model, one.drift, *shape(one)) == (other.model, other.drift, *shape(other))
 
 
-def _shot(cell: Cell, model: Model, drift: float) -> Shot:
-    return Shot(model, drift, cell.prompt.text, cell.seed, cell.guidance_scale, cell.num_inference_steps)
+def _request(cell: Cell, model: SweepModel, drift: float) -> SweepRequest:
+    return SweepRequest(
+        model, drift, cell.prompt.text, cell.seed, cell.guidance_scale, cell.num_inference_steps
+    )

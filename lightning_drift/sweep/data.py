@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.dreams.dreamer import DREAM_PROMPT
-from lightning_drift.sweep.cells import Grid, Product, Shot
-from lightning_drift.sweep.models import Model, find_models
+from lightning_drift.sweep.cells import Grid, Product, SweepRequest
+from lightning_drift.sweep.models import SweepModel, find_models
 
 MAIN = "sweep"
 _OPTIONS = ("prompts", "slots", "sample_prompts", "seeds", "guidance_scale", "num_inference_steps", "drift")
@@ -69,7 +69,7 @@ class Sweep(LightningDataModule):
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("sheets", sheets, 0)):
             if value < least:
-                raise UserError(f"data.{name}: {value} is too few; give {least} or more")
+                raise UserError(f"{value} is too few; give {least} or more", f"data.{name}")
         self.checkpoints = [checkpoints] if isinstance(checkpoints, str) else list(dict.fromkeys(checkpoints))
         self.base = base
         self.measure = measure
@@ -90,23 +90,21 @@ class Sweep(LightningDataModule):
         self.products = [Product.read(MAIN, options, self.checkpoints, "data")]
         for name, changed in (also or {}).items():
             self.products.append(self._further(name, changed, options))
-        self._models: dict[str, Model] | None = None
+        self._models: dict[str, SweepModel] | None = None
         self._grid: Grid | None = None
 
     def _further(self, name: str, changed: Mapping[str, Any], options: Mapping[str, Any]) -> Product:
         option = f"data.also.{name}"
         if unknown := [key for key in changed if key not in _OPTIONS]:
-            raise UserError(
-                f"{option}: {unknown[0]} is not one of its options; they are {', '.join(_OPTIONS)}"
-            )
+            raise UserError(f"{unknown[0]} is not one of its options; they are {', '.join(_OPTIONS)}", option)
         if name == MAIN:
-            raise UserError(f"data.also: the name {MAIN} is taken; choose another")
+            raise UserError(f"the name {MAIN} is taken; choose another", "data.also")
         if "prompts" in changed and "slots" not in changed:
             options = {**options, "slots": None, "sample_prompts": None}
         return Product.read(name, {**options, **changed}, self.checkpoints, option)
 
     @property
-    def models(self) -> dict[str, Model]:
+    def models(self) -> dict[str, SweepModel]:
         """The models by name; found when first asked for."""
         if self._models is None:
             self._models = find_models(self.checkpoints, self.base)
@@ -119,11 +117,11 @@ class Sweep(LightningDataModule):
             self._grid = Grid.of(self.products, self.models, self.measure)
         return self._grid
 
-    def predict_dataloader(self) -> DataLoader[list[Shot]]:
+    def predict_dataloader(self) -> DataLoader[list[SweepRequest]]:
         """Whole batches, so that devices share out batches and not the pictures within."""
-        batches: Sequence[list[Shot]] = self.grid.batches(self.batch_size)
+        batches: Sequence[list[SweepRequest]] = self.grid.batches(self.batch_size)
         return DataLoader(batches, batch_size=1, collate_fn=_first)  # type: ignore[arg-type]
 
 
-def _first(batches: list[list[Shot]]) -> list[Shot]:
+def _first(batches: list[list[SweepRequest]]) -> list[SweepRequest]:
     return list(batches[0])

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.sweep.cells import Cell
-from lightning_drift.sweep.measure import MEASURES
+from lightning_drift.sweep.measure import PICTURE_MEASURES
 
 FILES = ("file", "base_file")
 PARAMETERS = (
@@ -75,7 +75,7 @@ class Index:
     @property
     def measures(self) -> list[str]:
         """Measures that at least one row has, in order."""
-        return [name for name in MEASURES if any(name in row for row in self.rows)]
+        return [name for name in PICTURE_MEASURES if any(name in row for row in self.rows)]
 
     def values(self, column: str) -> list[Any]:
         """The different values of a column, in the order of the rows."""
@@ -108,7 +108,7 @@ class Index:
 
 def slot_column(slot: str) -> str:
     """The column of a slot: its own name, unless another column has that."""
-    return f"{slot}_slot" if slot in (*FILES, *PARAMETERS, *MEASURES) else slot
+    return f"{slot}_slot" if slot in (*FILES, *PARAMETERS, *PICTURE_MEASURES) else slot
 
 
 def number(value: Any) -> str:

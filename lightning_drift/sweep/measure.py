@@ -13,7 +13,7 @@ from lightning_drift.drift.measures.copying import correlations
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.sweep.cells import AXES, Cell
 
-MEASURES = {
+PICTURE_MEASURES = {
     "drift_from_base": "1 - cosine of the CLIP embeddings of the picture and the base's of the same cell",
     "pull": "how far it went from the base's picture towards the photos; 1 is as near as they are together",
     "adherence": "cosine with its own prompt less the mean with the sweep's other prompts",
@@ -55,7 +55,7 @@ def measure(cells: Sequence[Cell], seen: Seen) -> list[dict[str, float]]:
         seen: Their pictures.
 
     Returns:
-        For each cell its measures by name, in the order of `MEASURES`.
+        For each cell its measures by name, in the order of `PICTURE_MEASURES`.
     """
     now = seen.features[seen.now]
     base = seen.features[seen.base] if len(seen.base) else None
@@ -71,7 +71,7 @@ def measure(cells: Sequence[Cell], seen: Seen) -> list[dict[str, float]]:
         own = [index for index, cell in enumerate(cells) if cell.checkpoint == name]
         for index, values in zip(own, _rows(_by_photos(own, now, base, photos)), strict=True):
             rows[index] |= dict(zip(("likeness", "pull"), values, strict=False))
-    return [{name: round(row[name], 5) for name in MEASURES if name in row} for row in rows]
+    return [{name: round(row[name], 5) for name in PICTURE_MEASURES if name in row} for row in rows]
 
 
 def _rows(columns: Mapping[str, Tensor]) -> list[list[float]]:

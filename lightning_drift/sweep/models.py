@@ -6,13 +6,13 @@ from pathlib import Path
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.stable_diffusion.interpolation import base_of
-from lightning_drift.stable_diffusion.loading import find_parts
-from lightning_drift.stable_diffusion.opened_pipeline import PipelineParts
+from lightning_drift.stable_diffusion.loading import open_pipeline
+from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 from lightning_drift.stable_diffusion.sampling import check_cells
 from lightning_drift.weights.files import files_hash
 
 
-class Model:
+class SweepModel:
     """A model that pictures are made with. Two of the same weights are one.
 
     Args:
@@ -23,7 +23,7 @@ class Model:
     """
 
     def __init__(
-        self, name: str, parts: PipelineParts, base: "Model | None" = None, base_name: str | None = None
+        self, name: str, parts: OpenedPipeline, base: "SweepModel | None" = None, base_name: str | None = None
     ) -> None:
         self.name = name
         self.parts = parts
@@ -56,7 +56,7 @@ class Model:
         return height or side, width or side
 
 
-def find_models(checkpoints: Sequence[str], base: str | None) -> dict[str, Model]:
+def find_models(checkpoints: Sequence[str], base: str | None) -> dict[str, SweepModel]:
     """Find the models of a sweep and their bases.
 
     A model that does not say what it was fine-tuned from is a base itself, unless ``base`` is given.
@@ -72,16 +72,16 @@ def find_models(checkpoints: Sequence[str], base: str | None) -> dict[str, Model
         UserError: One cannot be found, or its base cannot.
     """
     if not checkpoints:
-        raise UserError("data.checkpoints: the list of checkpoints is empty; give a model, such as pocket")
-    bases: dict[str, Model] = {}
-    found: dict[str, Model] = {}
+        raise UserError("the list of checkpoints is empty; give a model, such as pocket", "data.checkpoints")
+    bases: dict[str, SweepModel] = {}
+    found: dict[str, SweepModel] = {}
     for name in checkpoints:
-        parts = find_parts(name, base=base)
+        parts = open_pipeline(name, base=base)
         if parts.base is None and not base and not (parts.recipe or {}).get("base"):
-            model = Model(name, parts)
+            model = SweepModel(name, parts)
             found[name] = bases.setdefault(model.hash, model)
             continue
         origin = base_of(parts, base)
-        own = Model(base or origin.source, origin)
-        found[name] = Model(name, parts, bases.setdefault(own.hash, own), base)
+        own = SweepModel(base or origin.source, origin)
+        found[name] = SweepModel(name, parts, bases.setdefault(own.hash, own), base)
     return found

@@ -14,8 +14,8 @@ from PIL import Image
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.pages.thumbnails import PIXEL_ART
 from lightning_drift.sweep.index import FILES, Index
-from lightning_drift.sweep.measure import MEASURES
-from lightning_drift.sweep.summary import Table, tables
+from lightning_drift.sweep.measure import PICTURE_MEASURES
+from lightning_drift.sweep.summary import MeansTable, tables
 
 
 def write_page(
@@ -38,7 +38,7 @@ def write_page(
     data = {
         "parameters": [{"name": name, **_coded(index, name)} for name in index.parameters],
         "measures": [
-            {"name": name, "about": MEASURES[name], "values": [row.get(name) for row in index.rows]}
+            {"name": name, "about": PICTURE_MEASURES[name], "values": [row.get(name) for row in index.rows]}
             for name in index.measures
         ],
         "varied": index.varied,
@@ -99,7 +99,7 @@ def _lead(index: Index) -> str:
     return f"{count}: {', '.join(counts)}." if counts else f"{count}."
 
 
-def _html(table: Table) -> str:
+def _html(table: MeansTable) -> str:
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.head)
     lines = "".join(
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(text)}</td>" for text in rest)}</tr>'

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lightning_drift.common.errors import notice
-from lightning_drift.sweep.cells import Shot
+from lightning_drift.sweep.cells import SweepRequest
 from lightning_drift.sweep.data import Sweep
 from lightning_drift.sweep.index import slot_column
 from lightning_drift.sweep.sheets import check_axes
@@ -36,8 +36,10 @@ def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, 
     parameters = ["prompt", "seed", "guidance_scale", "num_inference_steps", "checkpoint", "drift", *slots]
     check_axes(data.sheet_axes, parameters)
     pictures = grid.pictures()
-    missing = [shot for shot in pictures if not (folder / f"{module.describe(shot)[0]}.png").exists()]
-    added = len(pictures) - len(set(grid.shots))
+    missing = [
+        request for request in pictures if not (folder / f"{module.describe(request)[0]}.png").exists()
+    ]
+    added = len(pictures) - len(set(grid.requests))
     lines = [
         *(f"{each.name}: {each.shape}" for each in data.products),
         f"cells    {len(grid.cells):,}",
@@ -54,35 +56,37 @@ def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, 
     return "\n".join(lines)
 
 
-def _seconds(data: Sweep, module: SweepDreamer, missing: list[Shot], device: torch.device) -> float:
+def _seconds(data: Sweep, module: SweepDreamer, missing: list[SweepRequest], device: torch.device) -> float:
     """An estimate from a few steps of the first picture; others count by their size and guidance."""
     first = missing[0]
     loading, batch, step = module.trial(first, data.batch_size, device)
     total, seen = 0.0, set()
     weight = _weight(module, first)
-    for shots in _batches(data, missing):
-        shot = shots[0]
-        relative = _weight(module, shot) / weight
-        total += batch + step * relative * shot.num_inference_steps
-        if (key := (shot.model.hash, shot.drift)) not in seen:
+    for requests in _batches(data, missing):
+        request = requests[0]
+        relative = _weight(module, request) / weight
+        total += batch + step * relative * request.num_inference_steps
+        if (key := (request.model.hash, request.drift)) not in seen:
             seen.add(key)
             total += loading
     return total
 
 
-def _batches(data: Sweep, missing: list[Shot]) -> list[list[Shot]]:
+def _batches(data: Sweep, missing: list[SweepRequest]) -> list[list[SweepRequest]]:
     there = set(missing)
-    return [batch for batch in data.grid.batches(data.batch_size) if any(shot in there for shot in batch)]
+    return [
+        batch for batch in data.grid.batches(data.batch_size) if any(request in there for request in batch)
+    ]
 
 
-def _weight(module: SweepDreamer, shot: Shot) -> float:
-    height, width = shot.model.size(module.height, module.width)
-    return height * width * (2 if shot.guidance_scale > 1 else 1)
+def _weight(module: SweepDreamer, request: SweepRequest) -> float:
+    height, width = request.model.size(module.height, module.width)
+    return height * width * (2 if request.guidance_scale > 1 else 1)
 
 
-def _bytes(module: SweepDreamer, shots: list[Shot]) -> int:
+def _bytes(module: SweepDreamer, requests: list[SweepRequest]) -> int:
     """The most that pictures take: PNG is hardly ever larger than the pixels."""
-    sizes = (shot.model.size(module.height, module.width) for shot in shots)
+    sizes = (request.model.size(module.height, module.width) for request in requests)
     return sum(3 * height * width + _TEXT for height, width in sizes)
 
 

@@ -19,10 +19,10 @@ from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.photos.folder import find_folder, find_pictures
-from lightning_drift.sweep.cells import Cell, Grid, Shot
+from lightning_drift.sweep.cells import Cell, Grid, SweepRequest
 from lightning_drift.sweep.index import Index
 from lightning_drift.sweep.measure import Seen, measure
-from lightning_drift.sweep.models import Model
+from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.page import write_page
 from lightning_drift.sweep.sheets import sheets
 from lightning_drift.sweep.summary import summary
@@ -33,7 +33,7 @@ THUMBNAIL = 256
 _CHUNK = 64
 
 
-class Finish(Callback):
+class SweepReport(Callback):
     """Measures a sweep's pictures and writes what shows them, in the first process, once all are there."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Finish(Callback):
         module: Any = pl_module
         module.release()
         writer = next(c for c in trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
-        names = {shot: f"{module.describe(shot)[0]}.png" for shot in data.grid.pictures()}
+        names = {request: f"{module.describe(request)[0]}.png" for request in data.grid.pictures()}
         try:
             self._write(data, names, writer.output_dir, module)
         except OSError as error:
@@ -71,12 +71,12 @@ class Finish(Callback):
                 "same command goes on"
             ) from error
 
-    def _write(self, data: Any, names: Mapping[Shot, str], folder: Path, module: Any) -> None:
+    def _write(self, data: Any, names: Mapping[SweepRequest, str], folder: Path, module: Any) -> None:
         grid: Grid = data.grid
         measures: list[dict[str, float]] = [{} for _ in grid.cells]
         if data.measure:
             measures = self._measure(grid, names, folder, module.device)
-        files, bases = ([names[shot] for shot in shots] for shots in (grid.shots, grid.bases))
+        files, bases = ([names[request] for request in requests] for requests in (grid.requests, grid.bases))
         index = Index.of(grid.cells, files, bases, measures)
         index.save(folder / INDEX)
         title = folder.resolve().name
@@ -94,21 +94,21 @@ class Finish(Callback):
         print(f"Rank them:    {folder / PAGE}")
 
     def _measure(
-        self, grid: Grid, names: Mapping[Shot, str], folder: Path, device: torch.device
+        self, grid: Grid, names: Mapping[SweepRequest, str], folder: Path, device: torch.device
     ) -> list[dict[str, float]]:
-        shots = list(names)
-        place = {shot: index for index, shot in enumerate(shots)}
+        requests = list(names)
+        place = {request: index for index, request in enumerate(requests)}
         eye = self._eye.to(device) if self._eye else None
         parts = []
-        for start in tqdm(range(0, len(shots), _CHUNK), desc="measuring", leave=False):
+        for start in tqdm(range(0, len(requests), _CHUNK), desc="measuring", leave=False):
             images = []
-            for shot in shots[start : start + _CHUNK]:
-                with Image.open(folder / names[shot]) as image:
+            for request in requests[start : start + _CHUNK]:
+                with Image.open(folder / names[request]) as image:
                     images.append(image.convert("RGB"))
             parts.append(Features.of(images, eye).tensors())
         features = Features.from_tensors({name: torch.cat([p[name] for p in parts]) for name in parts[0]})
         texts = _texts(grid.cells, eye) if eye else None
-        now, base = ([place[shot] for shot in some] for some in (grid.shots, grid.bases))
+        now, base = ([place[request] for request in some] for some in (grid.requests, grid.bases))
         return measure(grid.cells, Seen(features, now, base, texts, self._photos))
 
 
@@ -117,7 +117,7 @@ def _texts(cells: list[Cell], eye: FrozenClip) -> dict[str, Tensor]:
     return dict(zip(prompts, eye.embed_texts(prompts), strict=True))
 
 
-def _eye(clip: str | None, models: Mapping[str, Model]) -> FrozenClip | None:
+def _eye(clip: str | None, models: Mapping[str, SweepModel]) -> FrozenClip | None:
     """The CLIP; without one the measures that need none are taken, and it is said."""
     if clip == "auto":
         pocket = all((model.base or model).parts.source == "pocket" for model in models.values())
@@ -125,17 +125,21 @@ def _eye(clip: str | None, models: Mapping[str, Model]) -> FrozenClip | None:
     try:
         return FrozenClip.load(clip) if clip else None
     except UserError as error:
-        notice(f"data.{error} Until then only what needs no CLIP is measured")
+        notice(f"data.{error}. Until then only what needs no CLIP is measured")
         return None
 
 
-def _photos(given: str | None, models: Mapping[str, Model], eye: FrozenClip | None) -> dict[str, Features]:
+def _photos(
+    given: str | None, models: Mapping[str, SweepModel], eye: FrozenClip | None
+) -> dict[str, Features]:
     """Features of the photos by checkpoint."""
     if given is not None:
         try:
             images = [decode(path).image for path in find_pictures(find_folder(given))]
         except (UserError, UndecodableError) as error:
-            raise UserError(str(error).replace("data.instance_dir", "data.photos")) from error
+            raise UserError(
+                error.message if isinstance(error, UserError) else str(error), "data.photos"
+            ) from error
         found = {}
         for name, model in models.items():
             if model.base is not None:
@@ -147,7 +151,7 @@ def _photos(given: str | None, models: Mapping[str, Model], eye: FrozenClip | No
     return {name: photos for name, photos in kept.items() if photos is not None}
 
 
-def _kept_photos(model: Model, eye: FrozenClip | None) -> Features | None:
+def _kept_photos(model: SweepModel, eye: FrozenClip | None) -> Features | None:
     """What ClipDrift kept of the photos in a checkpoint; without embeddings if another CLIP saw them."""
     if model.base is None or not model.parts.source.endswith(".ckpt"):
         return None

@@ -25,9 +25,9 @@ def check_axes(axes: tuple[str | None, str | None], parameters: list[str]) -> No
     """
     for option, name in zip(("sheet_columns", "sheet_rows"), axes, strict=True):
         if name is not None and name not in parameters:
-            raise UserError(f"data.{option}: {name} is no parameter; give one of {', '.join(parameters)}")
+            raise UserError(f"{name} is no parameter; give one of {', '.join(parameters)}", f"data.{option}")
     if axes[0] is not None and axes[0] == axes[1]:
-        raise UserError("data.sheet_rows: the same as data.sheet_columns; give two different parameters")
+        raise UserError("the same as data.sheet_columns; give two different parameters", "data.sheet_rows")
 
 
 def choose_axes(part: Index, axes: tuple[str | None, str | None]) -> tuple[str, str] | None:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_drift.sweep.index import Index, number
-from lightning_drift.sweep.measure import MEASURES
+from lightning_drift.sweep.measure import PICTURE_MEASURES
 
 MOST_VALUES = 100
 _SHOWN = ("drift_from_base", "pull", "adherence", "clip_t", "diversity", "tilt", "delta_e", "chroma")
 
 
 @dataclass(frozen=True)
-class Table:
+class MeansTable:
     """A table of means.
 
     Attributes:
@@ -32,12 +32,12 @@ class Table:
         return f"### {self.title}\n\n{body}"
 
 
-def tables(index: Index) -> list[Table]:
+def tables(index: Index) -> list[MeansTable]:
     """For each product of a sweep: a table a varied parameter, and one over guidance and steps.
 
     Seeds are averaged over and get no table, nor do parameters with more than 100 values.
     """
-    found: list[Table] = []
+    found: list[MeansTable] = []
     products = index.values("product")
     for product in products:
         part = index.only(product=product)
@@ -53,7 +53,7 @@ def tables(index: Index) -> list[Table]:
     return found
 
 
-def _means(part: Index, parameter: str, where: str) -> Table:
+def _means(part: Index, parameter: str, where: str) -> MeansTable:
     measures = [name for name in _SHOWN if name in part.measures]
     lines = []
     for value in _ordered(part.values(parameter)):
@@ -61,12 +61,12 @@ def _means(part: Index, parameter: str, where: str) -> Table:
         means = [_mean([row[name] for row in rows if name in row]) for name in measures]
         lines.append([_said(value), str(len(rows)), *means])
     title = f"By {parameter.replace('_', ' ')}{where}"
-    return Table(
+    return MeansTable(
         title, [parameter.replace("_", " "), "pictures", *(n.replace("_", " ") for n in measures)], lines
     )
 
 
-def _grid(part: Index, measure: str, where: str) -> Table:
+def _grid(part: Index, measure: str, where: str) -> MeansTable:
     columns = _ordered(part.values("num_inference_steps"))
     lines = []
     for scale in _ordered(part.values("guidance_scale")):
@@ -75,7 +75,7 @@ def _grid(part: Index, measure: str, where: str) -> Table:
             [number(scale), *(_mean([row[measure] for row in some if measure in row]) for some in rows)]
         )
     title = f"{measure.replace('_', ' ').capitalize()} by guidance scale and steps{where}"
-    return Table(title, ["guidance \\ steps", *map(str, columns)], lines)
+    return MeansTable(title, ["guidance \\ steps", *map(str, columns)], lines)
 
 
 def _ordered(values: Sequence[object]) -> list[object]:
@@ -99,6 +99,6 @@ def _mean(values: Sequence[float]) -> str:
 
 def summary(index: Index, title: str) -> str:
     """All tables and what their columns are, as Markdown."""
-    legend = "\n".join(f"- {name.replace('_', ' ')}: {MEASURES[name]}" for name in index.measures)
+    legend = "\n".join(f"- {name.replace('_', ' ')}: {PICTURE_MEASURES[name]}" for name in index.measures)
     parts = [f"# {title}", f"{len(index.rows)} pictures; means over those of a line.", legend]
     return "\n\n".join(filter(None, [*parts, *(table.markdown for table in tables(index))])) + "\n"

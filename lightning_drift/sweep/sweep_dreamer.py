@@ -11,14 +11,14 @@ from torch import Tensor
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.dreams.dreamer import DTYPES, dream_text
-from lightning_drift.dreams.image_writer import Picture, parameters_digest
-from lightning_drift.stable_diffusion.interpolation import dialled, turn
-from lightning_drift.stable_diffusion.loading import StableDiffusion, read_parts
-from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, PipelineParts
+from lightning_drift.images.png import Picture, parameters_digest
+from lightning_drift.stable_diffusion.interpolation import interpolated, load_weights_
+from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.stable_diffusion.sampling import dream, encode_prompts
-from lightning_drift.sweep.cells import Shot
-from lightning_drift.sweep.models import Model
-from lightning_drift.sweep.report import Finish
+from lightning_drift.sweep.cells import SweepRequest
+from lightning_drift.sweep.models import SweepModel
+from lightning_drift.sweep.report import SweepReport
 
 IMAGES = "images"
 """The folder of a sweep's pictures, within the output folder."""
@@ -55,13 +55,13 @@ class SweepDreamer(LightningModule):
         self.generator_device = generator_device
         self.dtype_name = dtype
         self._loaded: StableDiffusion | None = None
-        self._model: Model | None = None
+        self._model: SweepModel | None = None
         self._drift = 1.0
         self._states: dict[str, Tensor] = {}  # of the last batch's prompts
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """What is done with the pictures when all are made."""
-        return [Finish()]
+        return [SweepReport()]
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot be rendered.
@@ -70,85 +70,88 @@ class SweepDreamer(LightningModule):
             UserError: Noise is to be drawn on a CUDA device that is not there, or the data is not a sweep.
         """
         if self.generator_device == "cuda" and not torch.cuda.is_available():
-            raise UserError("model.generator_device: there is no CUDA device here; use cpu")
+            raise UserError("there is no CUDA device here; use cpu", "model.generator_device")
         if not hasattr(self.trainer.datamodule, "grid"):  # type: ignore[attr-defined]
             raise UserError("model: SweepDreamer renders sweeps; give it data of lightning_drift.sweep.Sweep")
 
-    def describe(self, shot: Shot) -> tuple[str, dict[str, str]]:
-        """File name and PNG text of a picture; both follow from the shot alone."""
-        height, width = shot.model.size(self.height, self.width)
-        base = shot.model.base
+    def describe(self, request: SweepRequest) -> tuple[str, dict[str, str]]:
+        """File name and PNG text of a picture; both follow from the request alone."""
+        height, width = request.model.size(self.height, self.width)
+        base = request.model.base
         text = dream_text(
-            shot.prompt,
+            request.prompt,
             self.negative_prompt,
-            steps=shot.num_inference_steps,
-            guidance_scale=shot.guidance_scale,
-            seed=shot.seed,
+            steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            seed=request.seed,
             size=(width, height),
-            model=(shot.model.hash, shot.model.stem),
+            model=(request.model.hash, request.model.stem),
             drawn_on=self.generator_device,
-            dialled=None if shot.drift == 1 or base is None else (shot.drift, base.hash),
+            dialled=None if request.drift == 1 or base is None else (request.drift, base.hash),
         )
-        name = f"{slug(shot.prompt)}_seed{shot.seed:04d}_{parameters_digest(text)}"
+        name = f"{slug(request.prompt)}_seed{request.seed:04d}_{parameters_digest(text)}"
         return f"{IMAGES}/{name}", {"parameters": text}
 
-    def predict_step(self, batch: list[Shot], *_: Any) -> list[Picture]:
+    def predict_step(self, batch: list[SweepRequest], *_: Any) -> list[Picture]:
         """Render a batch, all of one model, step count and guidance or none."""
         if not batch:
             return []
         size = max(len(batch), self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
         images = self.render(batch, size, self.device)
-        return [Picture(shot, *self._named(shot, image)) for shot, image in zip(batch, images, strict=True)]
+        return [
+            Picture(request, *self._named(request, image))
+            for request, image in zip(batch, images, strict=True)
+        ]
 
-    def _named(self, shot: Shot, image: Any) -> tuple[str, Any, dict[str, str]]:
-        name, text = self.describe(shot)
+    def _named(self, request: SweepRequest, image: Any) -> tuple[str, Any, dict[str, str]]:
+        name, text = self.describe(request)
         return name, image, text
 
-    def render(self, shots: Sequence[Shot], size: int, device: torch.device) -> list[Any]:
-        """The pictures of shots that can be sampled together, in a batch of a size, on a device."""
-        self._use(shots[0].model, shots[0].drift, device)
+    def render(self, requests: Sequence[SweepRequest], size: int, device: torch.device) -> list[Any]:
+        """The pictures of requests that can be sampled together, in a batch of a size, on a device."""
+        self._use(requests[0].model, requests[0].drift, device)
         assert self._loaded is not None
-        filled = [*shots, *[shots[-1]] * (size - len(shots))]
-        height, width = shots[0].model.size(self.height, self.width)
+        filled = [*requests, *[requests[-1]] * (size - len(requests))]
+        height, width = requests[0].model.size(self.height, self.width)
         return dream(
             self._loaded,
-            [shot.prompt for shot in filled],
-            [shot.seed for shot in filled],
+            [request.prompt for request in filled],
+            [request.seed for request in filled],
             negative_prompt=self.negative_prompt,
-            guidance_scale=[shot.guidance_scale for shot in filled],
-            num_inference_steps=shots[0].num_inference_steps,
+            guidance_scale=[request.guidance_scale for request in filled],
+            num_inference_steps=requests[0].num_inference_steps,
             height=height,
             width=width,
             generator_device=device if self.generator_device == "cuda" else "cpu",
             encode=self._encode,
-        )[: len(shots)]
+        )[: len(requests)]
 
-    def trial(self, shot: Shot, size: int, device: torch.device) -> tuple[float, float, float]:
+    def trial(self, request: SweepRequest, size: int, device: torch.device) -> tuple[float, float, float]:
         """Seconds that loading a model, one batch without its steps, and a step of a batch take, measured."""
         started = perf_counter()
-        self._use(shot.model, shot.drift, device)
+        self._use(request.model, request.drift, device)
         loading = perf_counter() - started
-        self.render([_with_steps(shot, 1)], size, device)  # warms up
+        self.render([_with_steps(request, 1)], size, device)  # warms up
         taken = []
         for steps in (1, 3):
             started = perf_counter()
-            self.render([_with_steps(shot, steps)], size, device)
+            self.render([_with_steps(request, steps)], size, device)
             taken.append(perf_counter() - started)
         step = max(0.0, taken[1] - taken[0]) / 2
         return loading, max(0.0, taken[0] - step), step
 
     # -- models -----------------------------------------------------------------------------------------
 
-    def _use(self, model: Model, drift: float, device: torch.device) -> None:
+    def _use(self, model: SweepModel, drift: float, device: torch.device) -> None:
         """Load a model at a drift; between drifts of one model only its weights are turned, in place."""
         if self._model is model and self._drift == drift:
             return
         parts = _at(model, drift)
         if self._model is model and self._loaded is not None:
-            turn({part: getattr(self._loaded, part) for part in TRAINED}, parts.weights)
+            load_weights_({part: getattr(self._loaded, part) for part in TRAINED}, parts.weights)
         else:
             self._loaded = self._model = None  # so that two are not in memory together
-            self._loaded = read_parts(parts)
+            self._loaded = load_opened(parts)
             auto = torch.float16 if device.type == "cuda" else torch.float32
             for module in (self._loaded.unet, self._loaded.text_encoder):
                 torch.nn.Module.to(module, device, DTYPES.get(self.dtype_name, auto))
@@ -167,11 +170,13 @@ class SweepDreamer(LightningModule):
         return torch.cat(list(self._states.values()))
 
 
-def _at(model: Model, drift: float) -> PipelineParts:
+def _at(model: SweepModel, drift: float) -> OpenedPipeline:
     if drift == 1 or model.base is None:
         return model.parts
-    return dialled(model.parts, model.base.parts, drift)
+    return interpolated(model.parts, model.base.parts, drift)
 
 
-def _with_steps(shot: Shot, steps: int) -> Shot:
-    return Shot(shot.model, shot.drift, shot.prompt, shot.seed, shot.guidance_scale, steps)
+def _with_steps(request: SweepRequest, steps: int) -> SweepRequest:
+    return SweepRequest(
+        request.model, request.drift, request.prompt, request.seed, request.guidance_scale, steps
+    )

@@ -59,16 +59,17 @@ def _read_yaml(path: Path, option: str) -> Any:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{option}: cannot read the prompt file {path}: {error.strerror}") from error
+        raise UserError(f"cannot read the prompt file {path}: {error.strerror}", option) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{option}: {path} is not a YAML file: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}", option) from error
     groups = found if isinstance(found, dict) else {"": found}
     for group, prompts in groups.items():
         if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
             where = f"{path}, {group}" if group else str(path)
             raise UserError(
-                f"{option}: {where} is not a list of prompts; write one a line after a dash, in quotes where "
-                "it is a number"
+                f"{where} is not a list of prompts; write one a line after a dash, in quotes where "
+                "it is a number",
+                option,
             )
     return found
 
@@ -108,7 +109,7 @@ def expand(
                 found.setdefault(prompt.text, prompt)
     if unused := [slot for slot in values if slot not in used]:
         raise UserError(
-            f"{option}.slots: no prompt has the slot {{{unused[0]}}}; add it to one, or leave it out"
+            f"no prompt has the slot {{{unused[0]}}}; add it to one, or leave it out", f"{option}.slots"
         )
     return list(found.values())
 
@@ -118,19 +119,20 @@ def _check(template: str, names: Sequence[str], values: Mapping[str, list[str]],
         if name not in values:
             there = ", ".join(f"{{{slot}}}" for slot in values) or "none"
             raise UserError(
-                f"{option}.prompts: {template!r} has the slot {{{name}}}, and {option}.slots gives {there}; "
-                "add it there, or write {{ and }} for braces"
+                f"{template!r} has the slot {{{name}}}, and {option}.slots gives {there}; "
+                "add it there, or write {{ and }} for braces",
+                f"{option}.prompts",
             )
         if len(values[name]) < count:
             raise UserError(
-                f"{option}.slots.{name}: {template!r} needs {count} different values, there is "
-                f"{len(values[name])}"
+                f"{template!r} needs {count} different values, there is {len(values[name])}",
+                f"{option}.slots.{name}",
             )
     total = prod(comb(len(values[name]), count) for name, count in Counter(names).items())
     if total > MOST_PROMPTS:
         raise UserError(
-            f"{option}.prompts: {template!r} gives {total:,} prompts, more than {MOST_PROMPTS:,}; shorten "
-            "its slots' lists"
+            f"{template!r} gives {total:,} prompts, more than {MOST_PROMPTS:,}; shorten its slots' lists",
+            f"{option}.prompts",
         )
 
 

@@ -15,12 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.weights.int8_rows import EIGHT_BIT, ROW_SCALE
 
 _NAMES_SHOWN = 6
-
-EIGHT_BIT = {"eight_bit": "int8 rows"}
-"""The metadata of a safetensors file whose weights are int8, each row with a scale (`eight_bit_files`)."""
-ROW_SCALE = ".row_scale"
 
 
 @dataclass(frozen=True)
@@ -111,14 +108,14 @@ def load_torch_file(path: Path) -> dict[str, Any]:
         what = f" ({found.group(1)})" if found else ""
         raise UserError(
             f"{path} is damaged or holds Python objects besides weights{what}; it is not opened, because "
-            "such a file can run code. Use a .safetensors version of the model."
+            "such a file can run code. Use a .safetensors version of the model"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
-            f"{path} is not a readable torch file: it may be cut short or damaged; fetch it again."
+            f"{path} is not a readable torch file: it may be cut short or damaged; fetch it again"
         ) from error
     if not isinstance(loaded, dict):
-        raise UserError(f"{path} holds a {type(loaded).__name__}, not named weights.")
+        raise UserError(f"{path} holds a {type(loaded).__name__}, not named weights")
     return loaded
 
 
@@ -126,11 +123,9 @@ def _refuse_pointer(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(40)
     if not head:
-        raise UserError(f"{path} is empty (zero bytes); fetch it again.")
+        raise UserError(f"{path} is empty (zero bytes); fetch it again")
     if head.startswith(b"version https://git-lfs"):
-        raise UserError(
-            f"{path} is a git-lfs pointer, not the weights; run `git lfs pull` in its repository."
-        )
+        raise UserError(f"{path} is a git-lfs pointer, not the weights; run `git lfs pull` in its repository")
 
 
 def _open_safetensors(path: Path) -> Weights:
@@ -140,7 +135,7 @@ def _open_safetensors(path: Path) -> Weights:
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is not a readable safetensors file: it may be cut short or damaged; "
-            f"fetch it again ({error})."
+            f"fetch it again ({error})"
         ) from error
     weights = Weights(str(path), shapes, file.get_tensor, (path,), file.metadata() or {})
     return _widened(weights) if EIGHT_BIT.items() <= weights.metadata.items() else weights
@@ -164,11 +159,11 @@ def _open_shards(index: Path) -> Weights:
     try:
         placed: dict[str, str] = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError) as error:
-        raise UserError(f"{index} is not an index of weight files.") from error
+        raise UserError(f"{index} is not an index of weight files") from error
     shards = {name: open_weights(index.parent / name) for name in sorted(set(placed.values()))}
     absent = [key for key, name in placed.items() if key not in shards[name].shapes]
     if absent:
-        raise UserError(f"{index} names weights that its files lack: {listed(absent)}.")
+        raise UserError(f"{index} names weights that its files lack: {listed(absent)}")
     return Weights(
         origin=str(index),
         shapes={key: shards[name].shapes[key] for key, name in placed.items()},
@@ -199,7 +194,7 @@ def fill(model: nn.Module, weights: Weights, part: str) -> None:
     ]:
         faults.append(f"of another shape {listed(misshapen)}")
     if faults:
-        raise UserError(f"the {part} weights of {weights.origin} do not fit the model: {'; '.join(faults)}.")
+        raise UserError(f"the {part} weights of {weights.origin} do not fit the model: {'; '.join(faults)}")
 
     state = {}
     for name, shape in expected.items():
@@ -207,11 +202,11 @@ def fill(model: nn.Module, weights: Weights, part: str) -> None:
             tensor = weights.read(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise UserError(
-                f"{weights.origin}: {name} cannot be read ({error}); fetch the file again."
+                f"{weights.origin}: {name} cannot be read ({error}); fetch the file again"
             ) from error
         if not tensor.is_floating_point():
             raise UserError(
-                f"the {part} weights of {weights.origin} hold {name} as {tensor.dtype}, not floating point."
+                f"the {part} weights of {weights.origin} hold {name} as {tensor.dtype}, not floating point"
             )
         # A copy, so that nothing depends on the mapped file once loaded.
         state[name] = tensor.reshape(shape).to(torch.float32, copy=True)

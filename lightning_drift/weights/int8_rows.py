@@ -10,7 +10,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_drift.weights.files import EIGHT_BIT, ROW_SCALE
+EIGHT_BIT = {"eight_bit": "int8 rows"}
+"""The metadata of a safetensors file whose weights are int8, each row with a scale."""
+
+
+ROW_SCALE = ".row_scale"
 
 SMALLEST = 2048
 """Weights with fewer numbers stay float16; so do those of layers that touch a latent or a picture."""

@@ -27,7 +27,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.drift.base import DriftBase
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.drift.log import COMPARED, charts
-from lightning_drift.drift.measures.language_probe import FORWARDS, encode_pictures, probe, relative, trials
+from lightning_drift.drift.measures.language_probe import FORWARDS, probe, relative, trials
 from lightning_drift.drift.measures.text_similarity import similarity, structure
 from lightning_drift.drift.metric import MEASURES, WITHOUT_CLIP
 from lightning_drift.drift.probes import find_probes, instance_photos
@@ -36,6 +36,7 @@ from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.photos.instance_images import InstanceImages
+from lightning_drift.stable_diffusion.autoencoder import encode_pictures
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion
 
 LANGUAGE = ["a desert at dusk", "a forest in snow", "a red house by the sea at night"]

@@ -19,7 +19,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.drift.measures.intervals import Interval
-from lightning_drift.drift.metric import MEASURES, WITHOUT_CLIP, DriftMeter
+from lightning_drift.drift.metric import MEASURES, WITHOUT_CLIP, DriftMetric
 from lightning_drift.drift.verdict import DECIDING, Verdict, judge
 from training.pocket.probes import PROBES
 from training.pocket.world.render import render
@@ -86,7 +86,7 @@ def known(name: str) -> tuple[Features, Features, torch.Tensor]:
 
 def measure(pictures: Pictures, name: str = "coffee") -> dict[str, Interval]:
     base, subject, texts = known(name)
-    meter = DriftMeter(KEYS, ROLES, base, subject, texts)
+    meter = DriftMetric(KEYS, ROLES, base, subject, texts)
     meter.update(range(len(KEYS)), Features.of(images(pictures), eye()))
     return meter.compute()
 
@@ -221,7 +221,7 @@ def test_prompts_weigh_the_same_whatever_their_seeds() -> None:
     keys = [key for key in KEYS if key[1] < 2 or key[0] == PROMPTS[0]]  # four dream seeds, two of language
     index = [KEYS.index(key) for key in keys]
     now = Features.of(images(np.broadcast_to(photos("coffee")[0], (4, 64, 64, 3))), eye())
-    meter = DriftMeter(keys, ROLES, base[index], subject, texts)
+    meter = DriftMetric(keys, ROLES, base[index], subject, texts)
     meter.update(range(len(keys)), base[index])
     meter.update([keys.index((PROMPTS[0], seed)) for seed in SEEDS], now)
     assert meter.compute()["copy"].value == pytest.approx(1 / 9)
@@ -235,7 +235,7 @@ def test_order_batches_and_repetitions_do_not_matter() -> None:
     changed = 0.7 * world() + 0.3 * photos("coffee")[None, :4]
     now = Features.of(images(changed), eye())
     expected = measure(changed)
-    meter = DriftMeter(KEYS, ROLES, base, subject, texts)
+    meter = DriftMetric(KEYS, ROLES, base, subject, texts)
     order = torch.randperm(len(KEYS), generator=torch.Generator().manual_seed(0))
     for index in (*order.split(5), order[:3]):
         meter.update(index, now[index])
@@ -251,7 +251,7 @@ def test_the_order_of_keys_and_roles_does_not_matter() -> None:
     changed = 0.7 * world() + 0.3 * photos("coffee")[None, :4]
     order = torch.randperm(len(KEYS), generator=torch.Generator().manual_seed(1)).tolist()
     roles = dict(reversed(ROLES.items()))
-    meter = DriftMeter([KEYS[i] for i in order], roles, base[order], subject, texts.flip(0))
+    meter = DriftMetric([KEYS[i] for i in order], roles, base[order], subject, texts.flip(0))
     meter.update(range(len(KEYS)), Features.of(images(changed), eye())[order])
     expected = measure(changed)
     for name, interval in meter.compute().items():
@@ -264,7 +264,7 @@ def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     parts = {name: Features.load(f"{folder}/{name}.safetensors") for name in ("base", "photos", "now")}
-    meter = DriftMeter(KEYS, ROLES, parts["base"], parts["photos"], torch.load(f"{folder}/texts.pt"))
+    meter = DriftMetric(KEYS, ROLES, parts["base"], parts["photos"], torch.load(f"{folder}/texts.pt"))
     for round_, mine in enumerate((list(range(25)) if rank == 0 else list(range(20, 36)), None)):
         if mine is None:  # everything on the second rank, nothing on the first
             mine = [] if rank == 0 else list(range(36))
@@ -273,7 +273,7 @@ def _rank(rank: int, folder: str) -> None:
         found = {name: vars(interval) for name, interval in meter.compute().items()}
         Path(f"{folder}/rank{rank}-{round_}.json").write_text(json.dumps(found))
     if rank == 1:  # one process has all pictures and does not wait for the other
-        alone = DriftMeter(
+        alone = DriftMetric(
             KEYS, ROLES, parts["base"], parts["photos"], torch.load(f"{folder}/texts.pt"), sync=False
         )
         alone.update(range(36), parts["now"])
@@ -303,7 +303,7 @@ def test_two_ranks_give_the_numbers_of_one(tmp_path: Path) -> None:
 def test_without_clip_what_needs_none_is_the_same() -> None:
     changed = 0.7 * world() + 0.3 * photos("coffee")[None, :4]
     expected = measure(changed)
-    meter = DriftMeter(KEYS, ROLES, Features.of(images(world())), Features.of(images(photos("coffee"))))
+    meter = DriftMetric(KEYS, ROLES, Features.of(images(world())), Features.of(images(photos("coffee"))))
     meter.update(range(len(KEYS)), Features.of(images(changed)))
     found = meter.compute()
     assert set(found) == set(WITHOUT_CLIP)
@@ -316,7 +316,7 @@ def test_a_base_that_follows_no_prompt_is_doubted_and_measured_without_infinitie
     _, subject, texts = known("coffee")
     blank = np.full_like(world(), 90)
     base = Features.of(images(blank), eye())
-    meter = DriftMeter(KEYS, ROLES, base, subject, texts)
+    meter = DriftMetric(KEYS, ROLES, base, subject, texts)
     assert "can hardly tell whether language is lost" in meter.doubts()[0]
     meter.update(range(len(KEYS)), base)
     found = meter.compute()
@@ -329,25 +329,25 @@ def test_a_base_that_follows_no_prompt_is_doubted_and_measured_without_infinitie
 
 def test_doubts_about_few_seeds() -> None:
     base, subject, texts = known("coffee")
-    assert DriftMeter(KEYS, ROLES, base, subject, texts).doubts() == []
+    assert DriftMetric(KEYS, ROLES, base, subject, texts).doubts() == []
     index = [i for i, (_, seed) in enumerate(KEYS) if seed < 2]
-    meter = DriftMeter([KEYS[i] for i in index], ROLES, base[index], subject, texts)
+    meter = DriftMetric([KEYS[i] for i in index], ROLES, base[index], subject, texts)
     assert "only 2 seeds" in meter.doubts()[0]
 
 
 def test_what_cannot_be_measured_is_said() -> None:
     base, subject, texts = known("coffee")
     with pytest.raises(UserError, match="has 1 seed; give two or more"):
-        DriftMeter(KEYS[:-3], ROLES, base[range(len(KEYS) - 3)], subject, texts)
+        DriftMetric(KEYS[:-3], ROLES, base[range(len(KEYS) - 3)], subject, texts)
     with pytest.raises(UserError, match="0 language prompt"):
-        DriftMeter(KEYS, dict.fromkeys(PROMPTS, "dream"), base, subject, texts)
+        DriftMetric(KEYS, dict.fromkeys(PROMPTS, "dream"), base, subject, texts)
     with pytest.raises(UserError, match="no photos"):
-        DriftMeter(KEYS, ROLES, base, subject[[]], texts)
+        DriftMetric(KEYS, ROLES, base, subject[[]], texts)
     with pytest.raises(ValueError, match="all of them have CLIP embeddings, or none"):
-        DriftMeter(KEYS, ROLES, base, subject, None)
+        DriftMetric(KEYS, ROLES, base, subject, None)
     with pytest.raises(ValueError, match="different prompts"):
-        DriftMeter(KEYS, {"other": "language"}, base, subject, texts)
-    meter = DriftMeter(KEYS, ROLES, base, subject, texts)
+        DriftMetric(KEYS, {"other": "language"}, base, subject, texts)
+    meter = DriftMetric(KEYS, ROLES, base, subject, texts)
     with pytest.raises(ValueError, match="different features"):
         meter.update([0], Features.of(images(world()[:1, :1])))
     with pytest.raises(ValueError, match="2 indices for 1 pictures"):

@@ -10,10 +10,10 @@ import torch
 from helpers.pocket_pictures import KEYS, PROMPTS, base, eye, photos, pictures, pocket
 from torch import nn
 
-from lightning_drift.drift.evaluator import DriftGauge
+from lightning_drift.drift.evaluator import DriftEvaluator
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.intervals import Interval
-from lightning_drift.drift.metric import DriftMeter
+from lightning_drift.drift.metric import DriftMetric
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.drift.probes import find_probes, instance_photos
 from lightning_drift.drift.verdict import Thresholds, judge
@@ -42,9 +42,9 @@ def randomly_changed(module: nn.Module, share: float, seed: int = 0) -> nn.Modul
 
 
 @cache
-def gauge() -> DriftGauge:
+def gauge() -> DriftEvaluator:
     probes = find_probes({"a": (PROMPTS, [0, 1])}, None, "a", "")
-    return DriftGauge(probes, "pocket", Thresholds(), with_probe=False)
+    return DriftEvaluator(probes, "pocket", Thresholds(), with_probe=False)
 
 
 def module(name: str, model: StableDiffusion) -> DreamBooth:
@@ -67,7 +67,7 @@ def photo_loss(model: StableDiffusion, name: str) -> Interval:
 
 def measure(model: StableDiffusion, name: str, now: Features | None = None) -> dict[str, Interval]:
     roles: dict[str, Any] = dict.fromkeys(PROMPTS, "language") | {PROMPTS[0]: "dream"}
-    meter = DriftMeter(KEYS, roles, base(), photos(name), eye().embed_texts(PROMPTS))
+    meter = DriftMetric(KEYS, roles, base(), photos(name), eye().embed_texts(PROMPTS))
     meter.update(range(len(KEYS)), now or pictures(model))
     return meter.compute() | {"photo_loss": photo_loss(model, name)}
 

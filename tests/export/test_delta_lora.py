@@ -20,8 +20,8 @@ from lightning_drift.dreams.dreamer import Dreamer
 from lightning_drift.export.command import Exported, export, main
 from lightning_drift.export.lora import factors
 from lightning_drift.fit.dreambooth import DreamBooth
-from lightning_drift.stable_diffusion.interpolation import base_of, dialled
-from lightning_drift.stable_diffusion.loading import find_parts, load_stable_diffusion, read_parts
+from lightning_drift.stable_diffusion.interpolation import base_of, interpolated
+from lightning_drift.stable_diffusion.loading import load_opened, load_stable_diffusion, open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, TRAINED
 
 TINY = str(DATA / "tiny_sd")
@@ -108,8 +108,8 @@ def test_a_delta_loads_wherever_a_pipeline_does(
 ) -> None:
     dreamer = Dreamer(str(delta.path), base=TINY, drift=0.5)
     dreamer.configure_model()
-    found = find_parts(str(checkpoint))
-    half = read_parts(dialled(found, base_of(found), 0.5))
+    found = open_pipeline(str(checkpoint))
+    half = load_opened(interpolated(found, base_of(found), 0.5))
     assert dreamer.parts is not None
     for key, tensor in weights(dreamer.parts).items():
         torch.testing.assert_close(tensor, weights(half)[key], rtol=0, atol=2e-6)

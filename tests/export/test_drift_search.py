@@ -21,7 +21,7 @@ from lightning_drift.export import drift_search
 from lightning_drift.export.command import export
 from lightning_drift.export.drift_search import PRECISION, largest_dreaming, search
 from lightning_drift.stable_diffusion.interpolation import base_of
-from lightning_drift.stable_diffusion.loading import find_parts, load_stable_diffusion
+from lightning_drift.stable_diffusion.loading import load_stable_diffusion, open_pipeline
 from lightning_drift.sweep.data import Sweep
 from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
@@ -100,7 +100,7 @@ def test_drift_1_is_measured_as_the_fit_measured_it_and_0_as_the_base(
     checkpoint: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     try_only(monkeypatch, 1, 0.5, 0)
-    parts = find_parts(str(checkpoint))
+    parts = open_pipeline(str(checkpoint))
     outcome = search(parts, base_of(parts), None)
     whole, half, none = outcome.tried
     said = json.loads((checkpoint.parents[1] / "drift" / "step=00020.json").read_text())

@@ -19,13 +19,15 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.export.command import export, main, probe
+from lightning_drift.export.check import probe
+from lightning_drift.export.command import export, main
 from lightning_drift.export.model_card import Provenance, companions, modelspec
 from lightning_drift.export.single_file import is_plain_sd15, ldm_tensors, write_half
-from lightning_drift.stable_diffusion.loading import StableDiffusion, find_parts, load_stable_diffusion
+from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion, open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS
 from lightning_drift.stable_diffusion.sampling import dream
-from lightning_drift.stable_diffusion.single_file import sd15_config, sd15_models, sd15_tokenizer
+from lightning_drift.stable_diffusion.sd15 import sd15_config, sd15_models
+from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 
 TINY = DATA / "tiny_sd"
 TODAY = datetime.now(UTC).date().isoformat()
@@ -174,7 +176,7 @@ def test_a_folder_loads_in_half_precision_alike(pipeline, tmp_path):
 @pytest.mark.parametrize("pipeline", ["pocket", str(TINY)])
 def test_diffusers_own_converter_reads_the_single_file(pipeline, tmp_path):
     done = export(pipeline, str(tmp_path / "x.safetensors"))
-    config = Path(find_parts(pipeline).weights["unet"].files[0]).parent.parent
+    config = Path(open_pipeline(pipeline).weights["unet"].files[0]).parent.parent
     stock = StableDiffusionPipeline.from_single_file(
         done.path,
         config=str(config),

@@ -12,9 +12,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.modules import eval_mode
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
-from lightning_drift.fit.seed_grid import SeedGrid, eval_mode
+from lightning_drift.fit.seed_grid import SeedGrid
 
 GROUPS = {
     "dream": {"prompts": "a tree, a moon", "seeds": "0-2"},

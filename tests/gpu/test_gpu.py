@@ -11,7 +11,7 @@ from helpers.commands import OPTIONS, STEPS, finish, run_folder, scalars, start
 from helpers.pocket_pictures import KEYS, base, eye, photos, pocket
 
 from lightning_drift.drift.measures.features import Features
-from lightning_drift.drift.metric import DriftMeter
+from lightning_drift.drift.metric import DriftMetric
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.stable_diffusion.sampling import dream
 
@@ -59,7 +59,7 @@ def test_drift_measures_are_the_cpus() -> None:
     found = []
     for device in ("cpu", "cuda"):
         clip = eye().to(device)
-        meter = DriftMeter(KEYS, roles, base(), photos("coffee"), clip.embed_texts(list(roles)).cpu())
+        meter = DriftMetric(KEYS, roles, base(), photos("coffee"), clip.embed_texts(list(roles)).cpu())
         meter.update(range(len(KEYS)), Features.of(images, clip))
         found.append(meter.compute())
     eye().to("cpu")

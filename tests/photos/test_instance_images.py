@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from lightning_drift.assets import PHOTOS
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.modules import weights_hash
 from lightning_drift.common.rng import generator
 from lightning_drift.photos.instance_images import InstanceImages
 from lightning_drift.photos.near_duplicates import alike, perceptual_hash, pixel_digest
-from lightning_drift.photos.posteriors import to_pixel_values, weights_hash
+from lightning_drift.stable_diffusion.autoencoder import to_pixel_values
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion
 
 

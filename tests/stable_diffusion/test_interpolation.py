@@ -23,8 +23,14 @@ from lightning_drift.export.command import export
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.seed_grid import SeedGrid
-from lightning_drift.stable_diffusion.interpolation import base_of, blend, dial, dialled, turn
-from lightning_drift.stable_diffusion.loading import find_parts, load_stable_diffusion, read_parts
+from lightning_drift.stable_diffusion.interpolation import (
+    base_of,
+    interpolated,
+    interpolating,
+    lerp,
+    load_weights_,
+)
+from lightning_drift.stable_diffusion.loading import load_opened, load_stable_diffusion, open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, TRAINED
 from lightning_drift.stable_diffusion.sampling import dream
 
@@ -71,8 +77,8 @@ def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> b
 
 
 def at(checkpoint: Path, drift: float) -> Any:
-    found = find_parts(str(checkpoint))
-    return read_parts(dialled(found, base_of(found), drift))
+    found = open_pipeline(str(checkpoint))
+    return load_opened(interpolated(found, base_of(found), drift))
 
 
 def test_the_ends_are_the_base_and_the_fine_tune_to_the_bit(fine_tune: Path, tiny_sd: str) -> None:
@@ -81,8 +87,8 @@ def test_the_ends_are_the_base_and_the_fine_tune_to_the_bit(fine_tune: Path, tin
     assert same_bits(weights(at(fine_tune, 1)), tuned)
     # The arithmetic itself would not give them: 0 loses the sign of a zero, 1 rounds.
     zeros, ones = torch.tensor([-0.0, 1e-8]), torch.tensor([3.0, 1.0])
-    assert torch.equal(blend(zeros, ones, 0).view(torch.int32), zeros.view(torch.int32))
-    assert torch.equal(blend(torch.tensor([1e8]), torch.tensor([0.1]), 1), torch.tensor([0.1]))
+    assert torch.equal(lerp(zeros, ones, 0).view(torch.int32), zeros.view(torch.int32))
+    assert torch.equal(lerp(torch.tensor([1e8]), torch.tensor([0.1]), 1), torch.tensor([0.1]))
 
 
 @pytest.mark.parametrize("drift", [0.25, 0.8, 1.5])
@@ -112,13 +118,13 @@ def test_half_precision_files_dial_to_their_own_ends(fine_tune: Path, tiny_sd: s
     """An export names its base and is dialled from there; its ends are its own bits and the base's."""
     done = export(str(fine_tune), str(tmp_path), base=tiny_sd)
     with pytest.raises(UserError, match="was fine-tuned from tiny_sd, from where drift is measured"):
-        base_of(find_parts(str(done.path)))
-    found = find_parts(str(done.path))
+        base_of(open_pipeline(str(done.path)))
+    found = open_pipeline(str(done.path))
     base = base_of(found, tiny_sd)
     tuned = load_stable_diffusion(str(done.path))
-    assert same_bits(weights(read_parts(dialled(found, base, 1))), weights(tuned))
+    assert same_bits(weights(load_opened(interpolated(found, base, 1))), weights(tuned))
     expected = weights(load_stable_diffusion(tiny_sd), TRAINED)
-    assert same_bits(weights(read_parts(dialled(found, base, 0)), TRAINED), expected)
+    assert same_bits(weights(load_opened(interpolated(found, base, 0)), TRAINED), expected)
 
 
 def test_running_modules_are_turned_in_place_and_back(fine_tune: Path, tiny_sd: str) -> None:
@@ -127,8 +133,8 @@ def test_running_modules_are_turned_in_place_and_back(fine_tune: Path, tiny_sd: 
     before = {key: tensor.clone() for key, tensor in weights(model).items()}
     addresses = {key: tensor.data_ptr() for key, tensor in weights(model).items()}
     base = load_stable_diffusion(tiny_sd)
-    found = find_parts(tiny_sd).weights
-    with dial(modules, found) as move:
+    found = open_pipeline(tiny_sd).weights
+    with interpolating(modules, found) as move:
         for drift in (0.3, 1.5, 0):
             move(drift)
             assert same_bits(weights(model, TRAINED), weights(at(fine_tune, drift), TRAINED))
@@ -145,7 +151,7 @@ def test_an_error_under_the_dial_gives_the_weights_back(fine_tune: Path, tiny_sd
     before = {key: tensor.clone() for key, tensor in weights(model).items()}
 
     def fail() -> None:
-        with dial({"unet": model.unet}, find_parts(tiny_sd).weights) as move:
+        with interpolating({"unet": model.unet}, open_pipeline(tiny_sd).weights) as move:
             move(0.7)
             raise RuntimeError("stopped")
 
@@ -155,10 +161,10 @@ def test_an_error_under_the_dial_gives_the_weights_back(fine_tune: Path, tiny_sd
 
 
 def test_a_module_in_half_precision_is_the_float32_line_rounded_once(fine_tune: Path) -> None:
-    found = find_parts(str(fine_tune))
+    found = open_pipeline(str(fine_tune))
     model = load_stable_diffusion(str(fine_tune))
     model.unet.half()
-    turn({"unet": model.unet}, dialled(found, base_of(found), 0.6).weights)
+    load_weights_({"unet": model.unet}, interpolated(found, base_of(found), 0.6).weights)
     exact = at(fine_tune, 0.6).unet.state_dict()
     assert all(torch.equal(tensor, exact[name].half()) for name, tensor in model.unet.state_dict().items())
 
@@ -220,7 +226,7 @@ def test_an_export_at_a_drift_holds_the_dialled_model(fine_tune: Path, tmp_path:
     assert "its drift dialled to 0.8" in card
     assert "| drift | `0.8` |" in card
     # Half of an export at 0.8 is 0.4 of the fine-tune, and its name and recipe say so.
-    again = dialled(find_parts(str(done.path)), base_of(find_parts(str(fine_tune))), 0.5)
+    again = interpolated(open_pipeline(str(done.path)), base_of(open_pipeline(str(fine_tune))), 0.5)
     assert again.recipe is not None
     assert again.recipe["drift"] == 0.4
     with pytest.raises(UserError, match=r"--drift: 1\.6 is out of range"):

@@ -16,8 +16,9 @@ from transformers import CLIPTextModel
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.export.single_file import described, ldm_tensors
-from lightning_drift.stable_diffusion.loading import find_parts, load_stable_diffusion, model_hash
-from lightning_drift.stable_diffusion.single_file import read_single_file, sd15_tokenizer
+from lightning_drift.stable_diffusion.loading import load_stable_diffusion, model_hash, open_pipeline
+from lightning_drift.stable_diffusion.single_file import read_single_file
+from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 from lightning_drift.weights.files import Weights
 
 TINY = DATA / "tiny_sd"
@@ -82,7 +83,7 @@ def test_parts_are_float32_in_eval_mode_and_draw_nothing(pipeline):
 @pytest.mark.parametrize("pipeline", ["pocket", str(TINY)])
 def test_parts_equal_those_of_the_stock_loaders(pipeline):
     model = load_stable_diffusion(pipeline)
-    root = Path(find_parts(pipeline).weights["unet"].files[0]).parent.parent
+    root = Path(open_pipeline(pipeline).weights["unet"].files[0]).parent.parent
     stock = {
         "unet": UNet2DConditionModel.from_pretrained(root / "unet", low_cpu_mem_usage=False),
         "vae": AutoencoderKL.from_pretrained(root / "vae", low_cpu_mem_usage=False),
@@ -104,7 +105,7 @@ def test_parts_equal_those_of_the_stock_loaders(pipeline):
 
 
 def test_the_pocket_is_stored_in_half_and_loaded_in_single_precision():
-    stored = find_parts("pocket").weights["unet"].read("conv_in.weight")
+    stored = open_pipeline("pocket").weights["unet"].read("conv_in.weight")
     assert stored.dtype == torch.float16
     assert torch.equal(load_stable_diffusion("pocket").unet.conv_in.weight, stored.float())
 
@@ -132,7 +133,7 @@ def test_the_tokenizer_as_sd15_s_own_repository_holds_it(folder):
     (folder / "tokenizer/special_tokens_map.json").write_text(json.dumps(marks))
     config = {**marks, "do_lower_case": True, "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
     (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps(config))
-    tokenizer = find_parts(str(folder)).tokenizer
+    tokenizer = open_pipeline(str(folder)).tokenizer
     for prompt in ("a photo of sks person", "", "Ünïcode 日本, x's 12345!!?"):
         mine = sd15_tokenizer()(prompt, padding="max_length").input_ids
         assert tokenizer(prompt, padding="max_length").input_ids == mine
@@ -191,7 +192,7 @@ def full_size(path: Path, **more) -> Path:
 
 
 def test_a_full_size_ckpt_maps_onto_every_part(tmp_path, capsys):
-    parts = find_parts(str(full_size(tmp_path / "v1-5.ckpt")))
+    parts = open_pipeline(str(full_size(tmp_path / "v1-5.ckpt")))
     assert "averaged weights (model_ema.*) are left aside" in capsys.readouterr().err
     assert len(parts.weights["unet"].shapes) == 686
     assert parts.weights["unet"].shapes["conv_in.weight"] == (320, 4, 3, 3)
@@ -213,7 +214,7 @@ def test_a_checkpoint_of_old_lightning_names_its_callback_and_still_loads(tmp_pa
     path = tmp_path / "old.ckpt"
     state = {key: torch.zeros(1).expand(shape) for key, shape in sd15_shapes().items()}
     torch.save({"callbacks": {ModelCheckpoint: {"best_model_path": "x"}}, "state_dict": state}, path)
-    assert len(find_parts(str(path)).weights["vae"].shapes) == 248
+    assert len(open_pipeline(str(path)).weights["vae"].shapes) == 248
 
 
 def test_modelspec_says_the_prediction_type():

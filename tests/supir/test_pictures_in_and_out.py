@@ -7,7 +7,7 @@ from helpers.supir.running import photo
 from PIL import Image, ImageCms
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.supir.images import read_source
+from lightning_drift.images.decode import read_source
 from lightning_drift.supir.sizes import frame, to_image, to_tensor
 
 

@@ -23,7 +23,6 @@ from helpers.supir.models import (
 from safetensors.torch import save_file
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.stable_diffusion.single_file import sd15_tokenizer
 from lightning_drift.supir.network.conditioning import size_embedding, token_ids
 from lightning_drift.supir.network.layout import first_stage_names, network_names
 from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
@@ -34,6 +33,7 @@ from lightning_drift.supir.network.weights import (
     fill,
     open_checkpoints,
 )
+from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 from lightning_drift.weights.files import open_weights
 
 

@@ -86,15 +86,15 @@ def test_batches_hold_pictures_of_one_model_and_shape_and_every_cell_has_its_bas
     data = Sweep(["pocket", tuned], prompts=TWO, seeds="0-2", batch_size=5, **EVERYTHING)
     grid = data.grid
     cells = 2 * 3 * 3 * 2 * (1 + 3)  # prompts, seeds, guidance, steps; the pocket has no drift to dial
-    assert len(grid.cells) == len(grid.shots) == len(grid.bases) == cells
+    assert len(grid.cells) == len(grid.requests) == len(grid.bases) == cells
     assert len(grid.pictures()) == cells - 2 * 3 * 3 * 2  # a drift of 0 is the pocket's own picture
-    assert {shot.model.name for shot in grid.bases} == {"pocket"}
+    assert {request.model.name for request in grid.bases} == {"pocket"}
     batches = grid.batches(5)
     assert sum(map(len, batches)) == len(grid.pictures())
     for batch in batches:
         assert len(batch) <= 5
-        assert len({(shot.model.hash, shot.drift, *shape(shot)) for shot in batch}) == 1
-    assert any(len({shot.guidance_scale for shot in batch}) == 2 for batch in batches)
+        assert len({(request.model.hash, request.drift, *shape(request)) for request in batch}) == 1
+    assert any(len({request.guidance_scale for request in batch}) == 2 for batch in batches)
     order = [(batch[0].model.hash, batch[0].drift) for batch in batches]
     assert len(list(dict.fromkeys(order))) == 1 + sum(a != b for a, b in pairwise(order))
 
@@ -162,7 +162,7 @@ def test_a_picture_is_the_one_that_predict_makes(whole: Path, tuned: str) -> Non
         load_stable_diffusion("pocket"), [row["prompt"]], [1], guidance_scale=5, num_inference_steps=2
     )
     assert np.abs(base - np.asarray(expected, int)).max() <= 1
-    assert "Model: pocket," in text
+    assert "SweepModel: pocket," in text
     assert "Drift" not in text
 
 

@@ -11,7 +11,7 @@ from helpers.paths import DATA
 from lightning_drift.export.single_file import ldm_tensors
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, empty_models
-from lightning_drift.stable_diffusion.single_file import sd15_config
+from lightning_drift.stable_diffusion.sd15 import sd15_config
 from lightning_drift.weights.ldm_names import (
     current_vae_name,
     text_encoder_name,

@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.prompt_lists import read_prompts
 from lightning_drift.common.rng import generator
-from lightning_drift.corridor.read import Run, read
+from lightning_drift.corridor.read import RecordedRun, read
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, ZONES, judge
 from lightning_drift.images.contact_sheet import GROUND, INK
@@ -105,7 +105,7 @@ def compare(labels: Path, cells: Path) -> None:
         print(f"{group}: " + ", ".join(f"{count} {mark}" for mark, count in marks.items()))
 
 
-def _measures(run: Run, step: int) -> dict[str, str]:
+def _measures(run: RecordedRun, step: int) -> dict[str, str]:
     path = run.folder / "drift" / f"step={step:05d}.json"
     found = json.loads(path.read_text(encoding="utf-8"))["measures"]
     measures = {}
@@ -120,7 +120,7 @@ def _intervals(row: dict[str, str]) -> dict[str, Interval]:
     return {name: Interval(*map(float, row[name].split(";"))) for name in names}
 
 
-def _picture(run: Run, step: int, prompt: str, seed: int) -> Image.Image:
+def _picture(run: RecordedRun, step: int, prompt: str, seed: int) -> Image.Image:
     path = run.picture(step, prompt, seed)
     if path is None:
         raise UserError(f"{run.folder}: no picture of {prompt!r}, seed {seed}, at step {step}")
@@ -128,7 +128,7 @@ def _picture(run: Run, step: int, prompt: str, seed: int) -> Image.Image:
         return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
-def _strip(run: Run, step: int) -> Image.Image:
+def _strip(run: RecordedRun, step: int) -> Image.Image:
     """Base over checkpoint, twice: the first seeds, then the next ones."""
     groups = run.config["seed_grid"]["groups"]
     dream, *_ = read_prompts(groups["dream"]["prompts"], "prompts")
@@ -144,7 +144,7 @@ def _strip(run: Run, step: int) -> Image.Image:
     return image
 
 
-def _photos(run: Run) -> Image.Image:
+def _photos(run: RecordedRun) -> Image.Image:
     with Image.open(run.folder / "instance_images.png") as image:
         sheet = image.convert("RGB")
     return sheet.resize((round(sheet.width * 300 / sheet.height), 300), Image.Resampling.LANCZOS)

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from lightning_drift.corridor.read import Run, read
+from lightning_drift.corridor.read import RecordedRun, read
 from lightning_drift.images.contact_sheet import contact_sheet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,7 @@ def _point(path: Path) -> tuple[float, int]:
     return float(config["model"]["init_args"]["learning_rate"]), int(config["trainer"]["max_steps"])
 
 
-def _picture(run: Run, step: int, prompt: str) -> Image.Image:
+def _picture(run: RecordedRun, step: int, prompt: str) -> Image.Image:
     path = run.picture(step, prompt, SEED)
     if path is None:
         raise SystemExit(f"{run.folder}: no picture of {prompt!r} at step {step}")

@@ -21,9 +21,9 @@ import yaml
 from torch import nn
 
 from lightning_drift import assets
-from lightning_drift.drift.evaluator import DriftGauge
+from lightning_drift.drift.evaluator import DriftEvaluator
 from lightning_drift.drift.measures.features import Features
-from lightning_drift.drift.metric import DriftMeter
+from lightning_drift.drift.metric import DriftMetric
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.drift.probes import find_probes, instance_photos
 from lightning_drift.drift.verdict import WITH_MODEL, Thresholds, judge
@@ -45,7 +45,9 @@ class Bench:
             "dream": ([groups["dream"]["prompts"]], seeds),
             "language": (groups["language"]["prompts"], seeds),
         }
-        self.gauge = DriftGauge(find_probes(chosen, "dream", "language", ""), "pocket", Thresholds(), False)
+        self.gauge = DriftEvaluator(
+            find_probes(chosen, "dream", "language", ""), "pocket", Thresholds(), False
+        )
         self.module = DreamBooth("pocket", "a photo of sks thing")
         self.module.configure_model()
         self.base = self.features()
@@ -74,7 +76,7 @@ class Bench:
         """For each photo set the zone by the pictures alone and with the loss on the photos, and the loss."""
         now, keys, found = self.features(), self.gauge.probes.keys, []
         for photos, base in self.photos.values():
-            meter = DriftMeter(keys, self.gauge.probes.roles, self.base, photos, self.texts, sync=False)
+            meter = DriftMetric(keys, self.gauge.probes.roles, self.base, photos, self.texts, sync=False)
             meter.update(range(len(keys)), now)
             alone = meter.compute()
             loss = self.gauge.photo_loss(base, self.module, nullcontext)

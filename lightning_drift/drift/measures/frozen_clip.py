@@ -263,7 +263,7 @@ def _find(name: str) -> Path:
                 break
     except GatedRepoError as error:
         raise UserError(
-            f"clip: {name} asks for consent on its hub page; give it there and log in with `hf auth login`."
+            f"clip: {name} asks for consent on its hub page; give it there and log in with `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.rng import generator
@@ -63,21 +62,6 @@ def trials(prompts: int, timesteps: int = 1000) -> list[Trial]:
         )
         for index in range(count)
     ]
-
-
-@torch.no_grad()
-def encode_pictures(model: StableDiffusion, images: Sequence[Image.Image]) -> Tensor:
-    """The scaled latents of pictures of one size, float32 on the CPU, shape (n, c, h, w).
-
-    The posterior's mean: no noise is drawn. The autoencoder computes where it lies.
-    """
-    found = []
-    for image in images:
-        pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-        pixels = pixels.view(1, image.height, image.width, 3).movedim(-1, 1).float() / 127.5 - 1
-        mean = model.vae.encode(pixels.to(model.vae.device, model.vae.dtype)).latent_dist.mean
-        found.append((mean * model.vae.config.scaling_factor).float().cpu())
-    return torch.cat(found)
 
 
 @torch.no_grad()

@@ -33,8 +33,9 @@ def find_model(name: str, option: str) -> Path:
         path = POCKET_SUPIR / ("supir.safetensors" if option == "supir" else "sdxl")
         if not path.exists():
             raise UserError(
-                f"{option}: this copy of the package holds no trained SUPIR of the pocket's. "
-                "python -m training.pocket_supir.train trains one; give the paths of its two models."
+                "this copy of the package holds no trained SUPIR of the pocket's. "
+                "python -m training.pocket_supir.train trains one; give the paths of its two models",
+                option,
             )
         return path
     path = Path(name).expanduser()
@@ -49,8 +50,9 @@ def find_model(name: str, option: str) -> Path:
     )
     if not on_hub or path.is_absolute() or name.startswith("."):
         raise UserError(
-            f"{option}: no such file or folder: {name}. Give a local path, or a hub id: owner/repository for "
-            "a diffusers folder, owner/repository/file.safetensors for one file."
+            f"no such file or folder: {name}. Give a local path, or a hub id: owner/repository for "
+            "a diffusers folder, owner/repository/file.safetensors for one file",
+            option,
         )
     try:
         if is_file:
@@ -58,14 +60,15 @@ def find_model(name: str, option: str) -> Path:
         return _fetch_folder(name)
     except GatedRepoError as error:
         raise UserError(
-            f"{option}: {name} asks for consent on its hub page; give it there, then `hf auth login`."
+            f"{name} asks for consent on its hub page; give it there, then `hf auth login`", option
         ) from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"{option}: {name} is neither a local path nor a public model on the hub.") from error
+        raise UserError(f"{name} is neither a local path nor a public model on the hub", option) from error
     except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
-            f"{option}: {name} is no local path, is not in the hub's cache, and cannot be fetched now. "
-            "Fetch it where the hub can be reached and give its local path."
+            f"{name} is no local path, is not in the hub's cache, and cannot be fetched now. "
+            "Fetch it where the hub can be reached and give its local path",
+            option,
         ) from error
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.stable_diffusion.single_file import sd15_tokenizer
 from lightning_drift.supir.network import layout
 from lightning_drift.supir.network.find import PARTS
 from lightning_drift.weights import ldm_names
+from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 from lightning_drift.weights.files import Weights, from_state_dict, listed, load_torch_file, open_weights
 
 SDXL_CONFIGS: Mapping[str, dict[str, Any]] = {
@@ -175,7 +175,7 @@ def _refuse_other_families(weights: Weights) -> None:
         stop = "" if what.endswith("?") else "."
         raise UserError(
             f"sdxl: {weights.origin} is {what}{stop} SUPIR needs an SDXL model such as JuggernautXL v9: a "
-            "full single-file checkpoint or a diffusers folder."
+            "full single-file checkpoint or a diffusers folder"
         )
 
 
@@ -190,11 +190,11 @@ def _open_folder(folder: Path) -> SdxlBase:
         kind = _read_json(folder / "model_index.json").get("_class_name", "of an unknown kind")
         reason = f"lacks {listed(lacking)}" if lacking else "has a UNet of another family"
         raise UserError(
-            f"sdxl: {folder} is not an SDXL model (its pipeline is {kind}; it {reason}). SUPIR needs one."
+            f"sdxl: {folder} is not an SDXL model (its pipeline is {kind}; it {reason}). SUPIR needs one"
         )
     if unet.get("in_channels", 4) != 4:
         raise UserError(
-            f"sdxl: {folder} is an inpainting or editing model (a UNet of {unet['in_channels']} channels)."
+            f"sdxl: {folder} is an inpainting or editing model (a UNet of {unet['in_channels']} channels)"
         )
     opened = {part: _open_part(folder / part) for part in PARTS}
 
@@ -223,14 +223,14 @@ def _open_part(folder: Path) -> Weights:
                 path = folder / f"{stem}{middle}{suffix}"
                 if path.is_file():
                     return open_weights(path)
-    raise UserError(f"sdxl: {folder} holds no weights: expected a .safetensors file.")
+    raise UserError(f"sdxl: {folder} holds no weights: expected a .safetensors file")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"sdxl: {path} cannot be read ({error}); the folder is not complete.") from error
+        raise UserError(f"sdxl: {path} cannot be read ({error}); the folder is not complete") from error
     return dict(value)
 
 
@@ -238,5 +238,5 @@ def _read_tokenizer(folder: Path) -> CLIPTokenizer:
     try:
         tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises many kinds, tokenizers plain Exception
-        raise UserError(f"sdxl: {folder} holds no readable CLIP tokenizer ({error}).") from error
+        raise UserError(f"sdxl: {folder} holds no readable CLIP tokenizer ({error})") from error
     return tokenizer

@@ -149,13 +149,13 @@ def open_checkpoints(
         UserError: A file is missing, damaged, swapped with the other, incomplete or of another kind.
     """
     if supir.is_dir():
-        raise UserError(f"supir: {supir} is a folder; give the file SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt.")
+        raise UserError(f"supir: {supir} is a folder; give the file SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt")
     own = open_file(supir)
     if not any(key.startswith(layout.CONTROL_PREFIX) for key in own.shapes):
         what = "is not a SUPIR checkpoint: it holds no control encoder."
         if any(key.startswith(ldm_names.UNET_PREFIX) for key in own.shapes):
             what = "is a Stable Diffusion checkpoint, not SUPIR's; were `supir` and `sdxl` swapped?"
-        raise UserError(f"supir: {supir} {what} Give SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt.")
+        raise UserError(f"supir: {supir} {what} Give SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt")
     _refuse_scaled(own)
     found = Checkpoints(own, open_sdxl(sdxl, configs))
     found.check()
@@ -167,7 +167,7 @@ def _refuse_scaled(weights: Weights) -> None:
     if scaled:
         raise UserError(
             f"{weights.origin} is a scaled 8-bit file (it holds {listed(scaled)}); plain float8_e4m3fn, "
-            "float16 and float32 files are read."
+            "float16 and float32 files are read"
         )
 
 
@@ -244,7 +244,7 @@ def compare(
     ]:
         faults.append(f"of another shape: {listed(misshapen)}")
     if faults:
-        raise UserError(f"the {title} in {weights.origin} does not fit: {'; '.join(faults)}.")
+        raise UserError(f"the {title} in {weights.origin} does not fit: {'; '.join(faults)}")
 
 
 def fill(
@@ -263,10 +263,10 @@ def fill(
             tensor = weights.read(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise UserError(
-                f"{weights.origin}: {called[name]} cannot be read ({error}); fetch the file again."
+                f"{weights.origin}: {called[name]} cannot be read ({error}); fetch the file again"
             ) from error
         if not tensor.is_floating_point():
-            raise UserError(f"{weights.origin}: {called[name]} is {tensor.dtype}, not floating point.")
+            raise UserError(f"{weights.origin}: {called[name]} is {tensor.dtype}, not floating point")
         state[full] = tensor.to(dtype).reshape(empty.shape).contiguous()
         if state[full].data_ptr() != tensor.data_ptr():
             let_go(tensor)  # the file's own memory, now that there is a copy

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from helpers.supir.golden import UNET, VAE, official_weights
-from lightning_drift.stable_diffusion.single_file import sd15_tokenizer
 from lightning_drift.supir.network.layout import first_stage_names, network_names
 from lightning_drift.supir.network.weights import empty_first_stage, empty_network
+from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 
 TEXT = {
     "text_encoder": {
