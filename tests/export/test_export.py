@@ -343,7 +343,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     said = refusal("pocket", tmp_path / "file" / "out")
-    assert said == f"cannot write {tmp_path / 'file' / 'out' / 'pocket.safetensors'}: Not a directory."
+    assert said == f"cannot write {tmp_path / 'file' / 'out' / 'pocket.safetensors'}: Not a directory"
 
 
 def test_an_export_that_computes_otherwise_is_reported_and_left(tmp_path, monkeypatch):

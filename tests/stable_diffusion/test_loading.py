@@ -491,7 +491,7 @@ def test_damaged_files(tiny, tmp_path):
         cut.write_bytes(whole[:size])
         assert f"{cut} is not a readable safetensors file: it may be cut short" in refusal(cut)
     cut.write_bytes(b"")
-    assert refusal(cut) == f"{cut} is empty (zero bytes); fetch it again."
+    assert refusal(cut) == f"{cut} is empty (zero bytes); fetch it again"
     cut.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     assert "is a git-lfs pointer" in refusal(cut)
     single_file(tiny, cut, metadata={"lightning_drift.parts": "{"})

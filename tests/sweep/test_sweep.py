@@ -162,7 +162,7 @@ def test_a_picture_is_the_one_that_predict_makes(whole: Path, tuned: str) -> Non
         load_stable_diffusion("pocket"), [row["prompt"]], [1], guidance_scale=5, num_inference_steps=2
     )
     assert np.abs(base - np.asarray(expected, int)).max() <= 1
-    assert "SweepModel: pocket," in text
+    assert "Model: pocket," in text
     assert "Drift" not in text
 
 
