@@ -1,70 +1,98 @@
-"""Exports that hold only the change: a delta or a LoRA, measured against what they were made from."""
+"""Writing only what a fine-tune changed of its base: a delta or a LoRA.
 
-from collections.abc import Mapping
+A delta holds the float16 differences ``W - W0`` of UNet and text encoder. The differences of a short
+fine-tune are small numbers, and float16 is fine near zero (steps of 6e-8): base and delta together give the
+fine-tune back closer than a float16 copy of it would. A LoRA holds the differences cut down to a rank (see
+``lora.py``).
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from lightning_drift.common.errors import notice
-from lightning_drift.export.delta_file import delta_bytes, delta_tensors
-from lightning_drift.export.lora import layer_names, lora_bytes, lora_tensors
-from lightning_drift.export.model_card import Provenance, modelspec
-from lightning_drift.export.reconstruction import Reconstruction, reconstruct
+from lightning_drift.export.lora import largest_rank, lora_bytes, lora_tensors
+from lightning_drift.export.model_card import modelspec
+from lightning_drift.export.provenance import Provenance
 from lightning_drift.export.single_file import write_half
 from lightning_drift.stable_diffusion.delta_lora import change_metadata, over_base
-from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.weights.files import open_weights
-
-if TYPE_CHECKING:
-    from lightning_drift.drift.checkpoint_evaluator import CheckpointEvaluator
-
-SMALL = ("delta", "lora")
 
 
 @dataclass(frozen=True)
-class SmallFile:
-    """A delta or a LoRA that was written: what it gives back with its base, and how near that is."""
+class Change:
+    """What a fine-tune changed of its base, and how a file is to hold it.
 
-    written: OpenedPipeline
-    measured: Reconstruction
+    Attributes:
+        opened: The fine-tune.
+        base: Its base.
+        form: ``delta`` or ``lora``.
+        rank: The most directions that a LoRA keeps of each layer; 1 or more.
+    """
+
+    opened: OpenedPipeline
+    base: OpenedPipeline
+    form: str
+    rank: int
 
 
-def small_bytes(parts: OpenedPipeline, form: str, rank: int) -> int:
+def change_bytes(change: Change) -> int:
     """The most bytes that the file takes."""
-    return delta_bytes(parts) if form == "delta" else lora_bytes(parts, rank)
+    if change.form == "lora":
+        return lora_bytes(change.opened, change.rank)
+    shapes = [shape for part in TRAINED for shape in change.opened.weights[part].shapes.values()]
+    return sum(2 * torch.Size(shape).numel() for shape in shapes)
 
 
-def write_small(
-    target: Path, parts: OpenedPipeline, base: OpenedPipeline, facts: Provenance, form: str, rank: int
-) -> SmallFile:
-    """Write a fine-tune's change as one file, read it back and measure what it lost.
+def write_change(target: Path, change: Change, facts: Provenance) -> OpenedPipeline:
+    """Write a fine-tune's change as one file, and open it.
 
     Args:
         target: The file's name; it appears complete or not at all.
-        parts: The fine-tune.
-        base: Its base.
+        change: The fine-tune, its base and the form.
         facts: What is told about it in the metadata.
-        form: ``delta`` or ``lora``.
-        rank: Of a LoRA.
+
+    Returns:
+        The base with the written file on it.
 
     Raises:
         OSError: The file cannot be written.
     """
-    tensors = delta_tensors(parts, base) if form == "delta" else lora_tensors(parts, base, rank)
+    opened, base, form = change.opened, change.base, change.form
     metadata = {**modelspec(facts, form), **change_metadata(base, facts.base, form)}
-    if form == "lora":
-        metadata |= _kohya(facts, rank)
+    if form == "delta":
+        tensors = delta_tensors(opened, base)
+    else:
+        tensors = lora_tensors(opened, base, change.rank)
+        metadata |= _kohya_metadata(facts, largest_rank(opened, change.rank))
     write_half(target, tensors, metadata)
-    del tensors
-    written = over_base(base, open_weights(target), target)
-    kinds = layer_names(parts)[1] if form == "lora" else {}
-    return SmallFile(written, reconstruct(parts, base, written, kinds))
+    return over_base(base, open_weights(target), target)
 
 
-def _kohya(facts: Provenance, rank: int) -> dict[str, str]:
-    """What A1111 and kohya's own tools show and sort LoRAs by."""
+def delta_tensors(opened: OpenedPipeline, base: OpenedPipeline) -> dict[str, Tensor]:
+    """The float16 differences of UNet and text encoder, as ``unet.<name>`` and ``text_encoder.<name>``.
+
+    Weights that did not change, such as a frozen text encoder's, are left out.
+    """
+    tensors = {}
+    for part in TRAINED:
+        for name in opened.weights[part].shapes:
+            tuned = opened.weights[part].read(name).float()
+            difference = (tuned - base.weights[part].read(name).float().reshape(tuned.shape)).half()
+            if difference.any():
+                tensors[f"{part}.{name}"] = difference
+    return tensors
+
+
+def _kohya_metadata(facts: Provenance, rank: int) -> dict[str, str]:
+    """What A1111 and kohya's own tools show and sort LoRAs by.
+
+    Args:
+        facts: What is told about the LoRA.
+        rank: Of its largest layer, which is every layer's alpha too.
+    """
     known = {"ss_base_model_version": "sd_v1"} if facts.is_sd15 else {}
     return {
         "ss_network_module": "networks.lora",
@@ -74,59 +102,3 @@ def _kohya(facts: Provenance, rank: int) -> dict[str, str]:
         "ss_output_name": facts.title,
         **known,
     }
-
-
-def report(
-    small: SmallFile,
-    source: Mapping[str, Tensor],
-    base: Mapping[str, Tensor],
-    found: Mapping[str, Tensor],
-    markdown: bool = False,
-) -> str:
-    """What the file keeps of the fine-tune: a table by block and a sentence or two.
-
-    Args:
-        small: The file.
-        source: The outputs of the fine-tune's networks on fixed input, by part.
-        base: The base's, on the same.
-        found: Those of the base with the file on it.
-        markdown: For the model card.
-    """
-    outputs = " and ".join(
-        f"the {part}'s output is {_apart(found[part], source[part]):.3%} from the fine-tune's "
-        f"(the base's is {_apart(base[part], source[part]):.2%} from it)"
-        for part in source
-    )
-    legend = (
-        "Change is ||W - W0|| / ||W0|| against the base W0; lost of it is ||W - W'|| / ||W - W0||, where W' "
-        "is the base with this file on it."
-    )
-    texts = [legend, small.measured.table(markdown), small.measured.left_behind()]
-    texts.append(f"On a fixed input {outputs}.")
-    return "\n\n".join(filter(None, texts))
-
-
-def drift_changes(bench: "CheckpointEvaluator", parts: OpenedPipeline, written: OpenedPipeline) -> str:
-    """How the drift measures of the file differ from the fine-tune's: a Markdown table and what it is of.
-
-    Args:
-        bench: Renders and measures the fit's probe pictures.
-        parts: The fine-tune.
-        written: The base with the file on it.
-    """
-    notice("rendering the fit's probe pictures to measure what the file changes in them")
-    whole = bench.measure(parts.weights, "the fine-tune")
-    file = bench.measure(written.weights, "with the file")
-    lines = ["| measure | fine-tune | with this file | change |", "| --- | --- | --- | --- |"]
-    for name, interval in whole.items():
-        before, after = interval.value, file[name].value
-        lines.append(f"| {name.replace('_', ' ')} | {before:.3f} | {after:.3f} | {after - before:+.3f} |")
-    seeds, prompts = len(bench.keys), len(bench.roles)
-    return (
-        f"Drift measures against the base, by {bench.eye.name}, on {seeds} of the fit's probe pictures "
-        f"({prompts} prompts):\n\n" + "\n".join(lines)
-    )
-
-
-def _apart(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())

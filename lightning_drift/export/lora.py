@@ -14,14 +14,14 @@ from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipe
 RANK = 32
 
 
-def layer_names(parts: OpenedPipeline) -> tuple[list[tuple[str, str]], dict[str, str]]:
+def layer_names(opened: OpenedPipeline) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """What a LoRA can carry of a model and what it cannot.
 
     Returns:
         Part and weight of each linear and convolution layer; and of all other weights their kind, by
         ``<part>.<name>``: biases, norms or embeddings.
     """
-    models = empty_models(parts.configs, parts.source)
+    models = empty_models(opened.configs, opened.source)
     layers, kinds = [], {}
     for part in TRAINED:
         for path, module in models[part].named_modules():
@@ -37,28 +37,36 @@ def layer_names(parts: OpenedPipeline) -> tuple[list[tuple[str, str]], dict[str,
     return layers, kinds
 
 
-def lora_bytes(parts: OpenedPipeline, rank: int) -> int:
+def largest_rank(opened: OpenedPipeline, rank: int) -> int:
+    """The rank of the largest layer of a LoRA: the rank that was asked for, or that layer's full rank."""
+    return min(
+        rank, max(min(_sides(opened.weights[part].shapes[name])) for part, name in layer_names(opened)[0])
+    )
+
+
+def lora_bytes(opened: OpenedPipeline, rank: int) -> int:
     """The most bytes that a LoRA of a model takes in float16."""
-    sides = [_sides(parts.weights[part].shapes[name]) for part, name in layer_names(parts)[0]]
+    sides = [_sides(opened.weights[part].shapes[name]) for part, name in layer_names(opened)[0]]
     return sum(2 * min(rank, *pair) * sum(pair) + 2 for pair in sides)
 
 
-def lora_tensors(parts: OpenedPipeline, base: OpenedPipeline, rank: int) -> dict[str, Tensor]:
+def lora_tensors(opened: OpenedPipeline, base: OpenedPipeline, rank: int) -> dict[str, Tensor]:
     """The factors of each changed layer as float16, under kohya's names.
 
     Args:
-        parts: The fine-tune.
+        opened: The fine-tune.
         base: Its base.
-        rank: At most so many directions a layer; a smaller layer has its full rank.
+        rank: The most directions that a layer keeps; a smaller layer has its full rank.
 
-    All layers have one alpha, and one of a lower rank has the scale alpha / r taken out of its factors:
-    diffusers 0.42 loses the alphas of attention layers that differ from the most common one.
+    All layers have one alpha, the largest layer's rank. The factors of a layer of a lower rank r are divided
+    by the scale alpha / r that programs multiply them with. The reason is that diffusers 0.42 loses the
+    alphas of attention layers that differ from the most common one.
     """
     tensors = {}
-    layers = layer_names(parts)[0]
-    alpha = min(rank, max(min(_sides(parts.weights[part].shapes[name])) for part, name in layers))
+    layers = layer_names(opened)[0]
+    alpha = largest_rank(opened, rank)
     for part, name in tqdm(layers, desc=f"LoRA of rank {rank}", unit="layer", leave=False):
-        tuned = parts.weights[part].read(name).float()
+        tuned = opened.weights[part].read(name).float()
         change = tuned - base.weights[part].read(name).float().reshape(tuned.shape)
         if not change.any():
             continue
@@ -77,12 +85,12 @@ def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best approximation of a layer's change by a rank: its truncated singular value decomposition.
+    """The best approximation of a layer's change at a rank: its truncated singular value decomposition.
 
     By Eckart and Young (1936) the leading left singular vectors U give it as U Uᵀ C. They are the
     eigenvectors of C Cᵀ, computed in float64, which is many times faster than a decomposition of a wide C and
-    draws no random numbers. Each factor takes the root of the singular values, so that both are of one size
-    and fit half precision.
+    draws no random numbers. Each factor takes the root of the singular values, so that both have the same
+    norm and fit half precision.
 
     Args:
         change: A linear layer's [out, in] or a convolution's [out, in, k, k].

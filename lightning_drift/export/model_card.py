@@ -2,75 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_drift.assets import SD15
+from lightning_drift.common.atomic import atomic_write
+from lightning_drift.export.provenance import Provenance
 from lightning_drift.weights.metadata import METADATA
 
 OPENRAIL_FILE = "LICENSE-OpenRAIL-M.txt"
 _OPENRAIL_URL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What is told about an exported model.
-
-    Attributes:
-        title: Its name.
-        author: Who made it, if they wish to be named.
-        description: What it is, if its maker says.
-        base: The base model's hub id, ``pocket``, or the name of its file or folder.
-        recipe: The fine-tune's recipe; empty for a base model.
-        step: Optimizer steps of the fine-tune.
-        prediction_type: ``epsilon`` or ``v_prediction``.
-        side: The native picture size in pixels.
-        is_sd15: Whether its weights have SD v1.5's shape, as only Stable Diffusion 1.x models have.
-        date: The day of the export, as YYYY-MM-DD.
-    """
-
-    title: str
-    author: str | None
-    description: str | None
-    base: str
-    recipe: Mapping[str, Any]
-    step: int | None
-    prediction_type: str
-    side: int
-    is_sd15: bool
-    date: str
-
-    @property
-    def prompt(self) -> str | None:
-        """The instance prompt of the fine-tune."""
-        return self.recipe.get("instance_prompt")
-
-    @property
-    def licence(self) -> str:
-        """The id that model hubs use; whatever has SD v1.5's shape derives from a model under OpenRAIL-M."""
-        if self.is_sd15:
-            return "creativeml-openrail-m"
-        return "apache-2.0" if self.base == "pocket" else "other"
-
-    @property
-    def base_name(self) -> str:
-        """The base model in words."""
-        return "lightning-drift's pocket model" if self.base == "pocket" else self.base
-
-    @property
-    def about(self) -> str:
-        """One sentence: what was done to what."""
-        if not self.recipe:
-            return f"Exported from {self.base_name} without fine-tuning."
-        steps = f", {self.step} steps" if self.step is not None else ""
-        drift = f", its drift dialled to {self.recipe['drift']:g}" if "drift" in self.recipe else ""
-        return f"{self.base_name}, modified by full DreamBooth fine-tuning{steps}{drift}."
-
-
-def public_base(source: str) -> str:
-    """A base model's name without the folders of the machine it lay on."""
-    return Path(source).name if Path(source).is_absolute() else source
 
 
 def modelspec(facts: Provenance, form: str = "safetensors") -> dict[str, str]:
@@ -114,19 +55,19 @@ _LICENCE_NAMES = {
 }
 
 
-def companions(facts: Provenance, target: Path, form: str, measured: str = "") -> dict[str, str]:
+def companions(facts: Provenance, target: Path, form: str, sections: str = "") -> dict[str, str]:
     """The texts that lie beside or inside an export, by their file names: model card, notice and licence.
 
     Args:
         facts: What is told about the model.
         target: The export's file or folder.
         form: ``diffusers``, ``safetensors``, ``delta`` or ``lora``.
-        measured: Further sections of the card, in Markdown: what the export keeps, and why this drift.
+        sections: Further sections of the card, in Markdown: what the export keeps, and why this drift.
     """
     inside = form == "diffusers"
     stem = "" if inside else f"{target.stem}."
     texts = {
-        f"{stem}README.md": _card(facts, target.name, form, measured),
+        f"{stem}README.md": _card(facts, target.name, form, sections),
         f"{stem}NOTICE.txt": _notice(facts),
     }
     if inside:
@@ -136,13 +77,20 @@ def companions(facts: Provenance, target: Path, form: str, measured: str = "") -
     return texts
 
 
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write texts into a folder, by their file names."""
+    for name, text in texts.items():
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
+
+
 def _notice(facts: Provenance) -> str:
-    done = "modified from" if facts.recipe else "converted from"
+    verb = "modified" if facts.recipe else "converted"
     how = f" by full DreamBooth fine-tuning{f' of {facts.step} steps' if facts.step is not None else ''}"
     lines = [
         f"{facts.title}",
         "",
-        f"The weights were {done} {facts.base_name}{how if facts.recipe else ''} on {facts.date}.",
+        f"The weights were {verb} from {facts.base_name}{how if facts.recipe else ''} on {facts.date}.",
     ]
     if facts.author:
         lines.append(f"Changes by {facts.author}.")
@@ -164,7 +112,7 @@ def _licence_text(facts: Provenance) -> str:
     return "The licence of the base model applies; see there."
 
 
-def _card(facts: Provenance, name: str, form: str, measured: str) -> str:
+def _card(facts: Provenance, name: str, form: str, sections: str) -> str:
     front = {"license": facts.licence}
     if facts.licence == "other":
         front["license_name"] = "same-as-base-model"
@@ -176,24 +124,24 @@ def _card(facts: Provenance, name: str, form: str, measured: str) -> str:
     head += ["- lora"] if form == "lora" else []
     if facts.prompt:
         head.append(f"instance_prompt: {json.dumps(facts.prompt)}")
-    sections = ["---", *head, "---", "", f"# {facts.title}", "", facts.description or facts.about]
+    lines = ["---", *head, "---", "", f"# {facts.title}", "", facts.description or facts.about]
     if facts.description:
-        sections += ["", facts.about]
+        lines += ["", facts.about]
     if facts.author:
-        sections += ["", f"Made by {facts.author}."]
-    sections += ["", "## Use", "", _use(facts, name, form)]
-    if measured:
-        sections += ["", measured]
+        lines += ["", f"Made by {facts.author}."]
+    lines += ["", "## Use", "", _use(facts, name, form)]
+    if sections:
+        lines += ["", sections]
     if facts.recipe:
         rows = {**facts.recipe, **({"steps": facts.step} if facts.step is not None else {})}
-        sections += ["", "## Recipe", "", "| | |", "| --- | --- |"]
-        sections += [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
-        sections += [
+        lines += ["", "## Recipe", "", "| | |", "| --- | --- |"]
+        lines += [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
+        lines += [
             "",
             "There was no prior preservation: the model has drifted from its base, and is meant to.",
         ]
-    sections += ["", "## Licence", "", _licence_text(facts)]
-    return "\n".join(sections) + "\n"
+    lines += ["", "## Licence", "", _licence_text(facts)]
+    return "\n".join(lines) + "\n"
 
 
 def _cell(value: Any) -> str:
@@ -212,7 +160,7 @@ def _use(facts: Provenance, name: str, form: str) -> str:
         )
     if form == "lora":
         return (
-            f"A LoRA for {facts.base_name}. Its strength turns the drift: 0 is the base, 1 the fine-tune.\n\n"
+            f"A LoRA for {facts.base_name}. Its strength is the drift: 0 is the base, 1 the fine-tune.\n\n"
             "In diffusers (with peft):\n\n"
             f'    pipe.load_lora_weights("{name}")  # of the base\'s StableDiffusionPipeline\n\n'
             f"In A1111 or Forge: copy it to `models/Lora/`, choose the base as checkpoint, and add "

@@ -53,17 +53,17 @@ def write_half(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     with atomic_write(path) as file:
         file.write(_header_bytes(header))
         with tqdm(total=end, unit="B", unit_scale=True, desc=path.name, leave=False, mininterval=0.5) as bar:
-            for part in _half_bytes(tensors[name] for name in names):
-                file.write(part)
-                digest.update(part)
-                bar.update(len(part))
+            for chunk in _float16_chunks(tensors[name] for name in names):
+                file.write(chunk)
+                digest.update(chunk)
+                bar.update(len(chunk))
         # The hash was unknown when the header was written; it has the same length now.
         header["__metadata__"][HASH_ENTRY] = f"0x{digest.hexdigest()}"
         file.seek(0)
         file.write(_header_bytes(header))
 
 
-# What says where a config came from or how the model is stored, and nothing about what it computes.
+# Entries of a config on where it came from or how the model is stored, not on what it computes.
 _IDENTITY = (
     "sample_size",
     "force_upcast",
@@ -77,15 +77,16 @@ _IDENTITY = (
 
 def is_plain_sd15(model: StableDiffusion) -> bool:
     """Whether SD v1.5's configs, tokenizer and noise schedule describe the model."""
-    same = all(_essence(getattr(model, part)) == _essence(sd15_models()[part]) for part in PARTS)
-    mine, usual = (
+    same_parts = all(_essence(getattr(model, part)) == _essence(sd15_models()[part]) for part in PARTS)
+    schedule, usual = (
         {key: value for key, value in ddim(config).config.items() if key != "prediction_type"}
         for config in (model.scheduler_config, sd15_config("scheduler"))
     )
-    return same and mine == usual and model.tokenizer.get_vocab() == sd15_tokenizer().get_vocab()
+    return same_parts and schedule == usual and model.tokenizer.get_vocab() == sd15_tokenizer().get_vocab()
 
 
 def _essence(model: Any) -> dict[str, Any]:
+    """The entries of a model's config that decide what it computes, in one spelling."""
     config = _config(model)
     heads = config.get("attention_head_dim")
     if isinstance(heads, list | tuple) and len(set(heads)) == 1:
@@ -106,17 +107,17 @@ def _config(model: Any) -> dict[str, Any]:
     }
 
 
-def described(model: StableDiffusion) -> dict[str, str]:
+def parts_metadata(model: StableDiffusion) -> dict[str, str]:
     """Metadata from which ``read_single_file`` rebuilds a model that SD v1.5's configs do not describe."""
     parts = {part: {**_config(getattr(model, part))} for part in PARTS}
     parts["text_encoder"]["dtype"] = "float32"
-    described = {
+    entry = {
         **parts,
         "scheduler": model.scheduler_config,
         "tokenizer": model.tokenizer.backend_tokenizer.to_str(),
         "model_max_length": model.tokenizer.model_max_length,
     }
-    return {f"{METADATA}parts": json.dumps(described)}
+    return {f"{METADATA}parts": json.dumps(entry)}
 
 
 def _header_bytes(header: Mapping[str, Any]) -> bytes:
@@ -125,6 +126,6 @@ def _header_bytes(header: Mapping[str, Any]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _half_bytes(tensors: Iterator[Tensor]) -> Iterator[bytes]:
+def _float16_chunks(tensors: Iterator[Tensor]) -> Iterator[bytes]:
     for tensor in tensors:
         yield tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes()

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x in one file of the LDM layout, read offline: with SD v1.5's configs inside."""
+"""Stable Diffusion 1.x in one file of the LDM layout, read offline with SD v1.5's configs of the package."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +50,7 @@ def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
     """The parts of a pipeline in one file of the LDM layout.
 
     The parts have SD v1.5's shape, unless the file's metadata says otherwise, as our own exports may.
-    ``model_ema.*`` weights are left aside with a notice, training's leftovers are dropped by name.
+    ``model_ema.*`` weights are not used, which a notice says; known leftovers of training are dropped.
 
     Args:
         weights: The opened file, under its own names.
@@ -61,8 +61,8 @@ def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
     """
     origin = str(path)
     refuse_other_kinds(weights.shapes, origin)
-    parts = _described_parts(weights.metadata, origin)
-    configs = parts["configs"]
+    description = _description(weights.metadata, origin)
+    configs = description["configs"]
     models = empty_models(configs, origin)
     keys = {part: models[part].state_dict().keys() for part in PARTS}
     names = {
@@ -99,8 +99,8 @@ def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
         revision=None,
         configs=configs,
         weights={part: weights.renamed(names[part]) for part in PARTS},
-        tokenizer=parts["tokenizer"],
-        scheduler_config=parts["scheduler_config"],
+        tokenizer=description["tokenizer"],
+        scheduler_config=description["scheduler_config"],
         files={path.name: path},
         recipe=metadata_entry(weights.metadata, "recipe", origin),
         step=metadata_entry(weights.metadata, "step", origin),
@@ -108,7 +108,7 @@ def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
 
 
 def refuse_other_kinds(shapes: Mapping[str, tuple[int, ...]], origin: str) -> None:
-    """Name what a file is that holds no Stable Diffusion 1.x pipeline.
+    """Refuse a file that holds no Stable Diffusion 1.x pipeline, and say what it is.
 
     Raises:
         UserError: It is a LoRA, a single part, or a model of another family.
@@ -147,15 +147,15 @@ def refuse_other_kinds(shapes: Mapping[str, tuple[int, ...]], origin: str) -> No
         raise wrong_family(origin, f"a model whose UNet takes {channels} channels instead of 4")
 
 
-def _described_parts(metadata: Mapping[str, str], origin: str) -> dict[str, Any]:
+def _description(metadata: Mapping[str, str], origin: str) -> dict[str, Any]:
     """Configs, tokenizer and schedule: from the file's metadata, else SD v1.5's."""
-    described = metadata_entry(metadata, "parts", origin)
-    if described is not None:
+    entry = metadata_entry(metadata, "parts", origin)
+    if entry is not None:
         try:
             return {
-                "configs": {part: described[part] for part in PARTS},
-                "tokenizer": tokenizer_from_json(described["tokenizer"], described["model_max_length"]),
-                "scheduler_config": described["scheduler"],
+                "configs": {part: entry[part] for part in PARTS},
+                "tokenizer": tokenizer_from_json(entry["tokenizer"], entry["model_max_length"]),
+                "scheduler_config": entry["scheduler"],
             }
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.rng import generator
 from lightning_drift.dreams.dreamer import Dreamer
-from lightning_drift.export.command import Exported, export, main
+from lightning_drift.export.command import export, main
+from lightning_drift.export.exported import Exported
 from lightning_drift.export.lora import factors
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.stable_diffusion.interpolation import base_of, interpolated
@@ -369,7 +370,7 @@ def test_diffusers_loads_the_lora_with_peft(full_lora: Exported) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"rank": 4}, r"--rank is of a LoRA; add --format lora"),
+        ({"rank": 4}, r"--rank: only a LoRA has a rank; add --format lora"),
         ({"format": "lora", "rank": 0}, r"--rank: 0 keeps nothing"),
         ({"format": "delta"}, "does not say which model it was fine-tuned from"),
         ({"format": "lora", "base": "pocket"}, "pocket cannot be the base of"),

@@ -165,7 +165,7 @@ def test_small_exports_that_cannot_be_measured_say_why(tmp_path: Path) -> None:
     assert "holds nothing of ClipDrift to measure against." in done.report
     with pytest.raises(UserError, match=r"--measure: .* holds nothing of ClipDrift"):
         export(str(plain), str(tmp_path / "p"), measure=True, **options)
-    with pytest.raises(UserError, match="--measure is of a delta or a LoRA"):
+    with pytest.raises(UserError, match="--measure: a whole model loses nothing to measure"):
         export(str(plain), str(tmp_path / "q"), measure=True)
 
 
@@ -218,5 +218,5 @@ def test_what_cannot_be_judged_is_said(checkpoint: Path, tmp_path: Path, kind: s
     torch.save(loaded, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match=match):
         export(str(tmp_path / "a.ckpt"), str(tmp_path / "o"), drift="auto")
-    with pytest.raises(UserError, match="--clip judges for --drift auto and --measure"):
+    with pytest.raises(UserError, match="--clip: it measures for --drift auto and --measure alone"):
         export(str(tmp_path / "a.ckpt"), str(tmp_path / "o"), clip="pocket")

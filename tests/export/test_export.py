@@ -21,7 +21,8 @@ from transformers import CLIPTextModel
 from lightning_drift.common.errors import UserError
 from lightning_drift.export.check import probe
 from lightning_drift.export.command import export, main
-from lightning_drift.export.model_card import Provenance, companions, modelspec
+from lightning_drift.export.model_card import companions, modelspec
+from lightning_drift.export.provenance import Provenance
 from lightning_drift.export.single_file import is_plain_sd15, ldm_tensors, write_half
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion, open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS
@@ -354,7 +355,7 @@ def test_an_export_that_computes_otherwise_is_reported_and_left(tmp_path, monkey
         value, query = name.format("v"), name.format("q")
         return {**tensors, value: tensors[query], query: tensors[value]}
 
-    monkeypatch.setattr("lightning_drift.export.command.ldm_tensors", swapped)
+    monkeypatch.setattr("lightning_drift.export.whole_model.ldm_tensors", swapped)
     said = refusal("pocket", tmp_path / "x.safetensors")
     assert "was written, but does not compute as its source: the UNet's output differs by" in said
     assert (tmp_path / "x.safetensors").exists()
@@ -421,7 +422,7 @@ def test_an_interrupted_export_leaves_the_earlier_one(form, tmp_path, monkeypatc
         interrupt()
 
     with monkeypatch.context() as patch:
-        patch.setattr("lightning_drift.export.single_file._half_bytes", some_then_interrupt)
+        patch.setattr("lightning_drift.export.single_file._float16_chunks", some_then_interrupt)
         patch.setattr("lightning_drift.export.diffusers_folder.save_file", interrupt)
         with pytest.raises(KeyboardInterrupt):
             export("pocket", str(target), form, overwrite=True)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.export.single_file import described, ldm_tensors
+from lightning_drift.export.single_file import ldm_tensors, parts_metadata
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion, model_hash, open_pipeline
 from lightning_drift.stable_diffusion.single_file import read_single_file
 from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
@@ -141,7 +141,7 @@ def test_the_tokenizer_as_sd15_s_own_repository_holds_it(folder):
 
 def single_file(tiny, path, drop=(), metadata=None, **more):
     tensors = {k: t.contiguous() for k, t in ldm_tensors(tiny).items() if k not in drop}
-    save_file({**tensors, **more}, path, metadata=described(tiny) if metadata is None else metadata)
+    save_file({**tensors, **more}, path, metadata=parts_metadata(tiny) if metadata is None else metadata)
     return path
 
 
@@ -164,7 +164,9 @@ def test_a_single_file_may_hold_linear_attention_and_lack_text_model(tiny, tmp_p
         for key, tensor in ldm_tensors(tiny).items()
     }
     save_file(
-        {k: t.contiguous() for k, t in renamed.items()}, tmp_path / "x.safetensors", metadata=described(tiny)
+        {k: t.contiguous() for k, t in renamed.items()},
+        tmp_path / "x.safetensors",
+        metadata=parts_metadata(tiny),
     )
     assert_same(load_stable_diffusion(str(tmp_path / "x.safetensors")), tiny)
 
