@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.export.check import probe
+from lightning_drift.common.rng import generator
+from lightning_drift.export.check import probe, probe_whole
 from lightning_drift.export.command import export, main
+from lightning_drift.export.delta_lora import delta_tensors
 from lightning_drift.export.model_card import companions, modelspec
 from lightning_drift.export.provenance import Provenance
 from lightning_drift.export.single_file import is_plain_sd15, ldm_tensors, write_half
@@ -361,12 +363,61 @@ def test_an_export_that_computes_otherwise_is_reported_and_left(tmp_path, monkey
     assert (tmp_path / "x.safetensors").exists()
 
 
+def distance(output, expected):
+    return ((output - expected).norm() / expected.norm()).item()
+
+
+def amplifying(key, tensor):
+    """Random text-encoder layers, so steep that rounding to half precision changes the output by 4 %."""
+    if key.startswith("text_encoder.encoder.layers.") and tensor.ndim == 2:
+        return 16 * torch.randn(tensor.shape, generator=generator(0, key)) / tensor.shape[-1] ** 0.5
+    return tensor
+
+
+@pytest.mark.parametrize("form", ["safetensors", "diffusers", "delta"])
+def test_a_network_that_amplifies_rounding_is_exported(form, tmp_path):
+    checkpoint = fit_checkpoint(tmp_path / "steep.ckpt", str(TINY), amplifying)
+    done = export(str(checkpoint), str(tmp_path / "out"), form)
+    source = probe(load_stable_diffusion(str(checkpoint)))
+    written = probe(load_stable_diffusion(str(done.path), base=str(TINY)))
+    assert distance(written["text encoder"], source["text encoder"]) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("weight", "part"),
+    [
+        ("model.diffusion_model.out.2.weight", "UNet"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.weight", "text encoder"),
+        ("first_stage_model.encoder.conv_out.weight", "VAE"),
+        ("first_stage_model.decoder.conv_out.weight", "VAE"),
+    ],
+)
+def test_a_weight_that_is_off_by_more_than_rounding_is_reported(weight, part, tmp_path, monkeypatch):
+    def off(model):
+        tensors = ldm_tensors(model)
+        return {**tensors, weight: tensors[weight] * 1.002}
+
+    monkeypatch.setattr("lightning_drift.export.whole_model.ldm_tensors", off)
+    assert f"the {part}'s output differs by 0." in refusal("pocket", tmp_path / "x.safetensors")
+
+
+def test_a_delta_that_is_off_is_reported(tmp_path, monkeypatch):
+    def off(opened, base):
+        tensors = delta_tensors(opened, base)
+        return {**tensors, "unet.conv_out.weight": tensors["unet.conv_out.weight"] * 1.1}
+
+    checkpoint = fit_checkpoint(tmp_path / "a.ckpt", str(TINY))
+    monkeypatch.setattr("lightning_drift.export.delta_lora.delta_tensors", off)
+    assert "the UNet's output differs by 0." in refusal(checkpoint, tmp_path / "x.safetensors", "delta")
+
+
 def test_probe_sees_each_part(tiny):
-    before = probe(tiny)
-    again = probe(load_stable_diffusion(str(TINY)))
+    before = probe_whole(tiny)
+    again = probe_whole(load_stable_diffusion(str(TINY)))
     assert all(torch.equal(before[part], again[part]) for part in before)
     assert before["text encoder"].shape == (1, 77, 32)
     assert before["UNet"].shape == (1, 4, 4, 4)
+    assert before["VAE"].shape == (1, 3, 32, 32)
 
 
 def test_write_half_is_the_safetensors_format(tmp_path):
