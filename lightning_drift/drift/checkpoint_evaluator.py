@@ -19,6 +19,7 @@ from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.measures.photo_loss import photo_errors, photo_loss
 from lightning_drift.drift.metric import DriftMetric, Role
 from lightning_drift.drift.photo_base import PhotoBase
+from lightning_drift.drift.verdict import Thresholds
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.stable_diffusion.interpolation import load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
@@ -28,6 +29,24 @@ from lightning_drift.weights.files import Weights
 
 SEEDS = 4
 """Seeds of each prompt that are rendered at most."""
+
+_ADVICE = "fit with a seed grid at step 0 and clip_drift"
+
+
+class NoReferences(UserError):
+    """A model comes without the statistics of ClipDrift that its drift would be measured against.
+
+    Args:
+        message: As of every `UserError`.
+        advice: What to do about it at the next fit; empty where no fit was asked of.
+
+    Attributes:
+        advice: Likewise.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class CheckpointEvaluator:
@@ -40,12 +59,16 @@ class CheckpointEvaluator:
         base: Its base.
         clip: The CLIP that ClipDrift measured with; None for the pocket's own, or ViT-L/14.
 
+    Attributes:
+        thresholds: Where the zones of the fit's verdicts end.
+
     Raises:
-        UserError: The checkpoint holds no statistics of ClipDrift, or the CLIP is another or not there.
+        NoReferences: The model is no checkpoint, or holds no statistics of ClipDrift.
+        UserError: The CLIP is another or not there.
     """
 
     def __init__(self, parts: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> None:
-        self.kept, self.photos, self.photo_base = _kept(parts)
+        self.kept, self.photos, self.photo_base, self.thresholds = _kept(parts)
         self.eye = FrozenClip.load(clip or _usual_clip(base))
         if self.eye.hash != self.kept.settings["clip_drift.clip"]:
             raise UserError(
@@ -99,21 +122,27 @@ class CheckpointEvaluator:
             return dream_all(model, self.keys, sampling, advance=bar.update)
 
 
-def _kept(parts: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None]:
-    """What ClipDrift kept in a checkpoint of the base, of the photos and, if it did, of the base on them."""
+def _kept(parts: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None, Thresholds]:
+    """What ClipDrift kept in a checkpoint of the base, of the photos and, if it did, of the base on them.
+
+    The last are its thresholds; a checkpoint without any was judged by the default ones.
+    """
     if not parts.source.endswith(".ckpt") or parts.step is None:
-        raise UserError(f"{parts.source} is not a checkpoint of a fit")
+        raise NoReferences(f"{parts.source} is not a checkpoint of a fit")
     state = read_checkpoint(parts.source).get("callbacks", {}).get("ClipDrift", {})
     if "base" not in state or "photos" not in state:
-        raise UserError(f"{parts.source} holds nothing of ClipDrift to measure against")
+        raise NoReferences(f"{parts.source} holds nothing of ClipDrift to measure against", _ADVICE)
     try:
         base, photos = DriftBase.from_state(state["base"]), Features.from_tensors(state["photos"])
         seen = PhotoBase.from_state(state["photo_base"]) if "photo_base" in state else None
-    except UserError as error:
-        raise UserError(f"what {parts.source} holds of ClipDrift cannot be used ({error})") from error
+        thresholds = Thresholds(**state.get("thresholds", {}))
+    except (UserError, TypeError) as error:
+        raise NoReferences(
+            f"what {parts.source} holds of ClipDrift cannot be used ({error})", _ADVICE
+        ) from error
     if base.texts is None or base.pictures.clip is None or photos.clip is None:
-        raise UserError(f"{parts.source} was measured without a CLIP")
-    return base, photos, seen
+        raise NoReferences(f"{parts.source} was measured without a CLIP", _ADVICE)
+    return base, photos, seen, thresholds
 
 
 def _usual_clip(base: OpenedPipeline) -> str:

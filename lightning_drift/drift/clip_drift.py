@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -349,8 +350,8 @@ class ClipDrift(Callback):
     # -- checkpoints ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's statistics and the verdicts so far: tensors and plain values."""
-        state = dict(self._kept)
+        """The base's statistics, the verdicts so far and the thresholds: tensors and plain values."""
+        state = {**self._kept, "thresholds": asdict(self.thresholds)}
         if self._base is not None:
             state["base"] = self._base.state()
         if self._photos is not None:

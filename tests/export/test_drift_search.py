@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from helpers.paths import DATA
 from lightning_drift.common.errors import UserError
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.checkpoint_evaluator import probe_pictures
+from lightning_drift.drift.verdict import Thresholds
 from lightning_drift.export import drift_search
 from lightning_drift.export.command import export
 from lightning_drift.export.drift_search import PRECISION, largest_dreaming, search
@@ -69,7 +71,7 @@ def test_where_no_drift_dreams_it_is_said() -> None:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: Any) -> Path:
-    """A pocket model fitted fast and hard, as the command does it, with one milestone."""
+    """A pocket model fitted fast and hard, as the command does it, with one milestone and a threshold set."""
     folder = tmp_path_factory.mktemp("auto")
     groups = {
         "dream": {"prompts": "monumental, dramatic", "seeds": "0-1"},
@@ -79,7 +81,7 @@ def checkpoint(tmp_path_factory: Any) -> Path:
         *(sys.executable, "-m", "lightning_drift", "fit", "--trainer.max_steps=20"),
         *("--model.learning_rate=2e-4", "--seed_grid.steps=0,20", "--seed_grid.num_inference_steps=4"),
         *("--step_checkpoint.steps=20", f"--seed_grid.groups={json.dumps(groups)}"),
-        "--trainer.enable_progress_bar=false",
+        *("--clip_drift.thresholds.language_keep=0.99", "--trainer.enable_progress_bar=false"),
     ]
     done = subprocess.run(options, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -102,7 +104,7 @@ def test_drift_1_is_measured_as_the_fit_measured_it_and_0_as_the_base(
     try_only(monkeypatch, 1, 0.5, 0)
     parts = open_pipeline(str(checkpoint))
     outcome = search(parts, base_of(parts), None)
-    whole, half, none = outcome.tried
+    whole, half, none = outcome.trials
     said = json.loads((checkpoint.parents[1] / "drift" / "step=00020.json").read_text())
     assert whole.verdict.zone == said["zone"]
     for name, interval in said["measures"].items():
@@ -117,6 +119,32 @@ def test_drift_1_is_measured_as_the_fit_measured_it_and_0_as_the_base(
         "drift 0.5",
         "drift 0",
     ]
+
+
+def test_a_checkpoint_is_judged_by_the_thresholds_of_its_fit(
+    checkpoint: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    try_only(monkeypatch, 0.25)
+
+    def trial(path: Path) -> Any:
+        opened = open_pipeline(str(path))
+        return search(opened, base_of(opened), None).trials[0]
+
+    strict = trial(checkpoint)
+    assert 0.75 < strict.measures["language"].value < 0.99
+    assert strict.verdict.zone == "forgetting"
+    assert "below 0.99" in strict.verdict.reason
+    # A checkpoint without thresholds is judged by the usual ones.
+    content = torch.load(checkpoint, weights_only=True)
+    thresholds = content["callbacks"]["ClipDrift"].pop("thresholds")
+    assert thresholds == {**asdict(Thresholds()), "language_keep": 0.99}
+    torch.save(content, tmp_path / "a.ckpt")
+    assert trial(tmp_path / "a.ckpt").verdict.zone == "dreaming"
+    # Those of another version are refused.
+    content["callbacks"]["ClipDrift"]["thresholds"] = {"unheard_of": 0.5}
+    torch.save(content, tmp_path / "b.ckpt")
+    with pytest.raises(UserError, match=r"holds of ClipDrift cannot be used .*unheard_of"):
+        trial(tmp_path / "b.ckpt")
 
 
 def test_auto_exports_the_drift_that_was_found(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -206,17 +234,25 @@ def test_few_seeds_of_each_prompt_are_rendered() -> None:
 def test_what_cannot_be_judged_is_said(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     loaded = torch.load(checkpoint, weights_only=True)
     if kind == "base":
-        with pytest.raises(UserError, match="is not a checkpoint of a fit; give --drift a number"):
+        with pytest.raises(
+            UserError, match=r"^--drift auto: .* is not a checkpoint of a fit; give --drift a number$"
+        ):
             export(str(DATA / "tiny_sd"), str(tmp_path / "o"), drift="auto", base=str(DATA / "tiny_sd"))
         return
     if kind == "no state":
         loaded["callbacks"] = {}
-        match = "holds nothing of ClipDrift to measure against; fit with a seed grid at step 0"
+        match = (
+            r"^--drift auto: .* holds nothing of ClipDrift to measure against; fit with a seed grid at step "
+            "0 and clip_drift, or give --drift a number$"
+        )
     else:
         loaded["callbacks"]["ClipDrift"]["base"]["settings"]["clip_drift.clip"] = "0" * 64
-        match = "pocket is not the CLIP that this checkpoint was measured with"
+        match = "^--clip: pocket is not the CLIP that this checkpoint was measured with"
     torch.save(loaded, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match=match):
         export(str(tmp_path / "a.ckpt"), str(tmp_path / "o"), drift="auto")
+    if kind == "other":  # asked for by --measure, and still the CLIP's fault
+        with pytest.raises(UserError, match=match):
+            export(str(tmp_path / "a.ckpt"), str(tmp_path / "o"), "delta", measure=True)
     with pytest.raises(UserError, match="--clip: it measures for --drift auto and --measure alone"):
         export(str(tmp_path / "a.ckpt"), str(tmp_path / "o"), clip="pocket")
