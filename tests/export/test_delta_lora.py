@@ -252,6 +252,19 @@ def test_the_layout_is_kohyas_with_locon_convolutions(full_lora: Exported, check
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1/other-shape/lora"
 
 
+def test_a_rank_beyond_the_largest_layer_is_told_as_it_is(tmp_path: Path) -> None:
+    tuned = fit_checkpoint(tmp_path / "a.ckpt", "pocket", moved)
+    done = export(str(tuned), str(tmp_path / "o"), "lora", rank=512, measure=False)
+    lora = load_file(done.path)
+    alphas = {tensor.item() for key, tensor in lora.items() if key.endswith(".alpha")}
+    assert alphas == {max(len(tensor) for key, tensor in lora.items() if key.endswith(".lora_down.weight"))}
+    (alpha,) = alphas
+    assert alpha < 512
+    with safe_open(done.path, "pt") as file:
+        metadata = file.metadata()
+    assert float(metadata["ss_network_alpha"]) == float(metadata["ss_network_dim"]) == alpha
+
+
 def blocks(done: Exported) -> dict[str, list[float | None]]:
     """The printed table, in per cent."""
     rows = [line.split() for line in done.report.splitlines() if line.startswith(("unet", "text_encoder"))]
