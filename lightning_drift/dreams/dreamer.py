@@ -1,7 +1,6 @@
 """The predict stage that dreams: prompts times seeds, one picture each."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,6 +8,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.model_name import model_name
 from lightning_drift.common.number_lists import integers
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.images.infotext import infotext
@@ -186,7 +186,7 @@ class Dreamer(LightningModule):
 
     def describe(self, request: DreamRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a request's picture; the text holds what decides it, but rounding."""
-        model = (self._hash, Path(self.pipeline).stem)
+        model = (self._hash, model_name(self.pipeline))
         drift = None if self.drift == 1 else (self.drift, self._base_hash)
         text = dream_text(request.prompt, request.seed, self.sampling, model, drift)
         return f"{slug(request.prompt)}_seed{request.seed:04d}", {"parameters": text}

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.stable_diffusion.loading import open_pipeline
+from lightning_drift.stable_diffusion.loading import open_base
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.weights.files import Weights, listed
 
@@ -64,13 +64,8 @@ def _find_base(parts: OpenedPipeline, base: str | None) -> OpenedPipeline:
             f"{parts.source} does not say which model it was fine-tuned from, and drift is measured from "
             "there; name that model with base"
         )
-    try:
-        return open_pipeline(name, None if base else recipe.get("base_revision"))
-    except UserError as error:
-        raise UserError(
-            f"{parts.source} was fine-tuned from {name}, from where drift is measured, but that cannot be "
-            f"loaded: {error}. If it lies elsewhere, name it with base"
-        ) from error
+    revision = None if base else recipe.get("base_revision")
+    return open_base(parts.source, name, revision, "from where drift is measured")
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -179,7 +179,8 @@ def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None
     name = base or recipe.get("base")
     if not name:
         raise UserError(f"{path} does not record its base pipeline; name it with base")
-    parts = _find_base(path, name, None if base else recipe.get("base_revision"), "whose VAE and tokenizer")
+    revision = None if base else recipe.get("base_revision")
+    parts = open_base(str(path), name, revision, "whose VAE and tokenizer it needs")
     weights = from_state_dict(loaded, path)
     trained = {part: weights.under(f"{part}.") for part in ("unet", "text_encoder")}
     if stray := [key for key in weights.shapes if not key.startswith(tuple(f"{part}." for part in trained))]:
@@ -203,16 +204,27 @@ def _read_change(weights: Weights, path: Path, base: str | None) -> OpenedPipeli
     name, revision = recorded_base(weights, path)
     beside = path.parent / name  # where a base that had no public name may have been copied
     found = base or (str(beside) if beside.exists() else name)
-    parts = _find_base(path, found, None if base else revision, "which")
+    parts = open_base(str(path), found, None if base else revision, "which it needs")
     return over_base(parts, weights, path)
 
 
-def _find_base(path: Path, name: str, revision: str | None, needed: str) -> OpenedPipeline:
+def open_base(source: str, name: str, revision: str | None, purpose: str) -> OpenedPipeline:
+    """Open the pipeline that a model was fine-tuned from.
+
+    Args:
+        source: The fine-tune.
+        name: Its base: what ``load_stable_diffusion`` takes.
+        revision: Branch, tag or commit of the base, for a hub id.
+        purpose: A clause on what the base is needed for, for the message.
+
+    Raises:
+        UserError: The base cannot be opened.
+    """
     try:
         return open_pipeline(name, revision)
     except UserError as error:
         raise UserError(
-            f"{path} was fine-tuned from {name}, {needed} it needs, but that cannot be "
+            f"{source} was fine-tuned from {name}, {purpose}, but that cannot be "
             f"loaded: {error}. If it lies elsewhere, name it with base"
         ) from error
 

@@ -10,6 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.model_name import model_name
 from lightning_drift.images.decode import Source, UndecodableError, read_source
 from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
@@ -261,8 +262,8 @@ class SupirUpscaler(LightningModule):
             "Sample": f"{request.sample + 1} of {request.samples}" if self.reference else request.sample + 1,
             "Upscale": f"{self.upscale:g}",
             "Min size": self.min_size,
-            "Model": Path(self.sdxl).stem,
-            "SUPIR": Path(self.supir).stem,
+            "Model": model_name(self.sdxl),
+            "SUPIR": model_name(self.supir),
             **self._hashes,
         }
         if request.tile_captions:

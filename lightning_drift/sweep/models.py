@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.model_name import model_name
 from lightning_drift.stable_diffusion.interpolation import base_of
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
@@ -38,7 +38,7 @@ class SweepModel:
     @property
     def stem(self) -> str:
         """Its name in a picture's parameters."""
-        return Path(self.name).stem
+        return model_name(self.name)
 
     @property
     def factor(self) -> int:
