@@ -1,1 +1,1 @@
-"""What a fine-tune is written as for other programs: a folder, one file, a delta, a LoRA."""
+"""Writing a fine-tune for other programs: a folder, one file, a delta, a LoRA."""

@@ -1,4 +1,4 @@
-"""Can some steps be taken back? The largest drift at which a checkpoint still dreams, found by bisection.
+"""The largest drift at which a checkpoint still dreams, found by bisection, for ``export --drift auto``.
 
 Only the checkpoint's own probe pictures are rendered again, at each drift that is tried, and judged as the
 fit judged its milestones; what they are compared with lies in the checkpoint (see ``CheckpointEvaluator``).

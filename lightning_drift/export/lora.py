@@ -1,4 +1,4 @@
-"""A fine-tune as a LoRA: the change of each linear and convolution layer cut down to a low rank.
+"""The factors of a LoRA: the change of each linear and convolution layer cut down to a low rank.
 
 The layout is kohya's (``lora_unet_….lora_down.weight``, ``….lora_up.weight``, ``….alpha``; LoCon's for
 convolutions), which ComfyUI, A1111, Forge and diffusers load.
@@ -39,9 +39,8 @@ def layer_names(opened: OpenedPipeline) -> tuple[list[tuple[str, str]], dict[str
 
 def largest_rank(opened: OpenedPipeline, rank: int) -> int:
     """The rank of the largest layer of a LoRA: the rank that was asked for, or that layer's full rank."""
-    return min(
-        rank, max(min(_sides(opened.weights[part].shapes[name])) for part, name in layer_names(opened)[0])
-    )
+    shapes = (opened.weights[part].shapes[name] for part, name in layer_names(opened)[0])
+    return min(rank, max(min(_sides(shape)) for shape in shapes))
 
 
 def lora_bytes(opened: OpenedPipeline, rank: int) -> int:

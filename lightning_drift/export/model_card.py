@@ -1,4 +1,4 @@
-"""The words that travel with an exported model: ModelSpec metadata, model card, notice and licence."""
+"""The texts that come with an exported model: ModelSpec metadata, model card, notice and licence."""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
 """Files that hold only what a fine-tune changed: which base they belong to, and the base with the change.
 
 Such a file is safetensors with an entry ``lightning_drift.change`` in its metadata: its form (``delta`` or
-``lora``) and its base, known by name, by hash, and by a few of its weights.
+``lora``), and its base's name, hash, and a few of its weights, by which a copy in another precision is
+recognised.
 """
 
 import json
@@ -20,7 +21,7 @@ from lightning_drift.weights.metadata import METADATA, metadata_entry
 
 CHANGE = "change"
 TOLERANCE = 1e-3
-"""Relative difference of two copies of one base: float16 makes 2e-4, a short fine-tune more than this."""
+"""Largest relative difference of two copies of one base: float16 makes 2e-4, a short fine-tune more."""
 _PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
 
 
@@ -71,8 +72,8 @@ def over_base(base: OpenedPipeline, change: Weights, path: Path) -> OpenedPipeli
     """
     entry = _entry(change, path)
     sample = entry["base_sample"]
-    found = _sample(base) if files_hash(base.files) != entry["base_hash"] else sample
-    if len(found) != len(sample) or not _distance(found, sample) <= TOLERANCE:
+    own = _sample(base) if files_hash(base.files) != entry["base_hash"] else sample
+    if len(own) != len(sample) or not _distance(own, sample) <= TOLERANCE:
         raise UserError(
             f"{path} was made from {entry['base']} (sha256 {entry['base_hash'][:10]}), and {base.source} is "
             "another model; name the right one with base"
@@ -81,7 +82,7 @@ def over_base(base: OpenedPipeline, change: Weights, path: Path) -> OpenedPipeli
         base,
         source=str(path.resolve()),
         revision=None,
-        weights={**base.weights, **_changed(base, change, entry["form"], path)},
+        weights={**base.weights, **_sums(base, change, entry["form"], path)},
         files={path.name: path},
         recipe=metadata_entry(change.metadata, "recipe", str(path)),
         step=metadata_entry(change.metadata, "step", str(path)),
@@ -112,17 +113,18 @@ def lora_change(up: Tensor, down: Tensor, alpha: float, shape: tuple[int, ...]) 
 
 def _entry(weights: Weights, path: Path) -> dict[str, Any]:
     entry = metadata_entry(weights.metadata, CHANGE, str(path))
-    needed = {"form": str, "base": str, "base_hash": str, "base_sample": list}
+    kinds = {"form": str, "base": str, "base_hash": str, "base_sample": list}
     if (
         not isinstance(entry, dict)
-        or any(not isinstance(entry.get(key), kind) for key, kind in needed.items())
+        or any(not isinstance(entry.get(key), kind) for key, kind in kinds.items())
         or entry["form"] not in ("delta", "lora")
     ):
         raise UserError(f"the {METADATA}{CHANGE} entry in the metadata of {path} is damaged")
     return entry
 
 
-def _changed(base: OpenedPipeline, change: Weights, form: str, path: Path) -> Mapping[str, Weights]:
+def _sums(base: OpenedPipeline, change: Weights, form: str, path: Path) -> Mapping[str, Weights]:
+    """The weights of the trained parts, base plus change; refuses tensors that belong to no weight."""
     known: set[str] = set()
     weights: dict[str, Weights] = {}
     for part in TRAINED:
@@ -148,7 +150,7 @@ def _changed(base: OpenedPipeline, change: Weights, form: str, path: Path) -> Ma
 def _addition(
     change: Weights, keys: tuple[str, ...], shape: tuple[int, ...], path: Path
 ) -> Callable[[], Tensor]:
-    """Reads what is added to one weight; refuses what does not fit it before anything is read."""
+    """A function that reads what is added to one weight; a misfit is refused before anything is read."""
     if len(keys) == 1:
         sizes = [torch.Size(change.shapes[keys[0]]).numel()]
     else:
@@ -169,17 +171,17 @@ def _sum(base: Weights, adds: Mapping[str, Callable[[], Tensor]], origin: str) -
     return replace(base, origin=origin, read=read)
 
 
-def _sample(parts: OpenedPipeline) -> list[float]:
-    """The middle element of every matrix and kernel of UNet and text encoder, to know a model again by."""
+def _sample(opened: OpenedPipeline) -> list[float]:
+    """The middle element of each matrix and kernel of UNet and text encoder, to recognise a model by."""
     sample = []
     for part in TRAINED:
-        weights = parts.weights[part]
+        weights = opened.weights[part]
         for name in sorted(name for name, shape in weights.shapes.items() if len(shape) > 1):
             flat = weights.read(name).flatten()
             sample.append(float(f"{flat[len(flat) // 2].item():.7g}"))
     return sample
 
 
-def _distance(found: list[float], expected: list[float]) -> float:
-    a, b = torch.tensor(found), torch.tensor(expected)
+def _distance(sample: list[float], expected: list[float]) -> float:
+    a, b = torch.tensor(sample), torch.tensor(expected)
     return float((a - b).norm() / b.norm())

@@ -1,8 +1,8 @@
-"""The drift dial: models on the line from the base through the fine-tune, W(a) = W0 + a (W - W0).
+"""Models on the line from a base W0 through its fine-tune W: W(a) = W0 + a (W - W0), where a is the drift.
 
-Between two fine-tunes of one model the weights can be interpolated and extrapolated (task arithmetic: Ilharco
-et al. 2023, eq. 1, with one task vector W - W0; along the line to the base itself it is WiSE-FT: Wortsman et
-al. 2022, eq. 1). 0 is the base model, 1 the fine-tune, and beyond 1 the drift goes on the way it went.
+0 is the base, 1 the fine-tune, and above 1 the weights go on in the same direction. Between 0 and 1 this is
+WiSE-FT (Wortsman et al. 2022, eq. 1); beyond, it is task arithmetic with the one task vector W - W0 (Ilharco
+et al. 2023, eq. 1).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,13 +19,18 @@ from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipe
 from lightning_drift.weights.files import Weights, listed
 
 MOST = 1.5
+"""The largest drift."""
 
 
 def check_drift(value: float, option: str) -> float:
-    """The value, if it is one that the dial has: 0 to 1.5.
+    """The value, if it is a drift in 0 to 1.5.
+
+    Args:
+        value: The drift.
+        option: The option that holds it, for the message.
 
     Raises:
-        UserError: It is not; the sentence begins with the option's name.
+        UserError: It is out of range.
     """
     if not 0 <= value <= MOST:
         raise UserError(
@@ -34,67 +39,68 @@ def check_drift(value: float, option: str) -> float:
     return value
 
 
-def base_of(parts: OpenedPipeline, base: str | None = None) -> OpenedPipeline:
+def base_of(opened: OpenedPipeline, base: str | None = None) -> OpenedPipeline:
     """Find and open the pipeline that a model was fine-tuned from.
 
     Args:
-        parts: The fine-tune: a checkpoint of a fit, a delta, a LoRA, or any other model.
-        base: The base, where the fine-tune does not say or it no longer lies there.
+        opened: The fine-tune: a checkpoint of a fit, a delta, a LoRA, or any other model.
+        base: What loads the base, if the fine-tune does not say or the base no longer lies there.
 
     Raises:
         UserError: The base is not known, cannot be opened, or is of another shape.
     """
-    found = parts.base or _find_base(parts, base)
+    origin = opened.base or _recorded_base(opened, base)
     for part in TRAINED:
-        mine, its = parts.weights[part].shapes, found.weights[part].shapes
-        wrong = [name for name in mine if _size(mine[name]) != _size(its.get(name, (0,)))]
-        if wrong or mine.keys() != its.keys():
+        shapes, base_shapes = opened.weights[part].shapes, origin.weights[part].shapes
+        wrong = [name for name in shapes if _size(shapes[name]) != _size(base_shapes.get(name, (0,)))]
+        if wrong or shapes.keys() != base_shapes.keys():
             raise UserError(
-                f"{found.source} cannot be the base of {parts.source}: the {part.replace('_', ' ')} differs "
-                f"in {listed(wrong or sorted(mine.keys() ^ its.keys()))}; name the right one with base"
+                f"{origin.source} cannot be the base of {opened.source}: the {part.replace('_', ' ')} "
+                f"differs in {listed(wrong or sorted(shapes.keys() ^ base_shapes.keys()))}; name the right "
+                "one with base"
             )
-    return found
+    return origin
 
 
-def _find_base(parts: OpenedPipeline, base: str | None) -> OpenedPipeline:
-    recipe = parts.recipe or {}
+def _recorded_base(opened: OpenedPipeline, base: str | None) -> OpenedPipeline:
+    recipe = opened.recipe or {}
     name = base or recipe.get("base")
     if not name:
         raise UserError(
-            f"{parts.source} does not say which model it was fine-tuned from, and drift is measured from "
+            f"{opened.source} does not say which model it was fine-tuned from, and drift is measured from "
             "there; name that model with base"
         )
     revision = None if base else recipe.get("base_revision")
-    return open_base(parts.source, name, revision, "from where drift is measured")
+    return open_base(opened.source, name, revision, "from where drift is measured")
 
 
 def _size(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel()
 
 
-def interpolated(parts: OpenedPipeline, base: OpenedPipeline, drift: float) -> OpenedPipeline:
-    """The pipeline with its drift turned to a value; nothing is read before it is asked for.
+def interpolated(opened: OpenedPipeline, base: OpenedPipeline, drift: float) -> OpenedPipeline:
+    """A fine-tune at another drift.
 
     Args:
-        parts: The fine-tune.
+        opened: The fine-tune.
         base: What it was fine-tuned from; see ``base_of``.
-        drift: The a in W(a) = W0 + a (W - W0), over UNet and text encoder; 0 gives the base's bits, 1 the
+        drift: The a in W(a) = W0 + a (W - W0), for UNet and text encoder; 0 gives the base's bits, 1 the
             fine-tune's. Autoencoder, tokenizer and schedule are the fine-tune's own.
 
     Returns:
         The same pipeline with weights that are computed in float32 when they are read, one tensor at a time.
-        Its recipe says the drift, which multiplies one that was dialled before.
+        Its recipe holds the drift; if it held one already, their product.
     """
     if drift == 1:
-        return parts
-    recipe = dict(parts.recipe or {"base": base.source})
+        return opened
+    recipe = dict(opened.recipe or {"base": base.source})
     recipe["drift"] = round(drift * recipe.get("drift", 1.0), 6)
-    blends = {part: lerped(base.weights[part], parts.weights[part], drift) for part in TRAINED}
-    return replace(parts, weights={**parts.weights, **blends}, recipe=recipe)
+    weights = {part: lerped(base.weights[part], opened.weights[part], drift) for part in TRAINED}
+    return replace(opened, weights={**opened.weights, **weights}, recipe=recipe)
 
 
 def lerped(base: Weights, tuned: Weights, drift: float) -> Weights:
-    """Weights of which each is read as ``lerp`` of the two."""
+    """Weights that are read as the ``lerp`` of two models' weights."""
     return replace(tuned, read=lambda name: lerp(base.read(name), tuned.read(name), drift))
 
 
@@ -111,14 +117,14 @@ def lerp(base: Tensor, tuned: Tensor, drift: float) -> Tensor:
 
 @torch.no_grad()
 def load_weights_(modules: Mapping[str, nn.Module], weights: Mapping[str, Weights]) -> None:
-    """Give running modules other weights, in place, tensor by tensor; on their own device and precision.
+    """Copy other weights into modules, tensor by tensor; the modules keep their device and precision.
 
     Args:
         modules: Modules by part, such as ``{"unet": unet, "text_encoder": text_encoder}``.
         weights: Their new weights by part, such as those of ``interpolated``.
 
     Raises:
-        UserError: A weight cannot be read or does not fit; those before it are changed already.
+        UserError: A weight cannot be read or does not fit; the weights before it have changed already.
     """
     for part, module in modules.items():
         for name, tensor in module.state_dict().items():
@@ -132,26 +138,26 @@ def load_weights_(modules: Mapping[str, nn.Module], weights: Mapping[str, Weight
 def interpolating(
     modules: Mapping[str, nn.Module], base: Mapping[str, Weights]
 ) -> Iterator[Callable[[float], None]]:
-    """Turn the drift of modules that are being trained; afterwards each weight has its own bits again.
+    """Give modules that are being trained another drift for a while; then each weight has its own bits again.
 
-    The weights are kept on the CPU meanwhile (SD v1.5: 3.7 GiB in float32); the device holds one model and
-    one tensor more. No generator is used.
+    Meanwhile their own weights lie on the CPU (SD v1.5: 3.7 GiB in float32), and the device holds one model
+    and one tensor more. No generator is used.
 
     Args:
         modules: Modules by part.
         base: The base's weights by part, read from disk one tensor at a time.
 
     Yields:
-        A function that turns the modules to a drift.
+        A function that gives the modules their weights at a drift.
     """
-    kept = {part: _kept(part, module) for part, module in modules.items()}
+    own = {part: _copy(part, module) for part, module in modules.items()}
     try:
-        yield lambda drift: load_weights_(modules, {p: lerped(base[p], kept[p], drift) for p in modules})
+        yield lambda drift: load_weights_(modules, {p: lerped(base[p], own[p], drift) for p in modules})
     finally:
-        load_weights_(modules, kept)
+        load_weights_(modules, own)
 
 
-def _kept(part: str, module: nn.Module) -> Weights:
+def _copy(part: str, module: nn.Module) -> Weights:
     """A copy of a module's weights on the CPU."""
     state = {name: tensor.to("cpu", copy=True) for name, tensor in module.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -18,5 +18,5 @@ def sd15_config(part: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def sd15_models() -> Mapping[str, Any]:
-    """SD v1.5's models without weights, on the meta device, to compare with."""
+    """SD v1.5's models on the meta device: configs, names and shapes without weights."""
     return empty_models({part: sd15_config(part) for part in PARTS}, "sd15")
