@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_drift.supir.network.find import find_model
+from lightning_drift.supir.network.find import find_sdxl, find_supir
 from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
 from lightning_drift.supir.network.weights import (
     empty_first_stage,
@@ -210,7 +210,7 @@ def main() -> None:
         checkpoints = RandomCheckpoints(dict(SDXL_CONFIGS) if options.model == "full" else TINY_CONFIGS)
     else:
         checkpoints = open_checkpoints(
-            find_model(options.supir, "--supir"), find_model(options.sdxl, "--sdxl")
+            find_supir(options.supir, "--supir"), find_sdxl(options.sdxl, "--sdxl")
         )
 
     name = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"

@@ -46,7 +46,7 @@ class CheckpointEvaluator:
 
     def __init__(self, parts: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> None:
         self.kept, self.photos, self.photo_base = _kept(parts)
-        self.eye = FrozenClip.load(clip or _usual_clip(base))
+        self.eye = FrozenClip.load(clip or _usual_clip(base), option="--clip")
         if self.eye.hash != self.kept.settings["clip_drift.clip"]:
             raise UserError(
                 f"{self.eye.name} is not the CLIP that this checkpoint was measured with during its "

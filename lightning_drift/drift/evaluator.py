@@ -57,9 +57,9 @@ class DriftEvaluator:
             self.unavailable = probes.no_language
         else:
             try:
-                self.clip = FrozenClip.load(clip)
+                self.clip = FrozenClip.load(clip, option="clip_drift.clip")
             except UserError as error:
-                self.unavailable = f"no CLIP. {str(error)[0].upper()}{str(error)[1:]}"
+                self.unavailable = f"no CLIP; {error}"
 
     def settings(self, module: Any, grid: SeedGrid, precision: str) -> dict[str, Any]:
         """Everything that the base's pictures and embeddings follow from, by option.

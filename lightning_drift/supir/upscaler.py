@@ -15,7 +15,7 @@ from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
 from lightning_drift.supir.images import UpscaleRequest
 from lightning_drift.supir.memory.levels import Memory
-from lightning_drift.supir.network.find import find_model
+from lightning_drift.supir.network.find import find_sdxl, find_supir
 from lightning_drift.supir.network.weights import Checkpoints, open_checkpoints
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise, Noise, ReferenceNoise
@@ -198,9 +198,7 @@ class SupirUpscaler(LightningModule):
         if self.supir != "pocket":
             notice(LICENCE)
         if self.checkpoints is None:
-            self.checkpoints = open_checkpoints(
-                find_model(self.supir, "supir"), find_model(self.sdxl, "sdxl")
-            )
+            self.checkpoints = open_checkpoints(find_supir(self.supir), find_sdxl(self.sdxl))
             self._hashes = self.checkpoints.hashes()
             if self.cell != LATENT and self.vae_tiles is not None:
                 raise UserError(

@@ -123,9 +123,9 @@ def _eye(clip: str | None, models: Mapping[str, SweepModel]) -> FrozenClip | Non
         pocket = all((model.base or model).parts.source == "pocket" for model in models.values())
         clip = "pocket" if pocket else "openai/clip-vit-large-patch14"
     try:
-        return FrozenClip.load(clip) if clip else None
+        return FrozenClip.load(clip, option="data.clip") if clip else None
     except UserError as error:
-        notice(f"data.{error}. Until then only what needs no CLIP is measured")
+        notice(f"{error}. Until then only what needs no CLIP is measured")
         return None
 
 

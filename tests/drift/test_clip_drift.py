@@ -414,9 +414,9 @@ def test_validate_measures_a_checkpoint_without_photos_and_leaves_the_events_alo
         (None, "no CLIP is given; name one in clip_drift.clip"),
         (
             "someone/some-clip",
-            "no CLIP. Clip: someone/some-clip is not in the cache and the hub cannot be reached",
+            "no CLIP; clip_drift.clip: someone/some-clip is not in the cache and the hub cannot be reached",
         ),
-        ("nowhere/at/all", "no CLIP. Clip: there is no folder nowhere/at/all"),
+        ("nowhere/at/all", "no CLIP; clip_drift.clip: there is no folder nowhere/at/all"),
     ],
 )
 def test_without_a_clip_the_rest_is_measured_and_no_verdict_given(

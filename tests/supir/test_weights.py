@@ -30,11 +30,11 @@ from lightning_drift.supir.network.weights import (
     empty_first_stage,
     empty_network,
     empty_text_encoders,
-    fill,
     open_checkpoints,
 )
 from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 from lightning_drift.weights.files import open_weights
+from lightning_drift.weights.fill import fill
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +293,7 @@ def test_a_converted_files_own_memory_is_let_go(tmp_path, suffix):
     with torch.device("meta"):
         module = torch.nn.ModuleList([torch.nn.Linear(4096, 2048, bias=False) for _ in weights])
     opened = open_weights(path)
-    fill(module, opened, {name: name for name in weights}, "layers", torch.bfloat16)
+    fill(module, opened, "layers", torch.bfloat16, mapped=True)
     assert mapped() < 32e6
     for name, tensor in weights.items():
         assert torch.equal(module.get_parameter(name), tensor.bfloat16())

@@ -70,11 +70,6 @@ def first_stage_names(names: Iterable[str], config: Mapping[str, Any]) -> dict[s
     return {name: official(name) for name in names}
 
 
-def clip_l_names(names: Iterable[str]) -> dict[str, str]:
-    """``{name in CLIPTextModel: official name}`` of the smaller text encoder."""
-    return {name: CLIP_L_PREFIX + name.removeprefix("text_model.") for name in names}
-
-
 def bigg_name(name: str) -> tuple[str, int | None]:
     """The OpenCLIP name of a weight of the larger text encoder.
 
