@@ -136,6 +136,18 @@ def save(path, weights):
     return path
 
 
+def test_the_error_names_the_option_of_the_file_at_fault(folder, tmp_path):
+    whole = {"model.supir": folder / "supir.ckpt", "model.sdxl": folder / "sdxl.safetensors"}
+    weights = {"model.supir": supir_weights(), "model.sdxl": sdxl_weights()}
+    for option, state in weights.items():
+        del state[next(iter(state))]
+        for bad in (tmp_path / "none.ckpt", save(tmp_path / f"{option}.safetensors", state)):
+            with pytest.raises(UserError) as caught:
+                open_checkpoints(*(whole | {option: bad}).values(), CONFIGS)
+            assert caught.value.option == option
+            assert str(bad) in caught.value.message
+
+
 def test_swapped_files(folder):
     for pair in (("sdxl.safetensors", "supir.safetensors"), ("supir.safetensors", "supir.ckpt")):
         said = refusal(*(folder / name for name in pair))

@@ -124,5 +124,5 @@ def test_without_a_hub_the_sentence_names_the_cache_and_the_way_out(
     assert caught.value.message.startswith(message)
     assert caught.value.message.endswith(f"copy it into the cache folder {tmp_path}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="someone/model/a.bin is not in the cache and the hub cannot"):
+    with pytest.raises(UserError, match=r"someone/model/a\.bin is not in the cache and the hub cannot"):
         fetch_file("someone/model", "a.bin", "a local file")
