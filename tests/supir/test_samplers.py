@@ -7,8 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers.supir.golden import golden, relative
+from torch.nn import functional as F
 from torch.testing import assert_close
 
+from lightning_drift.supir.network.adapters import ZeroSFT
 from lightning_drift.supir.network.denoiser import Conditioning, Denoiser
 from lightning_drift.supir.network.schedule import ddpm_sigmas, karras_sigmas, sigma_table
 from lightning_drift.supir.sampling.samplers import Sampling, sample
@@ -210,6 +212,40 @@ def test_the_reference_rounds_what_the_control_encoder_reads_to_the_latents_dtyp
         hook.remove()
     assert [torch.equal(part, part.bfloat16().float()) for part in seen] == [False] * 3 + [True] * 3
     assert torch.equal(*base), "the base UNet's input is not rounded"
+
+
+def test_a_bfloat16_state_is_scaled_in_float32(network):
+    """The reference's first state has the dtype of a bfloat16 autoencoder, its noise levels are float32."""
+    common, positive = golden("common_inputs"), conds()[0]
+    x, sigma = common["noise"].bfloat16(), sigma_table()[700]
+    read = []
+    hook = network.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    found = Denoiser(network).predict(x, sigma, common["control"], positive, 1.0)
+    hook.remove()
+    assert relative(read[0], x.double() / (sigma.double() ** 2 + 1).sqrt()) <= 1e-6
+    assert (
+        relative(found, Denoiser(network).predict(x.float(), sigma, common["control"], positive, 1.0)) <= 1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_adapters_blend_in_float32(dtype):
+    """A plain input that the blend rounds before the sum would be a unit in the last place off."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        adapter = ZeroSFT(32, 32).to(dtype)
+        control, skip, state = (torch.randn(1, 32, 8, 8).to(dtype) for _ in range(3))
+    one, half = adapter(control, skip, state, 1.0), adapter(control, skip, state, 0.3)
+    plain = torch.cat([state, skip], dim=1)
+    norm = adapter.param_free_norm
+    hidden = adapter.mlp_shared(control)
+    modulated = F.group_norm(
+        torch.cat([state, skip + adapter.zero_conv(control)], dim=1).float(),
+        norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps,
+    )  # fmt: skip
+    modulated = modulated * (adapter.zero_mul(hidden).float() + 1) + adapter.zero_add(hidden).float()
+    assert torch.equal(one, modulated.to(dtype))
+    assert torch.equal(half, (modulated * 0.3 + plain.float() * 0.7).to(dtype))
 
 
 # -- tiles -----------------------------------------------------------------------------------------

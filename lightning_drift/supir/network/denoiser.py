@@ -73,7 +73,7 @@ class Denoiser:
         c_in = 1 / (sigma**2 + 1.0) ** 0.5
         dtype, cond = self.network.dtype, cond.rows(x.shape[0])
         noise = self.network(
-            (x * c_in).to(dtype),
+            (x.float() * c_in).to(dtype),  # a 0-dimensional factor does not widen a bfloat16 state
             index.expand(x.shape[0]).to(x.device),
             cond.context.to(x.device, dtype),
             cond.vector.to(x.device, dtype),
