@@ -1,5 +1,6 @@
 """Samplers and tiles against the golden data, and against plain restatements where there is none."""
 
+import itertools
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -329,6 +330,26 @@ def test_windows_and_weights_look_the_same_from_both_ends(length, tile, stride):
     assert not torch.allclose(
         gaussian_weights(tile, tile, reference=True), weights[:, 2:-2].flip(0), rtol=1e-3
     )
+
+
+def test_windows_overlap_at_least_as_asked_in_every_reachable_setting():
+    """Windows are placed by what is left beside a tile, in steps of 4 latent cells, and by the stride."""
+    moved = 0
+    for left, stride in itertools.product(range(4, 1025, 4), range(1, 257)):
+        starts = window_starts(256 + left, 256, stride)
+        gaps = [b - a for a, b in pairwise(starts)]
+        assert 0 < min(gaps) <= max(gaps) <= stride
+        assert len(gaps) == -(-left // stride), "no more windows than needed"
+        if len(gaps) % 2 or left % 2 == 0:
+            assert gaps == gaps[::-1]
+        # Rounded down in the first half, mirrored in the second: kept wherever the overlap is large enough.
+        half = [left * i // len(gaps) for i in range(len(starts) // 2 + len(starts) % 2)]
+        down = half + [left - start for start in reversed(half[: len(starts) // 2])]
+        if max(b - a for a, b in pairwise(down)) <= stride:
+            assert starts == down
+        else:
+            moved += 1
+    assert moved > 500
 
 
 def test_the_sampler_saturates_at_the_tables_end(network):

@@ -7,6 +7,7 @@ estimates is the same as blending the windows after the step; the samplers need 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,16 @@ def window_starts(length: int, tile: int, stride: int, reference: bool = False) 
         return [0]
     if reference:
         return [*range(0, last + 1, stride), *([last] if last % stride else [])]
-    count = -(-last // stride) + 1
-    first = [last * i // (count - 1) for i in range((count + 1) // 2)]
-    second = [last - start for start in reversed(first[: count // 2])]
-    return first + second
+    gaps = -(-last // stride)
+    down, up = (_mirrored(last, gaps, rounding) for rounding in (0, gaps - 1))
+    # Positions that are rounded down can leave a middle gap one cell wider than the stride.
+    return down if max(b - a for a, b in pairwise(down)) <= stride else up
+
+
+def _mirrored(last: int, gaps: int, rounding: int) -> list[int]:
+    """0 to `last` in equal gaps as nearly as whole numbers allow; the second half mirrors the first."""
+    first = [(last * i + rounding) // gaps for i in range(gaps // 2 + 1)]
+    return first + [last - start for start in reversed(first[: (gaps + 1) // 2])]
 
 
 @dataclass(frozen=True)
