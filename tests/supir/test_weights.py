@@ -23,7 +23,7 @@ from helpers.supir.models import (
 from safetensors.torch import save_file
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.supir.network.conditioning import size_embedding, token_ids
+from lightning_drift.supir.network.conditioning import reference_token_ids, size_embedding, token_ids
 from lightning_drift.supir.network.layout import first_stage_names, network_names
 from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
 from lightning_drift.supir.network.weights import (
@@ -258,10 +258,10 @@ def test_a_caption_joins_the_prompt_with_a_comma_and_never_crowds_it_out():
 
 def test_the_reference_joins_without_a_separator_and_cuts_the_end():
     tokenizer = sd15_tokenizer()
-    found, cut = token_ids(tokenizer, "a house.", "fine grain", reference=True)
+    found, cut = reference_token_ids(tokenizer, "a house.", "fine grain")
     assert found == tokenizer("a house.fine grain", add_special_tokens=False)["input_ids"]
     assert not cut
-    found, cut = token_ids(tokenizer, "house " * 200, "fine grain", reference=True)
+    found, cut = reference_token_ids(tokenizer, "house " * 200, "fine grain")
     assert cut
     assert found == tokenizer("house " * 75, add_special_tokens=False)["input_ids"]
 
@@ -318,13 +318,13 @@ def test_a_full_size_checkpoint_loads_and_runs_one_step_within_20_gb(tmp_path, s
     """Random weights in the official layout, 10 GB on disk, bfloat16 in memory, 512x512."""
     from lightning_drift.supir.restoration import Restorer
     from lightning_drift.supir.sampling.noise import AddressedNoise
-    from lightning_drift.supir.sampling.samplers import Sampling
+    from lightning_drift.supir.sampling.samplers import EdmSampling
     from lightning_drift.supir.settings import Method
 
     supir, sdxl = write_full_size(tmp_path, dtype=stored)
     opened = open_checkpoints(supir, sdxl)
     method = Method(
-        sampling=Sampling(steps=1, s_churn=0.0),
+        sampling=EdmSampling(steps=1, s_churn=0.0),
         prompt="sharp textures",
         negative_prompt="blurry",
         diff_dtype=torch.bfloat16,
