@@ -86,7 +86,7 @@ def load_stable_diffusion(
 
 
 def load_opened(parts: OpenedPipeline) -> StableDiffusion:
-    """Build the models of a pipeline that was found and read their weights, strictly."""
+    """Build the models of an opened pipeline and read their weights, strictly."""
     models: dict[str, Any] = empty_models(parts.configs, parts.source)
     for part in PARTS:
         fill(models[part], parts.weights[part], part.replace("_", " "))
@@ -177,8 +177,8 @@ def _read_change(weights: Weights, path: Path, base: str | None) -> OpenedPipeli
     """A base and what a fine-tune changed of it: a delta or a LoRA of our own export."""
     name, revision = recorded_base(weights, path)
     beside = path.parent / name  # where a base that had no public name may have been copied
-    found = base or (str(beside) if beside.exists() else name)
-    parts = _find_base(path, found, None if base else revision, "which")
+    source = base or (str(beside) if beside.exists() else name)
+    parts = _find_base(path, source, None if base else revision, "which")
     return over_base(parts, weights, path)
 
 

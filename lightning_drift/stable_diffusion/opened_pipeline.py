@@ -26,7 +26,7 @@ _FOREIGN_OPTIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_
 
 @dataclass(frozen=True)
 class OpenedPipeline:
-    """A pipeline found but not yet read: opened weights beside the configs they belong to.
+    """A pipeline opened but not yet read: weights beside the configs that they belong to.
 
     Attributes:
         source: What loads it again: ``pocket``, a hub id, or an absolute path.

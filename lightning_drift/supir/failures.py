@@ -20,7 +20,7 @@ class Failures:
         Args:
             path: The image file.
             reason: Why, as the rest of a sentence, or a whole one that begins with the path.
-            tell: Say it even if the same was said before.
+            tell: Give notice even if the same failure is recorded already.
         """
         sentence = reason if reason.startswith(str(path)) else f"{path} {reason}"
         if tell or sentence not in self.sentences:

@@ -25,7 +25,7 @@ class Placement:
     """Takes the measures against running out of memory that a method asks for, or that a picture needs.
 
     Args:
-        checkpoints: The models, for their sizes.
+        checkpoints: The models; only their sizes are read.
         method: What asks for measures.
         device: Where parts work.
 

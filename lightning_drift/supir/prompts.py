@@ -62,7 +62,7 @@ class Prompts:
             captions: For each picture one caption, or one for each window.
 
         Returns:
-            For each window (or one for all) the conditionings of the pictures, one a row.
+            For each window (or one for all) the conditionings of the pictures, one per row.
         """
         self.encode(caption for row in captions for caption in row)
         count = max(len(row) for row in captions)

@@ -96,10 +96,10 @@ class Restorer:
         """
         restores, reference = self.method.sampling.restores, self.method.reference
         if key is not None and self._stage_one is not None and self._stage_one[0] == key:
-            made = self._stage_one[1]
+            result = self._stage_one[1]
             if reference:
-                noise.posterior(made.latent)  # drawn for nothing, so that the stream stays in step
-            return made
+                noise.posterior(result.latent)  # drawn for nothing, so that the stream stays in step
+            return result
         if self.placement.level is None:
             self.placement.plan(image.shape[-2], image.shape[-1], 1)
         stage = self.first_stage()
@@ -110,10 +110,10 @@ class Restorer:
             center = stage.encode(picture, posterior) if restores else None
         if not reference:
             latent, center = latent.float(), None if center is None else center.float()
-        made = StageOne(latent, picture, center)
+        result = StageOne(latent, picture, center)
         if not (reference and restores):
-            self._stage_one = (key, made)
-        return made
+            self._stage_one = (key, result)
+        return result
 
     def restore(
         self,

@@ -42,7 +42,7 @@ NEGATIVE_PROMPT = "blurry, low quality, jpeg artifacts"
 class SupirUpscaler(LightningModule):
     """Upscales pictures with SUPIR v0 (Yu et al. 2024, arXiv:2401.13627) on an SDXL base model.
 
-    The defaults are those of the essay's prints, 512x512 to 2048x2048. Every result is exactly `upscale`
+    The defaults enlarge 512x512 to 2048x2048. Every result is exactly `upscale`
     times its input; transparency and an RGB profile are kept. SUPIR's weights are licensed for non-commercial
     use.
 
@@ -292,7 +292,7 @@ class SupirUpscaler(LightningModule):
         names = ", ".join(request.name for request, _, _ in group)
         try:
             with self._bar(names) as bar:
-                made = restorer.restore(
+                results = restorer.restore(
                     torch.stack([to_tensor(source.image, sizes) for _, source, sizes in group]),
                     [request.captions for request, _, _ in group],
                     [self._noise(request) for request, _, _ in group],
@@ -311,7 +311,7 @@ class SupirUpscaler(LightningModule):
             return []
         return [
             self._finish(request, source, to_image(pixels, sizes))
-            for (request, source, sizes), pixels in zip(group, made, strict=True)
+            for (request, source, sizes), pixels in zip(group, results, strict=True)
         ]
 
     def _ready(self) -> Restorer:

@@ -98,11 +98,11 @@ def load_torch_file(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_HARMLESS_NAMES):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        found = re.search(
+        match = re.search(
             r"(?:GLOBAL|Unsupported (?:global|class|operand)[^\w]*(?:GLOBAL )?)\s*([\w.]+\.[\w.]+)",
             str(error),
         )
-        what = f" ({found.group(1)})" if found else ""
+        what = f" ({match.group(1)})" if match else ""
         raise UserError(
             f"{path} is damaged or holds Python objects besides weights{what}; it is not opened, because "
             "such a file can run code. Use a .safetensors version of the model"

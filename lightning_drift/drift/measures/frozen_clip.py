@@ -35,7 +35,7 @@ _STRAY = {"text_model.embeddings.position_ids", "vision_model.embeddings.positio
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a CLIP wants its pictures, as in ``preprocessor_config.json``.
+    """What a CLIP does with a picture before it looks, as in ``preprocessor_config.json``.
 
     Attributes:
         edge: Length in pixels to which the shorter edge is resized; None to leave pictures as they are.
@@ -58,7 +58,7 @@ class Preprocessing:
         """Read a ``preprocessor_config.json`` of this or of older versions of transformers.
 
         Raises:
-            UserError: No such file, or it asks for something else than resize, centre crop and normalise.
+            UserError: No such file, or it asks for anything but to resize, crop the centre and normalise.
         """
         config = read_config(file)
         size, crop = config.get("size", 224), config.get("crop_size", 224)
@@ -107,7 +107,7 @@ class FrozenClip:
         tokenizer: Its tokenizer.
         preprocessing: Its preprocessing.
         name: What ``load`` loads again.
-        weights_hash: What tells its embeddings from those of another CLIP.
+        weights_hash: Tells its embeddings from those of another CLIP.
         option: The option that names it, for messages.
     """
 
@@ -191,16 +191,16 @@ class FrozenClip:
             Shape (n, d), float32 on the CPU.
 
         Raises:
-            UserError: They are not finite, which only damaged weights bring about.
+            UserError: They are not finite: the weights are damaged.
         """
-        found = []
+        batches = []
         for start in range(0, len(images), batch_size):
             batch = np.stack([self.preprocessing(image) for image in images[start : start + batch_size]])
             with _exact(self.device):
                 pixels = torch.from_numpy(batch).to(self.device)
                 pooled = self.model.vision_model(pixel_values=pixels).pooler_output
-                found.append(self.model.visual_projection(pooled).cpu())
-        return self._unit(found)
+                batches.append(self.model.visual_projection(pooled).cpu())
+        return self._unit(batches)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
@@ -214,7 +214,7 @@ class FrozenClip:
             Shape (p, d), float32 on the CPU.
         """
         context = self.model.config.text_config.max_position_embeddings
-        found = []
+        batches = []
         for start in range(0, len(texts), batch_size):
             ids = self.tokenizer(
                 list(texts[start : start + batch_size]),
@@ -225,13 +225,13 @@ class FrozenClip:
             ).input_ids
             with _exact(self.device):
                 pooled = self.model.text_model(input_ids=ids.to(self.device)).pooler_output
-                found.append(self.model.text_projection(pooled).cpu())
-        return self._unit(found)
+                batches.append(self.model.text_projection(pooled).cpu())
+        return self._unit(batches)
 
-    def _unit(self, found: list[Tensor]) -> Tensor:
-        if not found:
+    def _unit(self, batches: list[Tensor]) -> Tensor:
+        if not batches:
             return torch.zeros((0, self.model.config.projection_dim))
-        vectors = torch.cat(found)
+        vectors = torch.cat(batches)
         if not vectors.isfinite().all():
             raise UserError(f"{self.name} gives NaN or infinity: its weights are damaged", self.option)
         return functional.normalize(vectors, dim=-1)

@@ -24,7 +24,7 @@ MEGAPIXEL = 2**20
 
 # Peak beside the weights, per megapixel and sample in 16 bits. Live tensors were counted on the meta device
 # at 2048x2048 with attention that stores no scores, kernels' workspaces are in the margin; that of the whole
-# autoencoder is what an H100 took (docs/supir.md), for its convolutions' workspaces exceed the margin.
+# autoencoder is what an H100 took (docs/supir.md): its convolutions' workspaces exceed the margin.
 NETWORK_GIB = 0.29
 AUTOENCODER_GIB = 2.0
 STRIPS_GIB = 1.08

@@ -78,8 +78,8 @@ def bigg_name(name: str) -> tuple[str, int | None]:
         The text projection is stored transposed.
     """
     name = name.removeprefix("text_model.")
-    if found := re.fullmatch(r"encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name):
-        return f"{BIGG_PREFIX}transformer.resblocks.{found[1]}.attn.in_proj_{found[3]}", "qkv".index(found[2])
+    if match := re.fullmatch(r"encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name):
+        return f"{BIGG_PREFIX}transformer.resblocks.{match[1]}.attn.in_proj_{match[3]}", "qkv".index(match[2])
     for ours, theirs in _BIGG_LAYER.items():
         name = name.replace(ours, theirs)
     for ours, theirs in _BIGG.items():

@@ -180,7 +180,7 @@ def _open_supir(supir: Path) -> Weights:
 
 @contextmanager
 def _naming(option: str) -> Iterator[None]:
-    """Faults that are found meanwhile lie in the value of an option."""
+    """Give every error inside the option whose value is at fault."""
     try:
         yield
     except UserError as error:
