@@ -23,7 +23,7 @@ from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.stable_diffusion.interpolation import load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
-from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.stable_diffusion.sampling import Sampling, dream_all
 from lightning_drift.weights.files import Weights
 
 SEEDS = 4
@@ -93,23 +93,10 @@ class CheckpointEvaluator:
 
     def _pictures(self, model: StableDiffusion, title: str) -> list[Any]:
         """The probe pictures, made with the settings that the base's were made with."""
-        images, settings = [], self.kept.settings
-        size = settings["seed_grid.batch_size"]
+        fields = Sampling().settings()
+        sampling = Sampling(**{name: self.kept.settings[f"seed_grid.{name}"] for name in fields})
         with tqdm(total=len(self.keys), desc=title, unit="img", leave=False) as bar:
-            for start in range(0, len(self.keys), size):
-                batch = self.keys[start : start + size]
-                images += dream(
-                    model,
-                    [prompt for prompt, _ in batch],
-                    [seed for _, seed in batch],
-                    negative_prompt=settings["seed_grid.negative_prompt"],
-                    guidance_scale=settings["seed_grid.guidance_scale"],
-                    num_inference_steps=settings["seed_grid.num_inference_steps"],
-                    height=settings["seed_grid.height"],
-                    width=settings["seed_grid.width"],
-                )
-                bar.update(len(batch))
-        return images
+            return dream_all(model, self.keys, sampling, advance=bar.update)
 
 
 def _kept(parts: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None]:

@@ -78,12 +78,7 @@ class DriftEvaluator:
             "seed_grid.groups": [
                 [prompt, seed, self.probes.roles[prompt]] for prompt, seed in self.probes.keys
             ],
-            "seed_grid.guidance_scale": grid.guidance_scale,
-            "seed_grid.num_inference_steps": grid.num_inference_steps,
-            "seed_grid.negative_prompt": grid.negative_prompt,
-            "seed_grid.height": grid.height,
-            "seed_grid.width": grid.width,
-            "seed_grid.batch_size": grid.batch_size,
+            **{f"seed_grid.{name}": value for name, value in grid.sampling.settings().items()},
             "clip_drift.clip": self.clip.hash if self.clip else None,
             "trainer.precision": precision,
             "device": module.device.type,

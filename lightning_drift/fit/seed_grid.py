@@ -20,7 +20,7 @@ from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.png import save_png
-from lightning_drift.stable_diffusion.sampling import check_size, dream
+from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream_all
 
 
 class SeedGrid(Callback):
@@ -61,14 +61,15 @@ class SeedGrid(Callback):
         width: int | None = None,
         drift_dial: str | float | list[float] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(
-                f"{batch_size} is not a number of pictures; give 1 or more", "seed_grid.batch_size"
-            )
-        if not 1 <= num_inference_steps <= 1000:
-            raise UserError(
-                f"{num_inference_steps} is out of range; give 1 to 1000", "seed_grid.num_inference_steps"
-            )
+        self.sampling = Sampling.read(
+            "seed_grid",
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            batch_size=batch_size,
+        )
         self.milestones = Milestones(steps, "seed_grid.steps")
         self.groups: dict[str, tuple[list[str], list[int]]] = {}
         for name, group in (groups or {}).items():
@@ -85,12 +86,6 @@ class SeedGrid(Callback):
                     "or case, and their grids would share a name; keep one of them",
                     "seed_grid.groups",
                 )
-        self.guidance_scale = guidance_scale
-        self.num_inference_steps = num_inference_steps
-        self.negative_prompt = negative_prompt
-        self.batch_size = batch_size
-        self.height = height
-        self.width = width
         self.dial_values = read_values(drift_dial, "seed_grid.drift_dial")
         if self.dial_values and "dial" in self.groups:
             raise UserError("the name dial is taken by seed_grid.drift_dial; use another", "seed_grid.groups")
@@ -107,7 +102,7 @@ class SeedGrid(Callback):
             UserError: The picture size does not suit the model.
         """
         if self.groups:
-            check_size(pl_module.parts, "seed_grid", self.height, self.width)
+            check_size(pl_module.parts, "seed_grid", self.sampling.height, self.sampling.width)
             self.milestones.announce(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,7 +158,6 @@ class SeedGrid(Callback):
     ) -> list[Image.Image]:
         """Sample pictures of (prompt, seed) with the grid's settings; modes are restored as in ``render``."""
         precision = trainer.strategy.precision_plugin
-        images: list[Image.Image] = []
         vae = pl_module.parts.vae
         with (
             eval_mode(pl_module.unet, pl_module.text_encoder, vae),
@@ -177,21 +171,7 @@ class SeedGrid(Callback):
                 disable=not _bar_shown(trainer),
             ) as bar,
         ):
-            for start in range(0, len(wanted), self.batch_size):
-                batch = wanted[start : start + self.batch_size]
-                images += dream(
-                    pl_module.parts,
-                    [prompt for prompt, _ in batch],
-                    [seed for _, seed in batch],
-                    negative_prompt=self.negative_prompt,
-                    guidance_scale=self.guidance_scale,
-                    num_inference_steps=self.num_inference_steps,
-                    height=self.height,
-                    width=self.width,
-                    forward_context=precision.forward_context,
-                )
-                bar.update(len(batch))
-        return images
+            return dream_all(pl_module.parts, wanted, self.sampling, precision.forward_context, bar.update)
 
     def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
         """The row of drift values; a base that cannot be read again or a full disk costs the row only."""

@@ -80,14 +80,14 @@ def _batches(data: Sweep, missing: list[SweepRequest]) -> list[list[SweepRequest
 
 
 def _weight(module: SweepDreamer, request: SweepRequest) -> float:
-    height, width = request.model.size(module.height, module.width)
-    return height * width * (2 if request.guidance_scale > 1 else 1)
+    sampling = module.sampling_of(request)
+    return (sampling.height or 0) * (sampling.width or 0) * (2 if request.guidance_scale > 1 else 1)
 
 
 def _bytes(module: SweepDreamer, requests: list[SweepRequest]) -> int:
     """The most that pictures take: PNG is hardly ever larger than the pixels."""
-    sizes = (request.model.size(module.height, module.width) for request in requests)
-    return sum(3 * height * width + _TEXT for height, width in sizes)
+    sizes = (module.sampling_of(request) for request in requests)
+    return sum(3 * (size.height or 0) * (size.width or 0) + _TEXT for size in sizes)
 
 
 def _free(folder: Path) -> int:

@@ -181,10 +181,10 @@ def _thumbnail(folder: Path, name: str) -> str:
 def _command_facts(data: Any, module: Any) -> dict[str, Any]:
     """What a command that makes one of the pictures again must say, beside the cell's own parameters."""
     return {
-        "negative_prompt": module.negative_prompt,
-        "height": module.height,
-        "width": module.width,
-        "generator_device": module.generator_device,
+        "negative_prompt": module.sampling.negative_prompt,
+        "height": module.sampling.height,
+        "width": module.sampling.width,
+        "generator_device": module.sampling.generator_device,
         "dtype": module.dtype_name,
         "base": data.base,
     }

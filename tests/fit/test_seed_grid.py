@@ -89,10 +89,10 @@ def test_the_drift_sheet_shows_every_milestone_on_disk_with_its_step(tmp_path: P
 
 def test_the_base_grid_shows_the_base_model(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
     from lightning_drift.stable_diffusion.loading import load_stable_diffusion
-    from lightning_drift.stable_diffusion.sampling import dream
+    from lightning_drift.stable_diffusion.sampling import Sampling, dream
 
     grid, _ = run(tiny_sd, trainer, tmp_path)
-    (image,) = dream(load_stable_diffusion(tiny_sd), ["a lake"], [7], num_inference_steps=2)
+    (image,) = dream(load_stable_diffusion(tiny_sd), ["a lake"], [7], Sampling(num_inference_steps=2))
     rendered = np.asarray(grid.history[0]["a lake", 7], dtype=int)
     assert np.abs(rendered - np.asarray(image, dtype=int)).max() <= 1
 

@@ -13,7 +13,7 @@ from helpers.pocket_pictures import KEYS, base, eye, photos, pocket
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.metric import DriftMetric
 from lightning_drift.fit.checkpointing import read_checkpoint
-from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.stable_diffusion.sampling import Sampling, dream
 
 pytestmark = pytest.mark.gpu
 RECIPE = [*OPTIONS, "--trainer.accelerator=gpu", "--trainer.precision=16-mixed", "--model.learning_rate=2e-5"]
@@ -45,8 +45,8 @@ def on_the_gpu():
 @torch.no_grad()
 def test_dreams_are_the_cpus() -> None:
     prompts, seeds = zip(*KEYS[:4], strict=True)
-    ours = dream(on_the_gpu(), prompts, seeds, num_inference_steps=10)
-    theirs = dream(pocket(), prompts, seeds, num_inference_steps=10)
+    ours = dream(on_the_gpu(), prompts, seeds, Sampling(num_inference_steps=10))
+    theirs = dream(pocket(), prompts, seeds, Sampling(num_inference_steps=10))
     gap = np.abs(np.stack([np.asarray(image, float) for image in ours]) - np.stack(theirs))
     assert gap.mean() < 1.0  # of 255 levels
 
@@ -54,7 +54,7 @@ def test_dreams_are_the_cpus() -> None:
 @torch.no_grad()
 def test_drift_measures_are_the_cpus() -> None:
     prompts, seeds = zip(*KEYS, strict=True)
-    images = dream(on_the_gpu(), prompts, seeds, num_inference_steps=3)
+    images = dream(on_the_gpu(), prompts, seeds, Sampling(num_inference_steps=3))
     roles = dict.fromkeys(prompts, "language")
     found = []
     for device in ("cpu", "cuda"):

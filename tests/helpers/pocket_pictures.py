@@ -9,7 +9,7 @@ from lightning_drift.assets import PHOTOS
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
-from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.stable_diffusion.sampling import Sampling, dream
 
 PROMPTS = [
     "monumental, dramatic, atmospheric, transcendent",
@@ -49,4 +49,4 @@ def photos(name: str) -> Features:
 @torch.no_grad()
 def pictures(model: StableDiffusion) -> Features:
     prompts, seeds = zip(*KEYS, strict=True)
-    return Features.of(dream(model, prompts, seeds, num_inference_steps=4), eye())
+    return Features.of(dream(model, prompts, seeds, Sampling(num_inference_steps=4)), eye())
