@@ -145,8 +145,8 @@ class References:
         self.photo_base, reason = self.checkpoint.matching_photo_base(settings)
         if self.photo_base is None:
             notice(
-                f"clip_drift: the base's loss on the photos is not known, because {reason}; the verdict is by "
-                "the pictures alone"
+                f"clip_drift: the base's loss on the photos is not known, because {reason}; the verdict is "
+                "by the pictures alone"
             )
 
     def _find_base(self, evaluator: DriftEvaluator) -> None:
@@ -156,6 +156,6 @@ class References:
         if self.base is None:
             notice(
                 f"clip_drift: the base model's pictures are missing, because {reason}. The drift is not "
-                "measured; let seed_grid.steps begin with 0, in this run from its start or once in another of "
-                "this base"
+                "measured; let seed_grid.steps begin with 0, in this run from its start or once in another "
+                "of this base"
             )
