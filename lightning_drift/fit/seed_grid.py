@@ -178,13 +178,13 @@ class SeedGrid(Callback):
 
         Modes of all submodules are restored one by one afterwards, and no generator but our own is used.
         """
-        wanted = list(
+        keys = list(
             dict.fromkeys((p, s) for prompts, seeds in self.groups.values() for p in prompts for s in seeds)
         )
-        return dict(zip(wanted, self.sample(trainer, pl_module, wanted, title), strict=True))
+        return dict(zip(keys, self.sample(trainer, pl_module, keys, title), strict=True))
 
     def sample(
-        self, trainer: Trainer, pl_module: Any, wanted: Sequence[tuple[str, int]], title: str
+        self, trainer: Trainer, pl_module: Any, keys: Sequence[tuple[str, int]], title: str
     ) -> list[Image.Image]:
         """Sample pictures of (prompt, seed) with the grid's settings; modes are restored as in ``render``."""
         precision = trainer.strategy.precision_plugin
@@ -193,7 +193,7 @@ class SeedGrid(Callback):
             eval_mode(pl_module.unet, pl_module.text_encoder, vae),
             placed(vae, pl_module.device),
             tqdm(
-                total=len(wanted),
+                total=len(keys),
                 desc=title,
                 unit="img",
                 leave=trainer.state.fn == "validate",
@@ -201,7 +201,7 @@ class SeedGrid(Callback):
                 disable=not _bar_shown(trainer),
             ) as bar,
         ):
-            return dream_all(pl_module.parts, wanted, self.sampling, precision.forward_context, bar.update)
+            return dream_all(pl_module.parts, keys, self.sampling, precision.forward_context, bar.update)
 
     def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
         """The row of drift values; a base that cannot be read again or a full disk costs the row only."""

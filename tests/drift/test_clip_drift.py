@@ -48,7 +48,7 @@ GROUPS = {
 
 
 class Fit:
-    """A short fit on bundled photos, its drift measured by the pocket's eye."""
+    """A short fit on bundled photos, its drift measured by the pocket's CLIP."""
 
     def __init__(
         self,

@@ -50,15 +50,15 @@ class Features:
         """
         if not images:
             raise ValueError("no pictures")
-        found: dict[str, list[Tensor]] = {"layout": [], "lab": [], "thumbnail": []}
+        features: dict[str, list[Tensor]] = {"layout": [], "lab": [], "thumbnail": []}
         for image in images:
             pixels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
             lab = srgb_to_lab(pixels)
-            found["layout"].append(layout(lab[None, ..., 0]))
-            found["lab"].append(lab.mean((0, 1))[None])
-            found["thumbnail"].append(thumbnail(pixels.movedim(-1, 0)[None]))
+            features["layout"].append(layout(lab[None, ..., 0]))
+            features["lab"].append(lab.mean((0, 1))[None])
+            features["thumbnail"].append(thumbnail(pixels.movedim(-1, 0)[None]))
         embedded = clip.embed_images(images) if clip else None
-        return cls(**{name: torch.cat(parts) for name, parts in found.items()}, clip=embedded)
+        return cls(**{name: torch.cat(parts) for name, parts in features.items()}, clip=embedded)
 
     def __len__(self) -> int:
         return len(self.lab)

@@ -1,6 +1,6 @@
 """The loss on the photos: has the denoiser become better at the photos it was trained on, or worse?
 
-A fit lowers the denoising loss on its own photos from the first steps on, for that is what it minimises.
+A fit lowers the denoising loss on its own photos from the first steps on, because that is what it minimises.
 Random changes of the weights raise it, even where they happen to make the pictures more like the photos to a
 CLIP. So it tells a drift from damage, without sampling a picture.
 """
@@ -68,7 +68,7 @@ def photo_errors(
         states = model.text_encoder(input_ids.to(model.text_encoder.device))[0].to(dtype)
     steps = scheduler.config.num_train_timesteps
     timesteps = torch.tensor([round(level * steps) for level in NOISE_LEVELS], device=device)
-    found = []
+    errors = []
     for number, latent in enumerate(latents):
         drawn = [
             torch.randn(latent.shape, generator=generator(0, "photo loss", number, level))
@@ -82,8 +82,8 @@ def photo_errors(
         with forward_context():
             condition = states.expand(len(noise), -1, -1)
             predicted = model.unet(noisy.to(dtype), timesteps, condition, return_dict=False)[0]
-        found.append((predicted.float() - target).square().mean((1, 2, 3)).double().cpu())
-    return torch.stack(found)
+        errors.append((predicted.float() - target).square().mean((1, 2, 3)).double().cpu())
+    return torch.stack(errors)
 
 
 def photo_loss(base: Tensor, now: Tensor) -> Interval:
