@@ -76,8 +76,7 @@ def test_small_tensors_are_measured_exactly_and_by_block() -> None:
 class Watched(DreamBooth):
     """Remembers what it measured, step by step."""
 
-    def log_step(self, batch_idx: int) -> None:
-        super().log_step(batch_idx)
+    def on_train_batch_end(self, *args: Any) -> None:
         self.changes = getattr(self, "changes", {}) | {self.global_step: self.weight_changes()}
 
 
