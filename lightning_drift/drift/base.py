@@ -1,4 +1,4 @@
-"""The base model's statistics that every milestone is measured against: kept in checkpoints and on disk."""
+"""DriftBase: statistics of the base model, against which every milestone is measured."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ROUNDING = ("device", "trainer.precision", "seed_grid.batch_size")
 
 @dataclass(frozen=True)
 class DriftBase:
-    """What is known of the base model.
+    """What is known of the base model. It is kept in checkpoints, and in a cache folder between runs.
 
     Attributes:
         settings: Everything that its pictures and embeddings follow from, in plain values by option.
-        pictures: Features of its pictures, in the order of the probe keys.
+        pictures: Features of its pictures, in the order of the probes' keys.
         texts: The frozen CLIP's embeddings of the prompts, shape (p, d); None without CLIP.
-        latents: What the language probe is shown, shape (n, c, h, w); None without the probe.
-        energies: The base's own language probe.
+        latents: Latents that the language probe is shown, shape (n, c, h, w); None without the probe.
+        energies: What the language probe measured of the base, by name; empty without the probe.
     """
 
     settings: dict[str, Any]
@@ -107,7 +107,7 @@ class DriftBase:
 
 
 def differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """Names of the requested settings that the recorded ones differ in, but for rounding.
+    """Names of the requested settings in which the recorded ones differ, except those of ``ROUNDING``.
 
     Args:
         recorded: What statistics were taken with.

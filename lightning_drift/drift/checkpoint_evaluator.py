@@ -1,4 +1,4 @@
-"""CheckpointEvaluator: measures any weights in the same way as a fit measured its milestones.
+"""CheckpointEvaluator: measures weights as a fit measured its milestones.
 
 A checkpoint of a fit with ClipDrift holds the probe pictures' prompts, seeds and settings, the features of
 the base's pictures and of the photos, and the photos' latents. Only the pictures of the weights that are

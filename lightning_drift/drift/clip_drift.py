@@ -68,7 +68,8 @@ class ClipDrift(Callback):
     ) -> None:
         if text_every_n_steps < 0:
             raise UserError(
-                f"{text_every_n_steps} is no number of steps; give 0 or more", "clip_drift.text_every_n_steps"
+                f"{text_every_n_steps} is not a number of steps; give 0 or more",
+                "clip_drift.text_every_n_steps",
             )
         self.clip = clip
         self.steps = None if steps is None else Milestones(steps, "clip_drift.steps").steps

@@ -1,4 +1,4 @@
-"""DriftEvaluator: from pictures and a model to a reading; it knows nothing of when, and writes nothing."""
+"""DriftEvaluator: makes a reading from pictures and a model. When that happens is not its concern."""
 
 from __future__ import annotations
 
@@ -247,8 +247,8 @@ class DriftEvaluator:
         if clip is not None and (base.clip_hash != clip.hash or photos.clip is None):
             clip = None
             unavailable = (
-                "the base model was looked at with another CLIP or none when this run began; begin a new fit "
-                "with this one, or name the former in clip_drift.clip"
+                "the base model was measured with another CLIP, or without one, when this run began; begin "
+                "a new fit with this one, or name the former in clip_drift.clip"
             )
         if clip is None:
             base = base.without_clip()

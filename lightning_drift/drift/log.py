@@ -1,4 +1,4 @@
-"""What a milestone's reading says, and where it is written: TensorBoard, a JSON file, a sentence."""
+"""A milestone's reading, and where it is written: to TensorBoard, to a JSON file, and in a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DriftMetric: all measures of a checkpoint against the base, from features that arrive in any order."""
+"""DriftMetric: all measures of a checkpoint against the base, from pictures' features in any order."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class DriftMetric(Metric):
     Pictures are named by their index in ``keys``. Which prompts enter a measure follows from their role:
 
     - language prompts (short, without the identifier, spread over things, hours and styles): language,
-      adherence, retrieval, spread, vendi and clip_t. A dream prompt of adjectives has little to be retrieved.
+      adherence, retrieval, spread, vendi and clip_t. A dream prompt is made of adjectives, by which a picture
+      is hardly recognised.
     - all prompts, dream prompts too: drift, drift_prompt, tilt, pull, aim, coherence, colour, delta_e,
       palette_pull, copy, likeness and diversity. Each prompt weighs the same, however many seeds it has.
 
@@ -106,16 +107,18 @@ class DriftMetric(Metric):
         if texts is not None and len(texts) != len(roles):
             raise ValueError(f"{len(texts)} text embeddings for {len(roles)} prompts")
         if len(photos) == 0:
-            raise UserError("clip_drift: there are no photos to measure against")
+            raise UserError("there are no photos to measure against", "clip_drift")
         for prompt in roles:
             if (count := sum(key[0] == prompt for key in keys)) < 2:
                 raise UserError(
-                    f"clip_drift: the prompt {prompt!r} has {count} seed; give two or more, four to judge by"
+                    f"the prompt {prompt!r} has {count} seed; give two or more, four to judge by",
+                    "clip_drift",
                 )
         if texts is not None and len(self.language_prompts) < 2:
             raise UserError(
-                f"clip_drift: {len(self.language_prompts)} language prompt cannot show whether prompts still "
-                "matter; give two or more, eight to judge by"
+                f"{len(self.language_prompts)} language prompt cannot show whether prompts still matter; "
+                "give two or more, eight to judge by",
+                "clip_drift",
             )
         self.keys, self.base, self.photos = list(keys), base, photos
         self.draws = SeedDraws(keys, draws, seed)

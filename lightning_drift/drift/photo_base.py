@@ -1,4 +1,4 @@
-"""What the loss on the photos is measured against: the photos and the base model's errors on them."""
+"""PhotoBase: the photos and the base model's errors on them, against which the loss on the photos is set."""
 
 from __future__ import annotations
 

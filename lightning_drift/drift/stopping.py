@@ -1,4 +1,4 @@
-"""Where a fit ends: at the zone that it was told, with the last checkpoint that dreams kept."""
+"""StopRule: ends a fit at a zone, and keeps its last checkpoint that dreams."""
 
 from pathlib import Path
 

@@ -52,7 +52,7 @@ class DreamBooth(LightningModule):
         weight_change_every_n_steps: How often to log the relative weight change of each block; 0 for never.
         log_every_n_steps: How often to log loss, gradient norm, loss scale and learning rate.
         base: Where to find the base pipeline if ``pipeline`` is a checkpoint of an earlier fit.
-        seed: The run's seed (the command line links it to ``seed_everything``).
+        seed: The run's seed (the command line takes it from ``seed_everything``).
     """
 
     def __init__(

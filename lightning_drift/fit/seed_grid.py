@@ -66,11 +66,11 @@ class SeedGrid(Callback):
         batch_size: Pictures sampled together.
         height: Picture height in pixels, a multiple of 8 for SD v1.5; null for the model's own size.
         width: Picture width likewise.
-        drift_dial: Values such as ``0.5,1,1.25`` for one row more at each milestone after 0: the first
+        drift_dial: Values such as ``0.5,1,1.25`` for one more row at each milestone after 0: the first
             group's first prompt and seed with the drift turned to each (W0 + value (W - W0), 0 to 1.5), on
-            ``dial_step=01200.png`` and in TensorBoard as ``dial/<prompt>``. It tells whether some steps could
-            be taken back, or more taken. Keeps a copy of the weights in the computer's memory meanwhile; null
-            for no row.
+            ``dial_step=01200.png`` and in TensorBoard as ``dial/<prompt>``. It shows whether taking back some
+            of the change, or adding to it, would be better. Needs a copy of the weights in the computer's
+            memory while it is made; null for no row.
 
     Attributes:
         listeners: What is handed each milestone's pictures, in this order.
@@ -223,7 +223,7 @@ class SeedGrid(Callback):
             self._add_row(trainer, f"dial/{slug(prompts[0])}", images, step)
 
     def _write(self, folder: Path, pictures: GridPictures, over_time: bool) -> None:
-        """One labelled sheet a group. A full disk costs the sheets, not the run."""
+        """One labelled sheet per group. A full disk costs the sheets, not the run."""
         try:
             for name, (prompts, seeds) in self.groups.items():
                 sheet = contact_sheet(

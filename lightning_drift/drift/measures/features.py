@@ -26,7 +26,7 @@ from lightning_drift.drift.measures.frozen_clip import FrozenClip
 
 @dataclass
 class Features:
-    """Features of n pictures, float32 on the CPU; 4 KB a picture, and its CLIP embedding.
+    """Features of n pictures, float32 on the CPU; 4 KB per picture, and its CLIP embedding.
 
     Attributes:
         layout: Mean L* in 8x8 fields, shape (n, 8, 8), 0..100.

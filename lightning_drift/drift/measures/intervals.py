@@ -77,7 +77,7 @@ class SeedDraws:
         """Mean over prompts of the mean over seeds.
 
         Args:
-            values: One value or vector a picture, shape (n,) or (n, k).
+            values: One value or one vector per picture, shape (n,) or (n, k).
 
         Returns:
             Shape (1 + draws,) or (1 + draws, k).
