@@ -219,10 +219,11 @@ class FitQueue:
 
 def describe(cell: CorridorCell) -> str:
     """A cell in a few words."""
-    if cell.zone is None or cell.position is None:
+    if cell.zone is None:
         return cell.state
     border = f" (borderline {cell.borderline})" if cell.borderline else ""
-    return f"{cell.zone}{border}, {cell.position:.0f} of 100"
+    position = "" if cell.position is None else f", {cell.position:.0f} of 100"
+    return f"{cell.zone}{border}{position}"
 
 
 def _checkpoints(folder: Path) -> dict[int, Path]:
