@@ -90,8 +90,9 @@ def corridor(
     def renew() -> None:
         try:
             write_report(plan.folder, page)
-        except OSError as error:
-            notice(f"cannot write {page}: {error.strerror or error}; the fits go on")
+        except (OSError, UserError) as error:  # the page can be written again at any time, a fit cannot
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            notice(f"cannot write {page}: {reason}; the fits go on")
 
     sweep = FitQueue(plan, list(asked), slots, renew)
     try:

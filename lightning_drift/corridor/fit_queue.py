@@ -1,4 +1,4 @@
-"""RecordedRun a corridor: a fit a learning rate, as many side by side as there are devices."""
+"""Run a corridor: one fit per learning rate, as many side by side as there are devices."""
 
 import os
 import shutil
@@ -114,13 +114,14 @@ class FitQueue:
         self._steps_to_do = sum(plan.steps[-1] - fit.begin for fit in self.waiting)
 
     def run(self, poll: float = 1.0) -> None:
-        """RecordedRun every fit that is left.
+        """Run every fit that is left.
 
         Args:
             poll: Seconds between two looks at the fits.
 
         Raises:
-            KeyboardInterrupt: After the fits that ran were stopped in order.
+            BaseException: Whatever ended it (an interrupt, an error), after the fits that ran were stopped in
+                order: each has a session of its own and would go on alone.
         """
         try:
             while self.waiting or self.running:
@@ -132,7 +133,7 @@ class FitQueue:
                     if status is not None:
                         self._ended(fit, status)
                 self._show()
-        except KeyboardInterrupt:
+        except BaseException:
             self._stop()
             raise
 
@@ -158,8 +159,8 @@ class FitQueue:
                 self.after()
                 continue
             device = free.pop(0)
-            fit.start(device, self._threads if device == "cpu" else None)
             self.running.append(fit)
+            fit.start(device, self._threads if device == "cpu" else None)
             where = f" from step {fit.begin}" if fit.begin else ""
             _say(f"lr {rate_text(fit.rate)}: fitting{where} on {_device_name(device)}, log in {fit.log}")
 
@@ -172,15 +173,20 @@ class FitQueue:
         self.after()
 
     def _stop(self) -> None:
-        """Interrupt all fits at once, then wait for each."""
+        """Interrupt all fits at once, then wait for each; a second interrupt kills them."""
         _clear()
         if self.running:
             notice("stopping; the fits end where they are, and go on from their last checkpoints")
         for fit in self.running:
             fit.interrupt()
         deadline = time.monotonic() + GRACE
-        for fit in self.running:
-            fit.end(deadline)
+        try:
+            for fit in self.running:
+                fit.end(deadline)
+        except BaseException:
+            for fit in self.running:
+                fit.end(time.monotonic())
+            raise
 
     # -- what a person sees -----------------------------------------------------------------------------
 

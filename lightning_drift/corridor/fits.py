@@ -107,13 +107,12 @@ class Fit:
 
     def end(self, deadline: float) -> None:
         """Wait for an interrupted process, until a moment of ``time.monotonic()``; then kill it."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.process is not None:
+            try:
+                self.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
         self.release()
 
     def said(self) -> str:

@@ -143,6 +143,59 @@ def test_a_rate_that_fails_is_a_cell_and_a_later_step_is_reached_from_the_checkp
     assert [step for step, _ in run.scalars["train/loss"]] == list(range(1, 9))
 
 
+def holds_lock(place: Path, name: str) -> bool:
+    """Whether a fit still runs in a run folder: it inherits the lock beside it."""
+    import fcntl
+
+    with open(place / f"{name}.lock", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        return False
+
+
+def test_a_fit_that_cannot_be_started_takes_the_running_ones_with_it(tmp_path: Path) -> None:
+    place, said = tmp_path / CORRIDOR, tmp_path / "said.txt"
+    (place / "lr2e-4" / "checkpoints").mkdir(parents=True)
+    (place / "lr2e-4" / "checkpoints" / "step=00002.ckpt").write_bytes(b"cut short")
+    process = corridor(tmp_path, "--lr=1e-4,2e-4", "--steps=2,100000", "--devices=cpu,cpu")
+    try:
+        assert process.wait(240) == 2
+        assert "lr2e-4 holds checkpoints that cannot be read" in said.read_text()
+        assert "lr 1e-4: fitting on the CPU" in said.read_text()
+        assert not holds_lock(place, "lr1e-4")
+    finally:
+        end_processes_of(place)
+
+
+@pytest.mark.parametrize("damage", ["{run}/config.yaml", "plan.yaml"])
+def test_a_corridor_that_cannot_be_read_any_more_leaves_no_fit_running(tmp_path: Path, damage: str) -> None:
+    place, said = tmp_path / CORRIDOR, tmp_path / "said.txt"
+    process = corridor(tmp_path, "--lr=1e-4", "--steps=2,100000", "--devices=cpu")
+    until(process, lambda: (place / "lr1e-4" / "config.yaml").exists(), tmp_path)
+    try:
+        (place / damage.format(run="lr1e-4")).write_text("lr: [unclosed")
+        assert process.wait(240) == 2
+        assert "Traceback" not in said.read_text()
+        assert not holds_lock(place, "lr1e-4")
+    finally:
+        end_processes_of(place)
+
+
+def end_processes_of(place: Path) -> None:
+    """Kill the fits that were left behind in a corridor, which are this test's own."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if str(place.relative_to(place.parents[2]) / "fit.yaml") in words and (
+            path.parent / "cwd"
+        ).resolve() == place.parents[2]:
+            os.kill(int(path.parent.name), signal.SIGKILL)
+
+
 def test_slots_are_devices() -> None:
     assert find_slots("0,1", "auto") == ["0", "1"]
     assert find_slots("cpu,cpu", "auto") == ["cpu", "cpu"]
