@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.overlap import write_meanwhile
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image, ImageEnhance
 from torch import Tensor, nn
@@ -526,6 +527,23 @@ def test_photos_are_encoded_once_and_kept(
     assert encode() == 5
     assert not torch.equal(runs[-1][0], runs[0][0])
     assert {path.suffix for path in cache.iterdir()} == {".safetensors"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_runs_side_by_side_keep_the_same_posteriors(
+    photos: Path, tmp_path: Path, vae: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def encode() -> Tensor:
+        data = images_of(photos, cache_dir=str(tmp_path / "cache"))
+        data.encode(vae, torch.device("cpu"))
+        assert data._posteriors is not None
+        return data._posteriors[0]
+
+    write_meanwhile(monkeypatch, encode)
+    mean = encode()
+    assert "could not be kept" not in capsys.readouterr().err
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+    assert torch.equal(encode(), mean)
 
 
 def test_without_a_cache_folder_nothing_is_written(
