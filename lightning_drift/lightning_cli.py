@@ -16,7 +16,7 @@ from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.progress import StepProgressBar
-from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, run_of
+from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, run_name, run_of
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.sweep.plan import plan
@@ -144,9 +144,8 @@ class DriftCLI(LightningCLI):
         mantissa, _, exponent = f"{model.get('learning_rate', 0.0):e}".partition("e")
         stem = f"lr{float(mantissa):g}e{int(exponent)}"  # lr2e-6
         subject = Path(str(data.get("instance_dir", "run"))).resolve().name
-        run = choose_run(
-            Path(settings.save_dir), settings.name, settings.version, config.ckpt_path, (subject, stem)
-        )
+        name = run_name(settings.version)
+        run = choose_run(Path(settings.save_dir), settings.name, name, config.ckpt_path, (subject, stem))
         self.run = run
         settings.name, settings.version = run.subject, run.name
         if run.checkpoint is not None:
@@ -164,8 +163,8 @@ class DriftCLI(LightningCLI):
     def _prepare_validate(self, config: Any) -> None:
         settings = getattr(config.trainer.logger, "init_args", None)
         folder = None
-        if settings is not None and settings.name and settings.version:
-            folder = Path(settings.save_dir) / settings.name / settings.version
+        if settings is not None and settings.name and settings.version is not None:
+            folder = Path(settings.save_dir) / settings.name / str(run_name(settings.version))
         if config.ckpt_path == "last" and folder is None:
             raise UserError(
                 "'last' is the last checkpoint of a run; pass the run's own config.yaml with -c", "ckpt_path"

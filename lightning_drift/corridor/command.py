@@ -68,24 +68,28 @@ def corridor(
     """
     from lightning_drift.corridor.fit_queue import FitQueue, find_slots
 
-    lr, steps = lr or recipe.get("lr"), steps or recipe.get("steps")
-    for option, value in (("lr", lr), ("steps", steps)):
-        if value is None:
+    command_line = {"lr": lr, "steps": steps, "devices": devices, "name": name}
+    # A section's values are what YAML makes of them: 0 is the first GPU.
+    options = recipe | {option: value for option, value in command_line.items() if value is not None}
+    for option in ("lr", "steps"):
+        if options.get(option) is None:
             raise UserError(
                 "give it, for example --lr 1e-6,2e-6,4e-6 --steps 800,1200,1600", f"corridor.{option}"
             )
-    devices = str(devices or recipe.get("devices") or "auto")
+    devices = "auto" if options.get("devices") is None else str(options["devices"])
+    name = "corridor" if options.get("name") is None else str(options["name"])
     # The cheap mistakes first: the fit's own options take seconds to check.
-    rates, counts = learning_rates(lr), milestones(steps)  # type: ignore[arg-type]
+    rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
     if devices != "auto":
         find_slots(devices, "auto")
     config = _fit_config(fit)
-    plan = make_plan(config, rates, counts, name or recipe.get("name") or "corridor")
+    plan = make_plan(config, rates, counts, name)
     asked = plan.rates
     slots = find_slots(devices, str((config.get("trainer") or {}).get("accelerator")))
     plan = take_up(plan)
     page = plan.folder / "corridor.html"
-    print(f"{len(plan.rates)} learning rates x {len(plan.steps)} steps in {plan.folder}", flush=True)
+    shape = f"{_counted(len(plan.rates), 'learning rate')} x {_counted(len(plan.steps), 'step')}"
+    print(f"{shape} in {plan.folder}", flush=True)
 
     def renew() -> None:
         try:
@@ -94,14 +98,14 @@ def corridor(
             reason = error.strerror or error if isinstance(error, OSError) else error
             notice(f"cannot write {page}: {reason}; the fits go on")
 
-    sweep = FitQueue(plan, list(asked), slots, renew)
+    queue = FitQueue(plan, list(asked), slots, renew)
     try:
-        sweep.run()
+        queue.run()
     finally:
         renew()
     print(f"\nThe page:     {page}\nContact sheet: {page.with_suffix('.png')}")
     print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(plan.root / plan.subject))}")
-    return 1 if sweep.failed else 0
+    return 1 if queue.failed else 0
 
 
 def report(folder: str, to: str | None = None) -> Path:
@@ -129,7 +133,7 @@ def report(folder: str, to: str | None = None) -> Path:
 
 
 def main(argv: Sequence[str]) -> int:
-    """RecordedRun ``lightning-drift corridor`` with its command line.
+    """Run ``lightning-drift corridor`` with its command line.
 
     Returns:
         The exit status: 0; 1 if a fit failed; 130 if it was interrupted.
@@ -167,6 +171,10 @@ def main(argv: Sequence[str]) -> int:
             return 130
         finally:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _interrupt(*_: Any) -> None:

@@ -121,7 +121,7 @@ def learning_rates(value: str | float | Iterable[float]) -> list[float]:
     >>> learning_rates("4e-6, 1e-6")
     [1e-06, 4e-06]
     """
-    items = value.split(",") if isinstance(value, str) else [value] if isinstance(value, float) else value
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, Iterable) else [value]
     rates: list[float] = []
     for item in items:
         try:

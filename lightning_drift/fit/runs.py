@@ -100,6 +100,15 @@ def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
     return max(found, key=lambda path: (int(read_checkpoint(path)["global_step"]), path.name == "last.ckpt"))
 
 
+def run_name(version: int | str | None) -> str | None:
+    """The run's folder that a logger's ``version`` names; Lightning makes ``version_3`` of the number 3.
+
+    >>> run_name(3)
+    'version_3'
+    """
+    return f"version_{version}" if isinstance(version, int) else version
+
+
 def run_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, if it lies in one."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None

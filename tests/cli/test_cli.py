@@ -377,6 +377,23 @@ def test_changed_photos_are_recorded_when_a_run_goes_on(copied: str, capsys: Any
     assert "# changed: data_hash: " in record
 
 
+def test_a_run_named_by_a_number_is_in_the_folder_that_lightning_gives_it(capsys: Any) -> None:
+    name, few = "--trainer.logger.init_args.version", ["--seed_grid.steps=", "--clip_drift.steps="]
+    for number in ("0", "3"):
+        status, out, err = say(capsys, "fit", name, number, "--trainer.max_steps=1", *few)
+        assert status == 0, err
+        assert f"The run is in tb_logs/coffee/version_{number}" in out
+    config = "tb_logs/coffee/version_3/config.yaml"
+    status, _, err = say(capsys, "fit", "-c", config, "--ckpt_path", "last", "--trainer.max_steps=2")
+    assert status == 0, err
+    assert "going on at step 1 in tb_logs/coffee/version_3" in err
+    words = ("-c", config, name, "0", "--ckpt_path", "last", "--seed_grid.num_inference_steps=1")
+    status, out, err = say(capsys, "validate", *words)
+    assert status == 0, err
+    assert "The grids are in tb_logs/coffee/version_0/validate" in out
+    assert {path.name for path in Path("tb_logs/coffee").iterdir()} == {"version_0", "version_3"}
+
+
 def test_validate_needs_no_photos(copied: str, capsys: Any) -> None:
     words = ("--data.instance_dir", "gone", "--ckpt_path", "last")
     status, _, err = say(capsys, "validate", "-c", copied, *words)

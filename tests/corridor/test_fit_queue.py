@@ -270,6 +270,10 @@ def say(capsys: Any, *words: str) -> tuple[int, str, str]:
         (["-c", "broken.yaml"], "broken.yaml is not a YAML file"),
         (["-c", "section.yaml"], "corridor: give a section of devices, lr, name, recipe, steps"),
         (["-c", "plain.yaml"], "corridor.lr: give it, for example --lr 1e-6,2e-6,4e-6"),
+        (["-c", "zero_lr.yaml"], "corridor.lr: '0' is not a learning rate"),
+        (["-c", "zero_steps.yaml"], "corridor.steps: give optimizer steps above 0"),
+        (["-c", "no_device.yaml"], "corridor.devices: '' is not a list of devices"),
+        (["-c", "no_name.yaml"], "corridor.name: '' is not a folder's name"),
         (["report", "nowhere"], "there is no folder nowhere"),
         (["report", ".", "--to", "page.txt"], "let it end in .html"),
     ],
@@ -281,11 +285,28 @@ def test_each_mistake_is_answered_with_a_sentence(
     Path("broken.yaml").write_text("corridor: [unclosed\n")
     Path("section.yaml").write_text("corridor: {rates: 1e-6}\n")
     Path("plain.yaml").write_text("seed_everything: 3\n")
+    Path("zero_lr.yaml").write_text("corridor: {lr: 0, steps: 8}\n")
+    Path("zero_steps.yaml").write_text("corridor: {lr: 1e-6, steps: 0}\n")
+    Path("no_device.yaml").write_text("corridor: {lr: 1e-6, steps: 8, devices: ''}\n")
+    Path("no_name.yaml").write_text("corridor: {lr: 1e-6, steps: 8, name: ''}\n")
     status, _, err = say(capsys, *words)
     assert status == 2
     assert sentence in err
     assert "Traceback" not in err
     assert not list(Path().glob("tb_logs/*"))
+
+
+def test_device_0_of_a_section_is_the_first_gpu_and_not_all_of_them(
+    capsys: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("corridor: {lr: 1e-6, steps: 8, devices: 0}\n")
+    # The fit ends at once, so that the test needs no GPU.
+    status, out, err = say(capsys, "-c", "mine.yaml", "--data.instance_dir=nowhere")
+    assert status == 1, err
+    assert "1 learning rate x 1 step in tb_logs/nowhere/corridor" in out
+    assert "lr 1e-6: fitting on GPU 0, log in" in out
+    assert "there is no folder nowhere" in out
 
 
 def test_a_section_names_its_recipe_and_the_command_line_wins(
