@@ -1,8 +1,10 @@
 """Labelled XY contact sheets: two parameters along the sides, a sheet for each value of the others."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -14,6 +16,8 @@ from lightning_drift.sweep.index import Index, Row, number
 SIDE = 8192
 """Pixels; larger pictures shrink to keep a sheet below it."""
 MOST_VALUES = 100
+NAME_BYTES = 150
+"""Longest name of a sheet, without its ending; file systems take 255 bytes."""
 _USUAL = ("num_inference_steps", "guidance_scale", "drift", "checkpoint", "seed", "prompt")
 
 
@@ -58,7 +62,7 @@ def sheets(
         axes: Parameters along the columns and the rows; None to choose.
         most: Sheets to make at most; how many are left out is said.
     """
-    wanted: list[tuple[str, str, dict[str, Any], Index]] = []
+    plans: list[_Plan] = []
     for product in index.values("product"):
         part = index.only(product=product)
         chosen = choose_axes(part, axes)
@@ -71,14 +75,36 @@ def sheets(
         combinations = dict.fromkeys(tuple(row.get(name) for name in others) for row in part.rows)
         for values in combinations:
             rest = dict(zip(others, values, strict=True))
-            wanted.append((*chosen, rest, part.only(**rest)))
-    if len(wanted) > most > 0:
-        notice(f"{most} of {len(wanted)} contact sheets are written; data.sheets sets how many")
-    for columns, rows, rest, part in wanted[:most]:
-        title = ", ".join(f"{_label(name)} {_said(value)}" for name, value in rest.items())
-        name = f"{part.rows[0]['product']}_{rows}-by-{columns}"
-        name += "".join(f"_{slug(str(number(value)))}" for value in rest.values())
-        yield name[:150], _sheet(part, folder, columns, rows, title)
+            plans.append(_Plan(*chosen, rest, part.only(**rest)))
+    if len(plans) > most > 0:
+        notice(f"{most} of {len(plans)} contact sheets are written; data.sheets sets how many")
+    for name, plan in zip(_file_names(plans), plans[:most], strict=False):
+        title = ", ".join(f"{_label(key)} {_said(value)}" for key, value in plan.rest.items())
+        yield name, _sheet(plan.part, folder, plan.columns, plan.rows, title)
+
+
+class _Plan(NamedTuple):
+    """A sheet: the parameters along its sides, the others' values, and the rows of the index on it."""
+
+    columns: str
+    rows: str
+    rest: dict[str, Any]
+    part: Index
+
+
+def _file_names(plans: list[_Plan]) -> list[str]:
+    """A file name for each sheet; those that are too long or alike end in a digest of what they are of."""
+    names = []
+    for plan in plans:
+        name = f"{slug(str(plan.part.rows[0]['product']))}_{plan.rows}-by-{plan.columns}"
+        names.append(name + "".join(f"_{slug(number(value))}" for value in plan.rest.values()))
+    counts = Counter(names)
+    for index, (name, plan) in enumerate(zip(names, plans, strict=True)):
+        if counts[name] > 1 or len(name.encode()) > NAME_BYTES:
+            what = repr((plan.part.rows[0]["product"], plan.rows, plan.columns, plan.rest))
+            start = name.encode()[: NAME_BYTES - 9].decode(errors="ignore")
+            names[index] = f"{start}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+    return names
 
 
 def _sheet(part: Index, folder: Path, columns: str, rows: str, title: str) -> Image.Image:
