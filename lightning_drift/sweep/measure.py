@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import torch
 from torch import Tensor
@@ -66,7 +67,10 @@ def measure(cells: Sequence[Cell], seen: Seen) -> list[dict[str, float]]:
         columns["delta_e"] = (now.lab - base.lab).norm(dim=1)
     if now.clip is not None:
         columns |= _by_clip(cells, now.clip, base.clip if base is not None else None, seen.texts)
-    rows = [dict(zip(columns, values, strict=True)) for values in _rows(columns)]
+    rows = [
+        {name: value for name, value in zip(columns, values, strict=True) if not isnan(value)}
+        for values in _rows(columns)
+    ]
     for name, photos in seen.photos.items():
         own = [index for index, cell in enumerate(cells) if cell.checkpoint == name]
         for index, values in zip(own, _rows(_by_photos(own, now, base, photos)), strict=True):
@@ -84,8 +88,6 @@ def _by_clip(
 ) -> dict[str, Tensor]:
     now = now.double()
     columns = {"diversity": _diversity(cells, now)}
-    if not columns["diversity"].isfinite().all():
-        del columns["diversity"]  # one seed tells nothing
     if base is not None:
         columns["drift_from_base"] = (now - base.double()).square().sum(1) / 2
     if texts is not None:
@@ -98,6 +100,7 @@ def _by_clip(
 
 
 def _diversity(cells: Sequence[Cell], now: Tensor) -> Tensor:
+    """Of each cell's picture; NaN where there is one seed, which tells nothing."""
     members = defaultdict(list)
     for index, cell in enumerate(cells):
         members[(cell.product, *(getattr(cell, axis) for axis in AXES if axis != "seed"))].append(index)
