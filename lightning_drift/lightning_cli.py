@@ -15,8 +15,9 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prompts
 from lightning_drift.fit.progress import StepProgressBar
-from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, run_name, run_of
+from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, rate_name, run_name, run_of
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.sweep.plan import plan
@@ -29,9 +30,6 @@ from lightning_drift.sweep.sweep_dreamer import SweepDreamer  # isort: skip
 from lightning_drift.photos.instance_images import InstanceImages  # isort: skip
 
 __all__ = ["DreamBooth", "Dreamer", "DriftCLI", "InstanceImages", "Prompts", "Sweep", "SweepDreamer"]
-
-TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
-
 
 # What jsonargparse says of its own types around the sentence that tells what is wrong.
 _BOILERPLATE = (
@@ -133,7 +131,9 @@ class DriftCLI(LightningCLI):
 
     def _prepare_fit(self, config: Any) -> None:
         logger = config.trainer.logger
-        if getattr(logger, "class_path", None) != TENSORBOARD:
+        # The run records the prompts themselves, not the files they were in.
+        config.seed_grid.groups = with_prompts(config.seed_grid.groups)
+        if not same_class(getattr(logger, "class_path", ""), TENSORBOARD):
             if config.ckpt_path == "last":
                 raise UserError(
                     "'last' needs the TensorBoard logger's run folder; name the checkpoint file", "ckpt_path"
@@ -141,8 +141,7 @@ class DriftCLI(LightningCLI):
             return
         settings = logger.init_args
         model, data = config.model.get("init_args", {}), config.data.get("init_args", {})
-        mantissa, _, exponent = f"{model.get('learning_rate', 0.0):e}".partition("e")
-        stem = f"lr{float(mantissa):g}e{int(exponent)}"  # lr2e-6
+        stem = rate_name(model.get("learning_rate", 0.0))
         subject = Path(str(data.get("instance_dir", "run"))).resolve().name
         name = run_name(settings.version)
         run = choose_run(Path(settings.save_dir), settings.name, name, config.ckpt_path, (subject, stem))

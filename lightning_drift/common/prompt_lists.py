@@ -23,6 +23,11 @@ def find_list(name: str) -> Path:
     return shipped if path.name == name and not path.exists() and shipped.is_file() else path
 
 
+def is_prompt_file(value: object) -> bool:
+    """Whether prompts are given as the name of a text file."""
+    return isinstance(value, str) and value.lower().endswith(".txt")
+
+
 def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
     """Read prompts.
 
@@ -43,7 +48,7 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
         if not prompts:
             raise UserError("the list of prompts is empty", option)
         return prompts
-    if not value.lower().endswith(".txt"):
+    if not is_prompt_file(value):
         return [value]
     try:
         lines = find_list(value).read_text(encoding="utf-8").splitlines()

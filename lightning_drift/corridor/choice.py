@@ -3,9 +3,9 @@
 import shlex
 from dataclasses import dataclass
 
-from lightning_drift.corridor.plan import rate_text
 from lightning_drift.corridor.read import CorridorCell, CorridorTable
 from lightning_drift.drift.verdict import ZONES
+from lightning_drift.fit.runs import rate_text
 
 
 @dataclass(frozen=True)

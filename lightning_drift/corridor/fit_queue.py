@@ -10,9 +10,10 @@ from pathlib import Path
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.corridor.fits import GRACE, Fit
-from lightning_drift.corridor.plan import Plan, rate_text
+from lightning_drift.corridor.plan import Plan
 from lightning_drift.corridor.read import CorridorCell, read
 from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.runs import rate_text
 
 
 def find_slots(devices: str, accelerator: str) -> list[str]:

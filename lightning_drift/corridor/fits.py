@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.corridor.plan import FIT, Plan, rate_name
+from lightning_drift.corridor.plan import FIT, Plan
 from lightning_drift.corridor.read import ERROR_FILE
+from lightning_drift.fit.progress import FIT_BAR, GRID_BAR
+from lightning_drift.fit.runs import CHILD_RUN, rate_name
 
 GRACE = 60.0
 """Seconds that an interrupted fit is given to end by itself; it may be writing a checkpoint."""
@@ -69,7 +71,7 @@ class Fit:
             command += [f"--ckpt_path={self.checkpoint}"]
         elif self.folder.exists():
             _remove_unsaved(self.folder)
-        environment = {key: value for key, value in os.environ.items() if key != "LIGHTNING_DRIFT_RUN"}
+        environment = {key: value for key, value in os.environ.items() if key != CHILD_RUN}
         environment["CUDA_VISIBLE_DEVICES"] = "" if device == "cpu" else device
         if threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
@@ -126,18 +128,23 @@ class Fit:
 
     def step(self) -> int:
         """The optimizer step that the progress bar in its log shows."""
-        found = re.findall(r"fit:[^\n]*?\| (\d+)/\d+ \[", self.said())
-        return int(found[-1]) if found else self.begin
+        steps = [int(done) for name, done, _ in self._bars() if name == FIT_BAR]
+        return steps[-1] if steps else self.begin
 
     def doing(self) -> str:
         """What it is at, in a few words."""
-        bars = re.findall(r"(fit|grid at step \d+):[^\n]*?\| (\d+)/(\d+) \[", self.said())
+        bars = self._bars()
         if not bars:
             return "starting"
-        name, done, of = bars[-1]
-        if name != "fit" and done != of:
-            return f"rendering the {name}, picture {done} of {of}"
+        name, done, total = bars[-1]
+        if name != FIT_BAR and done != total:
+            return f"rendering the {name}, picture {done} of {total}"
         return f"step {self.step()} of {self.plan.steps[-1]}"
+
+    def _bars(self) -> list[tuple[str, str, str]]:
+        """What the progress bars in the log showed: name, what is done and of how many."""
+        names = f"{re.escape(FIT_BAR)}|{re.escape(GRID_BAR)} \\d+"
+        return re.findall(rf"({names}):[^\n]*?\| (\d+)/(\d+) \[", self.said())
 
     def failure(self, status: int) -> str:
         """Why it failed, in a sentence."""

@@ -8,9 +8,8 @@ from pathlib import Path
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.fit.checkpointing import read_checkpoint
 
-CHILD_RUN = (
-    "LIGHTNING_DRIFT_RUN"  # tells the processes of a multi-device run which folder the first one chose
-)
+CHILD_RUN = "LIGHTNING_DRIFT_RUN"
+"""Environment variable: tells the processes of a multi-device run which folder the first one chose."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,14 @@ def choose_run(
 
 
 def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
-    """Resolve ``last`` or a file name.
+    """Resolve ``last``, the newest checkpoint of a run that can be read, or a file name.
+
+    Args:
+        ckpt_path: ``last`` or a file name.
+        folder: The run folder that ``last`` is looked for in.
 
     Raises:
-        UserError: If there is no such checkpoint.
+        UserError: There is no such checkpoint, or none of the run's can be read.
     """
     if ckpt_path != "last":
         path = Path(ckpt_path)
@@ -96,8 +99,20 @@ def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
             f"{folder} holds no checkpoint to resume from; start afresh without --ckpt_path, or name a file",
             "ckpt_path",
         )
+    steps: dict[Path, int] = {}
+    for path in sorted(found):
+        try:
+            steps[path] = int(read_checkpoint(path)["global_step"])
+        except UserError as error:
+            notice(f"passed over: {error}")
+    if not steps:
+        raise UserError(
+            f"none of the checkpoints in {folder} can be read; start afresh without --ckpt_path, or name "
+            "another file",
+            "ckpt_path",
+        )
     # After a kill between two saves the newest step checkpoint can be ahead of last.ckpt.
-    return max(found, key=lambda path: (int(read_checkpoint(path)["global_step"]), path.name == "last.ckpt"))
+    return max(steps, key=lambda path: (steps[path], path.name == "last.ckpt"))
 
 
 def run_name(version: int | str | None) -> str | None:
@@ -107,6 +122,25 @@ def run_name(version: int | str | None) -> str | None:
     'version_3'
     """
     return f"version_{version}" if isinstance(version, int) else version
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate as people write it.
+
+    >>> rate_text(0.00016)
+    '1.6e-4'
+    """
+    mantissa, _, exponent = f"{rate:e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def rate_name(rate: float) -> str:
+    """What the name of a run at a learning rate begins with.
+
+    >>> rate_name(2e-6)
+    'lr2e-6'
+    """
+    return f"lr{rate_text(rate)}"
 
 
 def run_of(checkpoint: Path) -> Path | None:

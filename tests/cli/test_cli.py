@@ -394,6 +394,37 @@ def test_a_run_named_by_a_number_is_in_the_folder_that_lightning_gives_it(capsys
     assert {path.name for path in Path("tb_logs/coffee").iterdir()} == {"version_0", "version_3"}
 
 
+def test_a_run_goes_on_with_the_prompts_that_it_began_with_and_is_shown_with_them(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    Path("mine.txt").write_text("# two\na red moon\na tower\n")
+    words = ("--clip_drift.steps=", "--seed_grid.steps=0,1,2", "--seed_grid.num_inference_steps=1")
+    groups = "--seed_grid.groups={dream: {prompts: mine.txt, seeds: 0-1}}"
+    tiny = f"--model.pipeline={DATA / 'tiny_sd'}"
+    status, _, err = say(capsys, "fit", tiny, groups, *words, "--trainer.max_steps=1")
+    assert status == 0, err
+    (run,) = Path("tb_logs/coffee").iterdir()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["seed_grid"]["groups"]["dream"] == {"prompts": ["a red moon", "a tower"], "seeds": "0-1"}
+
+    Path("mine.txt").write_text("something else\n")
+    resume = ("fit", "-c", str(run / "config.yaml"), "--ckpt_path", "last", "--trainer.max_steps=2")
+    status, _, err = say(capsys, *resume)
+    assert status == 0, err
+    assert len(list((run / "grids" / "step=00002").glob("a-red-moon_seed000?.png"))) == 2
+    record = (run / "config.resume-00001.yaml").read_text()
+    assert "# changed: trainer.max_steps: 1 -> 2" in record
+    assert record.count("# changed") == 1
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    status, _, err = say(capsys, "corridor", "report", str(tmp_path / run), "--to", "page.html")
+    assert status == 0, err
+    page = Path("page.html").read_text()
+    assert '"a red moon"' in page
+    assert "something else" not in page
+
+
 def test_validate_needs_no_photos(copied: str, capsys: Any) -> None:
     words = ("--data.instance_dir", "gone", "--ckpt_path", "last")
     status, _, err = say(capsys, "validate", "-c", copied, *words)

@@ -17,7 +17,7 @@ from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.fit_queue import find_slots
 from lightning_drift.corridor.fits import Fit
-from lightning_drift.corridor.plan import make_plan, take_up
+from lightning_drift.corridor.plan import Plan, make_plan, take_up
 from lightning_drift.corridor.read import read
 from lightning_drift.fit.checkpointing import read_checkpoint
 
@@ -109,6 +109,9 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
         assert int(read_checkpoint(run.folder / "checkpoints" / "step=00060.ckpt")["global_step"]) == 60
         assert (run.folder / "grids" / "step=00060" / "a-tree-a-moon_seed0001.png").exists()
 
+    plan = Plan(tmp_path / "tb_logs", "coffee", "corridor", (1e-4, 2e-4), (2, 60), {})
+    assert Fit(plan, 1e-4).doing() == "step 60 of 60"  # as its log's progress bar says
+
     files = {path: path.stat().st_mtime_ns for path in place.glob("lr*/**/*")}
     said.write_text("")
     assert corridor(tmp_path, *options).wait(120) == 0
@@ -190,9 +193,10 @@ def end_processes_of(place: Path) -> None:
             words = path.read_bytes().decode().split("\0")
         except OSError:
             continue
-        if str(place.relative_to(place.parents[2]) / "fit.yaml") in words and (
-            path.parent / "cwd"
-        ).resolve() == place.parents[2]:
+        if (
+            str(place.relative_to(place.parents[2]) / "fit.yaml") in words
+            and (path.parent / "cwd").resolve() == place.parents[2]
+        ):
             os.kill(int(path.parent.name), signal.SIGKILL)
 
 

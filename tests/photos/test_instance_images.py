@@ -531,7 +531,11 @@ def test_photos_are_encoded_once_and_kept(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_runs_side_by_side_keep_the_same_posteriors(
-    photos: Path, tmp_path: Path, vae: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    photos: Path,
+    tmp_path: Path,
+    vae: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def encode() -> Tensor:
         data = images_of(photos, cache_dir=str(tmp_path / "cache"))
