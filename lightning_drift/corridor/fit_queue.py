@@ -5,15 +5,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.corridor.fits import GRACE, Fit
 from lightning_drift.corridor.plan import Plan
 from lightning_drift.corridor.read import CorridorCell, read
-from lightning_drift.fit.checkpointing import read_checkpoint
-from lightning_drift.fit.runs import rate_text
+from lightning_drift.fit.runs import checkpoint_steps, rate_text
 
 
 def find_slots(devices: str, accelerator: str) -> list[str]:
@@ -66,7 +64,7 @@ def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
     """
     folder = plan.run(rate)
     run = next((run for run in read(plan.folder).runs if run.rate == rate), None) if folder.is_dir() else None
-    reached = _checkpoints(folder)
+    reached = {step: path for path, step in checkpoint_steps(folder)[0].items()}
     if run is None or not reached:
         return list(plan.steps), None, 0
     renders = bool(run.prompts)
@@ -229,15 +227,6 @@ def describe(cell: CorridorCell) -> str:
         return cell.state
     border = f" (borderline {cell.borderline})" if cell.borderline else ""
     return f"{cell.zone}{border}, {cell.position:.0f} of 100"
-
-
-def _checkpoints(folder: Path) -> dict[int, Path]:
-    """The run's readable checkpoints by step."""
-    found: dict[int, Path] = {}
-    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
-        with suppress(UserError):
-            found[int(read_checkpoint(path)["global_step"])] = path
-    return found
 
 
 def _device_name(device: str) -> str:

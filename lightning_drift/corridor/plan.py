@@ -17,8 +17,8 @@ from lightning_drift.fit.runs import rate_name, safe_name
 PLAN, FIT = "plan.yaml", "fit.yaml"
 """In a corridor's folder: the rates and steps it covers, and the configuration that its fits share."""
 
-# None of these changes a picture: what the corridor sets itself, fit by fit; where a fit computes, what ends it
-# early, and how it shows its progress.
+# None of these changes a picture: what the corridor sets itself, fit by fit; where a fit computes, what ends
+# it early, and how it shows its progress.
 _FREE = re.compile(
     r"model\.init_args\.learning_rate|trainer\.max_steps|trainer\.logger\.init_args\.(name|version)"
     r"|(step_checkpoint|seed_grid|clip_drift)\.steps|ckpt_path"
@@ -101,6 +101,12 @@ def make_plan(
     if name != safe_name(name):
         raise UserError(
             f"{name!r} is not a folder's name; write for example {safe_name(name)}", "corridor.name"
+        )
+    if (fit.get("step_checkpoint") or {}).get("dirpath"):
+        raise UserError(
+            "the fits of a corridor would overwrite each other's checkpoints there; leave it out, and each "
+            "keeps its own in its run folder",
+            "step_checkpoint.dirpath",
         )
     fit = {**fit, "ckpt_path": None}
     if grid := fit.get("seed_grid"):  # all fits render the prompts of now, whenever they run

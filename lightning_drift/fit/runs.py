@@ -93,26 +93,28 @@ def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
         if not path.is_file():
             raise UserError(f"there is no checkpoint {path}", "ckpt_path")
         return path
-    found = [path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()]
-    if not found:
-        raise UserError(
-            f"{folder} holds no checkpoint to resume from; start afresh without --ckpt_path, or name a file",
-            "ckpt_path",
-        )
-    steps: dict[Path, int] = {}
-    for path in sorted(found):
-        try:
-            steps[path] = int(read_checkpoint(path)["global_step"])
-        except UserError as error:
-            notice(f"passed over: {error}")
+    steps, damaged = checkpoint_steps(folder)
+    for path in damaged:
+        notice(f"{path} cannot be read and is passed over")
     if not steps:
+        what = "no checkpoint that can be read" if damaged else "no checkpoint to resume from"
         raise UserError(
-            f"none of the checkpoints in {folder} can be read; start afresh without --ckpt_path, or name "
-            "another file",
-            "ckpt_path",
+            f"{folder} holds {what}; start afresh without --ckpt_path, or name a file", "ckpt_path"
         )
     # After a kill between two saves the newest step checkpoint can be ahead of last.ckpt.
     return max(steps, key=lambda path: (steps[path], path.name == "last.ckpt"))
+
+
+def checkpoint_steps(folder: Path) -> tuple[dict[Path, int], list[Path]]:
+    """A run folder's checkpoints: those that can be read, with their optimizer steps, and those that cannot."""
+    steps: dict[Path, int] = {}
+    damaged: list[Path] = []
+    for path in sorted(path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()):
+        try:
+            steps[path] = int(read_checkpoint(path)["global_step"])
+        except UserError:
+            damaged.append(path)
+    return steps, damaged
 
 
 def run_name(version: int | str | None) -> str | None:

@@ -156,6 +156,20 @@ def test_last_with_nothing_saved_is_an_error_and_not_a_fresh_start(copied: str, 
     assert "no run is named; pass the run's own configuration" in err
 
 
+def test_a_damaged_checkpoint_beside_a_good_one_is_passed_over(copied: str, capsys: Any) -> None:
+    damaged = RUN / "checkpoints" / "step=00002.ckpt"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    words = ("fit", "-c", copied, "--ckpt_path", "last", "--trainer.max_steps=5", "--seed_grid.steps=")
+    status, _, err = say(capsys, *words)
+    assert status == 0, err
+    assert f"{damaged} cannot be read and is passed over" in err
+    assert f"going on at step 4 in {RUN}" in err
+    (RUN / "checkpoints" / "last.ckpt").write_bytes(b"cut short")
+    status, _, err = say(capsys, *words)
+    assert status == 2
+    assert f"ckpt_path: {RUN} holds no checkpoint that can be read; start afresh" in err
+
+
 def test_validate_renders_a_checkpoint_under_its_own_step(copied: str, capsys: Any) -> None:
     events = {path: path.read_bytes() for path in RUN.glob("events*")}
     for checkpoint, step in (("last", 4), (str(RUN / "checkpoints" / "step=00002.ckpt"), 2)):

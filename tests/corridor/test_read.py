@@ -201,6 +201,9 @@ def test_mistakes_are_answered_with_a_sentence(tmp_path: Path) -> None:
     without = config(1e-6, (8,)) | {"trainer": {"logger": False}}
     with pytest.raises(UserError, match="keep the TensorBoard logger"):
         make_plan(without, "1e-6", "8", "corridor")
+    one_place = config(1e-6, (8,)) | {"step_checkpoint": {"dirpath": "checkpoints"}}
+    with pytest.raises(UserError, match=r"^step_checkpoint.dirpath: the fits of a corridor would overwrite"):
+        make_plan(one_place, "1e-6", "8", "corridor")
     folder = write_run(tmp_path / "run", 2e-6, (8,))
     (folder / "config.yaml").write_text("a: [b")
     with pytest.raises(UserError, match=r"config.yaml cannot be read"):
