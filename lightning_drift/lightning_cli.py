@@ -10,6 +10,17 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 
+# Short class names on the command line resolve to what has been imported.
+from lightning_drift import (
+    DreamBooth,
+    Dreamer,
+    InstanceImages,
+    Prompts,
+    SupirUpscaler,
+    Sweep,
+    SweepDreamer,
+    UpscaleImages,
+)
 from lightning_drift.assets import DEFAULTS
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.dreams.image_writer import ImageWriter
@@ -20,16 +31,18 @@ from lightning_drift.fit.progress import StepProgressBar
 from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, rate_name, run_name, run_of
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
-from lightning_drift.sweep.plan import plan
 
-# Short class names on the command line resolve to what has been imported.
-from lightning_drift.fit.dreambooth import DreamBooth  # isort: skip
-from lightning_drift.dreams.dreamer import Dreamer, Prompts  # isort: skip
-from lightning_drift.sweep.data import Sweep  # isort: skip
-from lightning_drift.sweep.sweep_dreamer import SweepDreamer  # isort: skip
-from lightning_drift.photos.instance_images import InstanceImages  # isort: skip
-
-__all__ = ["DreamBooth", "Dreamer", "DriftCLI", "InstanceImages", "Prompts", "Sweep", "SweepDreamer"]
+__all__ = [
+    "DreamBooth",
+    "Dreamer",
+    "DriftCLI",
+    "InstanceImages",
+    "Prompts",
+    "SupirUpscaler",
+    "Sweep",
+    "SweepDreamer",
+    "UpscaleImages",
+]
 
 # What jsonargparse says of its own types around the sentence that tells what is wrong.
 _BOILERPLATE = (
@@ -203,26 +216,19 @@ class DriftCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; a sweep's plan comes first, and is all of a dry run."""
+        """Run it; a module that can plan itself is asked first, and its plan is all of a dry run.
+
+        Such a module has ``predict_plan(trainer, data) -> str``, which the first process calls.
+        """
         if subcommand == "predict":
-            dry = self.config.predict.dry_run
-            if isinstance(self.datamodule, Sweep) and not isinstance(self.model, SweepDreamer):
-                raise UserError("data: a Sweep is rendered by model.class_path lightning_drift.SweepDreamer")
-            if isinstance(self.datamodule, Sweep) and isinstance(self.model, SweepDreamer):
-                self._print_plan(self.datamodule, self.model)
-            elif dry:
+            dry, plan = self.config.predict.dry_run, getattr(self.model, "predict_plan", None)
+            if plan is not None and self.trainer.is_global_zero:
+                print(plan(self.trainer, self.datamodule), flush=True)
+            elif plan is None and dry:
                 raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
             if dry:
                 return
         super()._run_subcommand(subcommand)
-
-    def _print_plan(self, data: Sweep, module: SweepDreamer) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        writer = next(c for c in self.trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
-        strategy = self.trainer.strategy
-        print(plan(data, module, writer.output_dir, strategy.root_device, self.trainer.world_size))
-        sys.stdout.flush()
 
     # -- what was done ----------------------------------------------------------------------------------
 

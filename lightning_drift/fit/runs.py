@@ -106,7 +106,7 @@ def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
 
 
 def checkpoint_steps(folder: Path) -> tuple[dict[Path, int], list[Path]]:
-    """A run folder's checkpoints: those that can be read, with their optimizer steps, and those that cannot."""
+    """A run folder's checkpoints: those that can be read, with their steps, and those that cannot."""
     steps: dict[Path, int] = {}
     damaged: list[Path] = []
     for path in sorted(path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()):

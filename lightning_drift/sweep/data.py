@@ -10,6 +10,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.dreams.dreamer import DREAM_PROMPT
 from lightning_drift.sweep.cells import Grid, Product, SweepRequest
 from lightning_drift.sweep.models import SweepModel, find_models
+from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
 MAIN = "sweep"
 _OPTIONS = ("prompts", "slots", "sample_prompts", "seeds", "guidance_scale", "num_inference_steps", "drift")
@@ -102,6 +103,15 @@ class Sweep(LightningDataModule):
         if "prompts" in changed and "slots" not in changed:
             options = {**options, "slots": None, "sample_prompts": None}
         return Product.read(name, {**options, **changed}, self.checkpoints, option)
+
+    def setup(self, stage: str) -> None:
+        """Refuse a module that cannot render it, before anything is loaded.
+
+        Raises:
+            UserError: The module is not a `SweepDreamer`.
+        """
+        if self.trainer is not None and not isinstance(self.trainer.lightning_module, SweepDreamer):
+            raise UserError("a Sweep is rendered by model.class_path lightning_drift.SweepDreamer", "data")
 
     @property
     def models(self) -> dict[str, SweepModel]:

@@ -1,16 +1,21 @@
 """The plan of a sweep: how many cells and pictures, how long and how much disk, before anything is made."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from lightning_drift.common.errors import notice
 from lightning_drift.sweep.cells import SweepRequest
-from lightning_drift.sweep.data import Sweep
 from lightning_drift.sweep.index import slot_column
 from lightning_drift.sweep.sheets import check_axes
-from lightning_drift.sweep.sweep_dreamer import SweepDreamer
+
+if TYPE_CHECKING:
+    from lightning_drift.sweep.data import Sweep
+    from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
 _TEXT = 1024  # bytes of a picture's parameters and headers
 

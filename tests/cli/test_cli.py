@@ -446,6 +446,20 @@ def test_validate_needs_no_photos(copied: str, capsys: Any) -> None:
     assert (RUN / "validate" / "step=00004" / "dream_step=00004.png").exists()
 
 
+def test_a_users_own_module_may_plan_itself(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    Path("mine_that_plans.py").write_text(
+        "from lightning_drift import Dreamer\n"
+        "class Planned(Dreamer):\n"
+        "    def predict_plan(self, trainer, data):\n"
+        "        return f'{len(data.requests)} pictures on {trainer.world_size} device'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ("predict", "--model", "mine_that_plans.Planned", "--data.seeds=0-2")
+    status, out, err = say(capsys, *words, "--dry_run")
+    assert (status, out) == (0, "3 pictures on 1 device\n"), err
+    assert not Path("dreams").exists()
+
+
 def test_a_users_own_classes_need_no_seed(capsys: Any) -> None:
     boring = "lightning.pytorch.demos.boring_classes"
     words = ("--model", f"{boring}.BoringModel", "--data", f"{boring}.BoringDataModule")
