@@ -401,7 +401,7 @@ class DreamBooth(LightningModule):
             "accumulate": int(getattr(trainer, "accumulate_grad_batches", 1)),
             "batch_size": getattr(data, "batch_size", None),
             "data_hash": getattr(data, "data_hash", None),
-            "instance_count": len(data) if hasattr(data, "__len__") else None,
+            "instance_count": getattr(data, "count", None),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

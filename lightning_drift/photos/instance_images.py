@@ -17,16 +17,19 @@ from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.rng import generator
 from lightning_drift.images.contact_sheet import contact_sheet
-from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.images.decode import UndecodableError, decode, read_file
 from lightning_drift.photos.folder import find_folder, find_pictures, listed
 from lightning_drift.photos.near_duplicates import alike, perceptual_hash, pixel_digest
 from lightning_drift.photos.posteriors import cached_posteriors
-from lightning_drift.photos.stream import PhotoStream, image_at, random_crop
+from lightning_drift.photos.stream import PhotoStream, image_at, middle_crop, random_crop
 
 
 @dataclass
 class _Photo:
-    """One photograph: what ``setup`` learnt of it, and its sized pixels once they are known."""
+    """One photograph, read once: what ``setup`` learnt of it, and its pixels at the model's size.
+
+    While that size is not known, ``content`` holds the file's bytes, a few MB, in their place.
+    """
 
     path: Path
     file_hash: bytes
@@ -34,6 +37,7 @@ class _Photo:
     look: NDArray[np.bool_]
     size: tuple[int, int]
     sized: Tensor | None = None
+    content: bytes = b""
 
 
 class InstanceImages(LightningDataModule):
@@ -111,7 +115,8 @@ class InstanceImages(LightningDataModule):
         photos: list[_Photo] = []
         for path in paths:
             try:
-                picture = decode(path, self.ground)
+                content = read_file(path)
+                picture = decode(content, self.ground)
                 if self.resolution is not None:
                     self._check_size(picture.image.size, self.resolution)
             except UndecodableError as error:
@@ -119,16 +124,18 @@ class InstanceImages(LightningDataModule):
                 continue
             for remark in picture.remarks:
                 remarks.setdefault(remark, []).append(path.name)
-            photos.append(
-                _Photo(
-                    path,
-                    hashlib.blake2b(path.read_bytes(), digest_size=16).digest(),
-                    pixel_digest(picture.image),
-                    perceptual_hash(picture.image),
-                    picture.image.size,
-                    None if self.resolution is None else self._fit(picture.image, self.resolution),
-                )
+            photo = _Photo(
+                path,
+                hashlib.blake2b(content, digest_size=16).digest(),
+                pixel_digest(picture.image),
+                perceptual_hash(picture.image),
+                picture.image.size,
             )
+            if self.resolution is None:
+                photo.content = content
+            else:
+                photo.sized = self._fit(picture.image, self.resolution)
+            photos.append(photo)
         if refused:
             raise _refusal(folder, len(paths), refused)
         self._photos = photos
@@ -174,7 +181,8 @@ class InstanceImages(LightningDataModule):
             image = image.resize(size, Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(image))
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """The number of photographs."""
         self.setup("fit")
         return len(self._photos)
@@ -201,12 +209,17 @@ class InstanceImages(LightningDataModule):
             try:
                 self._check_size(photo.size, side)
                 if photo.sized is None:
-                    photo.sized = self._fit(decode(photo.path, self.ground).image, side)
+                    photo.sized = self._fit(decode(photo.content, self.ground).image, side)
+                    photo.content = b""
             except UndecodableError as error:
                 refused[photo.path.name] = str(error)
         if refused:
             raise _refusal(self._photos[0].path.parent, len(self._photos), refused)
         return [photo.sized for photo in self._photos if photo.sized is not None]
+
+    def squares(self) -> list[Image.Image]:
+        """The photographs as squares of the model's size, cropped in the middle whatever ``crop`` is."""
+        return [Image.fromarray(middle_crop(image, self.side).numpy()) for image in self.images()]
 
     @property
     def data_hash(self) -> str:

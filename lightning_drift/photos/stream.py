@@ -33,6 +33,18 @@ def random_crop(image: Tensor, side: int, seed: int, position: int) -> Tensor:
     return image[top : top + side, left : left + side]
 
 
+def middle_crop(image: Tensor, side: int) -> Tensor:
+    """The ``side x side`` window in the middle.
+
+    Args:
+        image: ``[H, W, C]``, neither side below ``side``.
+        side: Pixels.
+    """
+    height, width = image.shape[:2]
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
 class PhotoStream(IterableDataset[dict[str, Any]]):
     """Batches ``first_batch, first_batch + 1, …`` of one rank, without end and without length.
 

@@ -424,6 +424,36 @@ def test_the_resolution_is_the_models(tmp_path: Path) -> None:
         trainer(max_steps=1).fit(Watcher(), images_of(tmp_path, resolution=None))
 
 
+def test_each_file_is_read_once_even_if_the_resolution_comes_late(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = images_of(photos)
+    expected.setup("fit")
+    reads: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        reads.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    for resolution in (64, None):
+        reads.clear()
+        data = images_of(photos, resolution=resolution)
+        data.setup("fit")
+        data.resolution = 64  # as a model that is loaded by now would say
+        assert all(map(torch.equal, data.images(), expected.images()))
+        assert data.data_hash == expected.data_hash
+        assert data.count == 5
+        assert reads == [f"{index}.png" for index in range(5)]
+    late = images_of(photos, resolution=None)
+    late.setup("fit")
+    noise(8).save(photos / "2.png")  # the pixels stay those of the hash
+    late.resolution = 64
+    assert torch.equal(late.images()[2], expected.images()[2])
+    assert late.data_hash == expected.data_hash
+
+
 # Hashes and the cache of posteriors
 
 
