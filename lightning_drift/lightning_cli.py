@@ -60,8 +60,8 @@ class SentenceParser(LightningArgumentParser):
             UserError: Always.
         """
         lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in message.splitlines()]
-        said = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
-        raise UserError("; ".join(dict.fromkeys(said)) or " ".join(message.split()))
+        sentences = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
+        raise UserError("; ".join(dict.fromkeys(sentences)) or " ".join(message.split()))
 
 
 class DriftCLI(LightningCLI):

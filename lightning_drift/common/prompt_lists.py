@@ -1,4 +1,4 @@
-"""Prompts as people give them: a string, a text file with a prompt a line, or a list; their file names."""
+"""Prompts as people give them: a string, a list, or a text file with one per line; file names of prompts."""
 
 import hashlib
 import re
@@ -33,8 +33,8 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
 
     Args:
         value: A list of prompts; or one string, which is one prompt (its commas kept), unless it ends in
-            ``.txt``: then it names a UTF-8 text file with one prompt a line (empty lines and lines that begin
-            with ``#`` are skipped), or a list that comes with the package, such as ``artists.txt``.
+            ``.txt``: then it names a UTF-8 text file with one prompt per line (empty lines and lines that
+            begin with ``#`` are skipped), or a list that comes with the package, such as ``artists.txt``.
         option: The option's name, for the error message.
 
     Returns:

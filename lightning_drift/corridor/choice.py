@@ -16,7 +16,7 @@ class Choice:
         cell: The checkpoint; None if none dreams.
         sentence: Why this one, or why none and what to change.
         export: The command that exports it; empty if there is no file to export.
-        dream: The command that dreams of it; likewise.
+        dream: The command that renders pictures with it; likewise.
     """
 
     cell: CorridorCell | None

@@ -84,7 +84,7 @@ def corridor(
         find_slots(devices, "auto")
     config = _fit_config(fit)
     plan = make_plan(config, rates, counts, name)
-    asked = plan.rates
+    own_rates = list(plan.rates)  # the folder may hold others
     slots = find_slots(devices, str((config.get("trainer") or {}).get("accelerator")))
     plan = take_up(plan)
     page = plan.folder / "corridor.html"
@@ -98,7 +98,7 @@ def corridor(
             reason = error.strerror or error if isinstance(error, OSError) else error
             notice(f"cannot write {page}: {reason}; the fits go on")
 
-    queue = FitQueue(plan, list(asked), slots, renew)
+    queue = FitQueue(plan, own_rates, slots, renew)
     try:
         queue.run()
     finally:
@@ -124,11 +124,11 @@ def report(folder: str, to: str | None = None) -> Path:
     """
     page = Path(to) if to else Path(folder) / "corridor.html"
     if page.suffix != ".html":
-        raise UserError(f"to: {page} is not a page's name; let it end in .html")
+        raise UserError(f"{page} is not a page's name; let it end in .html", "to")
     try:
         write_report(Path(folder), page)
     except OSError as error:
-        raise UserError(f"to: cannot write {page} ({error.strerror or error})") from error
+        raise UserError(f"cannot write {page} ({error.strerror or error})", "to") from error
     return page
 
 
@@ -214,9 +214,9 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
     Raises:
         UserError: A file is missing, or a section is not one.
     """
-    given = [i for i, word in enumerate(words) if word.partition("=")[0] in ("-c", "--config")]
-    if not given:
-        words, given = ["-c", str(DEFAULTS / "corridor.yaml"), *words], [0]
+    places = [i for i, word in enumerate(words) if word.partition("=")[0] in ("-c", "--config")]
+    if not places:
+        words, places = ["-c", str(DEFAULTS / "corridor.yaml"), *words], [0]
     fit: list[str] = []
     recipe: dict[str, Any] = {}
     skip = False
@@ -224,7 +224,7 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
         if skip:
             skip = False
             continue
-        if i not in given:
+        if i not in places:
             fit.append(word)
             continue
         _, has_value, value = word.partition("=")
@@ -232,15 +232,15 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
             value, skip = (words[i + 1] if i + 1 < len(words) else ""), True
         path = Path(value)
         if not path.is_file():
-            raise UserError(f"-c: there is no configuration file {value!r}")
+            raise UserError(f"there is no configuration file {value!r}", "-c")
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict) or "corridor" not in config:
             fit += ["-c", value]  # fit says what is wrong with it
             continue
         section = config.pop("corridor")
-        known = {"lr", "steps", "devices", "name", "recipe"}
-        if not isinstance(section, dict) or set(section) - known:
-            raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(known))}")
+        options = {"lr", "steps", "devices", "name", "recipe"}
+        if not isinstance(section, dict) or set(section) - options:
+            raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(options))}")
         recipe |= section
         if "recipe" in section:
             fit += ["-c", str(path.parent / section["recipe"])]

@@ -88,7 +88,7 @@ class FitQueue:
         plan: The corridor.
         rates: The learning rates to run.
         slots: Devices, see ``find_slots``.
-        after: Called after every fit that ended, to renew the page.
+        after: Called after each fit that has ended, to renew the page.
     """
 
     def __init__(self, plan: Plan, rates: list[float], slots: list[str], after: Callable[[], None]) -> None:

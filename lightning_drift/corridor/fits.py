@@ -49,12 +49,12 @@ class Fit:
 
     @property
     def log(self) -> Path:
-        """What the fit says; beside the run folder, which a fresh fit must find empty."""
+        """The fit's output; beside the run folder, which must be empty when a fit begins."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def error_file(self) -> Path:
-        """Where the sentence of a failure is kept."""
+        """Why the fit failed, in a sentence; the file is there only then."""
         return self.folder.with_name(ERROR_FILE.format(run=rate_name(self.rate)))
 
     def start(self, device: str, threads: int | None = None) -> None:
@@ -117,7 +117,7 @@ class Fit:
                 self.process.wait()
         self.release()
 
-    def said(self) -> str:
+    def output(self) -> str:
         """This attempt's part of the log, its last 64 KiB."""
         with suppress(OSError), open(self.log, "rb") as log:
             size = log.seek(0, os.SEEK_END)
@@ -132,7 +132,7 @@ class Fit:
         return steps[-1] if steps else self.begin
 
     def doing(self) -> str:
-        """What it is at, in a few words."""
+        """What it does now, in a few words."""
         bars = self._bars()
         if not bars:
             return "starting"
@@ -142,9 +142,9 @@ class Fit:
         return f"step {self.step()} of {self.plan.steps[-1]}"
 
     def _bars(self) -> list[tuple[str, str, str]]:
-        """What the progress bars in the log showed: name, what is done and of how many."""
+        """The states of the progress bars in the log: name, count and total."""
         names = f"{re.escape(FIT_BAR)}|{re.escape(GRID_BAR)} \\d+"
-        return re.findall(rf"({names}):[^\n]*?\| (\d+)/(\d+) \[", self.said())
+        return re.findall(rf"({names}):[^\n]*?\| (\d+)/(\d+) \[", self.output())
 
     def failure(self, status: int) -> str:
         """Why it failed, in a sentence."""
@@ -152,15 +152,15 @@ class Fit:
             name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
             hint = "; was the memory full?" if name == "SIGKILL" else ""
             return f"The fit was ended by {name} after step {self.step()}{hint}"
-        said = self.said()
+        output = self.output()
         # An unfinished bar has no line end of its own.
-        sentences = re.findall(r"(?m)(?:^|\])error: (.+)$", said)
+        sentences = re.findall(r"(?m)(?:^|\])error: (.+)$", output)
         if sentences:
             return str(sentences[-1])
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
         return f"The fit ended with status {status}: {lines[-1][:500] if lines else 'it said nothing'}"
 
-    # -- one fit a folder -------------------------------------------------------------------------------
+    # -- one fit per folder -----------------------------------------------------------------------------
 
     def lock(self) -> bool:
         """Hold a lock that the fit inherits, so that it lasts as long as the fit, whatever ends the corridor.
@@ -189,12 +189,12 @@ class Fit:
 
 
 def _hear_interrupts() -> None:
-    """What a shell starts in the background ignores Ctrl-C and would hand that down to its fits."""
+    """Let interrupts reach the fit; a corridor in the background of a shell ignores them and hands that on."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _remove_unsaved(folder: Path) -> None:
-    """Clear what a fit that was stopped before its first checkpoint left behind; it is all made again.
+    """Delete what a fit left that was stopped before its first checkpoint; the next one makes it all again.
 
     Raises:
         UserError: There are checkpoints in it after all.

@@ -59,7 +59,7 @@ class Plan:
         return self.folder / rate_name(rate)
 
     def options(self, rate: float) -> list[str]:
-        """What a rate's fit is told beyond the shared configuration."""
+        """The command line options of a rate's fit beside the shared configuration."""
         steps = ",".join(map(str, self.steps))
         options = {
             "model.learning_rate": repr(rate),
@@ -156,9 +156,9 @@ def milestones(value: str | int | list[int]) -> list[int]:
 
 
 def take_up(plan: Plan) -> Plan:
-    """Join a plan with what its folder holds already and keep it there.
+    """Join a plan with the one in its folder, and write it there.
 
-    Rates and steps of earlier calls stay in the corridor; it is one only if its fits differ in nothing else.
+    Rates and steps of earlier calls stay in the corridor. Its fits must not differ in anything else.
 
     Returns:
         The plan with the earlier rates and steps.

@@ -41,7 +41,7 @@ class CorridorCell:
         borderline: The zone that the interval also touches; None if it touches none.
         position: 0 to 100 along the corridor; None without a verdict.
         verdict: The verdict in words, or why there is none; Markdown.
-        checkpoint: Its file, if it was kept.
+        checkpoint: Its file; None if there is none.
     """
 
     run: str
@@ -149,15 +149,17 @@ class RecordedRun:
         if step not in self.milestones:
             state = "failed" if self.error else "not run"
             stop = self.stopped((self.config.get("clip_drift") or {}).get("stop_when"))
-            said = self.error or "The fit has not come this far."
+            verdict = self.error or "The fit has not come this far."
             if stop is not None and step > stop:
                 zone = _zone(dict(self.scalars["drift/zone"])[stop])
-                said = f"The fit was ended at step {stop}, where the model was {zone} (clip_drift.stop_when)."
-            return CorridorCell(self.name, step, state, verdict=said)
+                verdict = (
+                    f"The fit was ended at step {stop}, where the model was {zone} (clip_drift.stop_when)."
+                )
+            return CorridorCell(self.name, step, state, verdict=verdict)
         zone, border = (_zone(at[tag].get(step)) for tag in ("zone", "borderline"))
-        said = self.verdicts.get(step, "")
-        if zone is None and not said:
-            said = "Not measured: this fit ran without drift measures. The pictures can be judged by eye."
+        verdict = self.verdicts.get(step, "")
+        if zone is None and not verdict:
+            verdict = "Not measured: this fit ran without drift measures. The pictures can be judged by eye."
         return CorridorCell(
             self.name,
             step,
@@ -165,7 +167,7 @@ class RecordedRun:
             zone,
             border,
             at["position"].get(step),
-            said,
+            verdict,
             self.checkpoint(step),
         )
 
@@ -202,8 +204,8 @@ def read(folder: Path) -> CorridorTable:
         rates, steps, fit = plan
         runs = [_read_run(folder / rate_name(rate), rate, fit) for rate in rates]
     else:
-        found = [folder] if _is_run(folder) else sorted(p.parent for p in folder.glob("*/config.yaml"))
-        runs = sorted(map(_read_run, filter(_is_run, found)), key=lambda run: (run.rate, run.name))
+        folders = [folder] if _is_run(folder) else sorted(p.parent for p in folder.glob("*/config.yaml"))
+        runs = sorted(map(_read_run, filter(_is_run, folders)), key=lambda run: (run.rate, run.name))
         steps = sorted({step for run in runs for step in run.milestones if step})
     if not runs:
         raise UserError(f"{folder} holds no run: no folder with a config.yaml and event files in it")
@@ -224,8 +226,8 @@ def _read_run(folder: Path, rate: float | None = None, planned: dict[str, Any] |
     resumes = [_read_config(resume) for resume in sorted(folder.glob("config.resume-*.yaml"))]
     if rate is None:
         rate = float(((config.get("model") or {}).get("init_args") or {}).get("learning_rate") or 0.0)
-    said = folder.with_name(ERROR_FILE.format(run=folder.name))
-    error = said.read_text(encoding="utf-8").strip() if said.is_file() else ""
+    failure = folder.with_name(ERROR_FILE.format(run=folder.name))
+    error = failure.read_text(encoding="utf-8").strip() if failure.is_file() else ""
     run = RecordedRun(folder.name, folder, rate, config, resumes, error=error)
     if folder.is_dir():
         _read_events(run)
@@ -240,7 +242,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_events(run: RecordedRun) -> None:
-    """Scalars and verdicts; points that a resume drew again are there once."""
+    """Scalars and verdicts; of a point that a resume logged again, the newer value."""
     # Torch-free, but slow to import: only where there is something to read.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
     from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]

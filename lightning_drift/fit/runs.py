@@ -1,4 +1,4 @@
-"""Run folders: ``tb_logs/<subject>/<run>``, chosen once, found again when a run is resumed."""
+"""Run folders, ``tb_logs/<subject>/<run>``: where a fit writes, and what it resumes from."""
 
 import os
 import re
@@ -41,8 +41,8 @@ def choose_run(
 ) -> Run:
     """Decide where a fit writes.
 
-    A named run that exists is gone on with if ``ckpt_path`` is given, and never written into otherwise: a
-    fresh start gets a new folder beside it.
+    With ``ckpt_path`` a named run goes on in its folder. Without it nothing is written into a run that
+    exists: a fresh start gets a new folder beside it.
 
     Args:
         root: The TensorBoard log folder.
@@ -59,11 +59,11 @@ def choose_run(
         checkpoint = find_checkpoint(ckpt_path, root / subject / name)
         return Run(root, subject, name, checkpoint, int(read_checkpoint(checkpoint)["global_step"]))
     if name is None or _used(root / subject / name):
-        taken = name
+        former = name
         name = _new_name(root / subject, safe_name(default[1]))
-        if taken is not None:
+        if former is not None:
             notice(
-                f"{root / subject / taken} holds a run; starting afresh in {root / subject / name} "
+                f"{root / subject / former} holds a run; starting afresh in {root / subject / name} "
                 "(pass --ckpt_path last to go on with it)"
             )
     if ckpt_path is None:

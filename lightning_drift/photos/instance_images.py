@@ -76,11 +76,11 @@ class InstanceImages(LightningDataModule):
     ) -> None:
         super().__init__()
         if resolution is not None and (resolution < 8 or resolution % 8):
-            raise UserError(f"data.resolution must be a multiple of 8, not {resolution}")
+            raise UserError(f"{resolution} is not a size; give a multiple of 8", "data.resolution")
         if batch_size < 1:
-            raise UserError(f"data.batch_size must be 1 or more, not {batch_size}")
+            raise UserError(f"{batch_size} is not a number of photos; give 1 or more", "data.batch_size")
         if num_workers < 0:
-            raise UserError(f"data.num_workers must be 0 or more, not {num_workers}")
+            raise UserError(f"{num_workers} is not a number of processes; give 0 or more", "data.num_workers")
         try:
             self.ground = ImageColor.getrgb(background)[:3]
         except ValueError as error:
@@ -193,7 +193,7 @@ class InstanceImages(LightningDataModule):
         if self.resolution is not None:
             return self.resolution
         if self.trainer is None:
-            raise UserError("data.resolution is not set, and there is no model to take it from")
+            raise UserError("it is not set, and there is no model to take it from", "data.resolution")
         module: Any = self.trainer.lightning_module
         return int(module.resolution)
 

@@ -1,4 +1,4 @@
-"""Sweep: which pictures a sweep is of, as the data of a ``predict`` run."""
+"""Sweep: the pictures of a sweep, as the data of a ``predict`` run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ class Sweep(LightningDataModule):
             as ``ablations.yaml``. Prompts may be templates with slots, such as ``a city by {artist}``.
         slots: Values of each slot: a list, or a ``.txt`` file such as ``artists.txt``. A template with a slot
             twice takes pairs of different values.
-        sample_prompts: Keep so many of the prompts, chosen at random and the same each time; null for all.
+        sample_prompts: Keep this many of the prompts, chosen at random, always the same ones; null for all.
         seeds: Seeds, such as ``0-31`` or ``1,5,9``.
         guidance_scale: Guidance scales, such as ``1,3,7.5``.
         num_inference_steps: DDIM step counts, such as ``20,50``.
@@ -115,7 +115,7 @@ class Sweep(LightningDataModule):
 
     @property
     def models(self) -> dict[str, SweepModel]:
-        """The models by name; found when first asked for."""
+        """The models by name, opened on first use."""
         if self._models is None:
             self._models = find_models(self.checkpoints, self.base)
         return self._models

@@ -173,10 +173,10 @@ def test_a_folder_of_folders_says_what_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ({"resolution": 100}, "data.resolution must be a multiple of 8, not 100"),
-        ({"resolution": 0}, "data.resolution must be a multiple of 8, not 0"),
-        ({"batch_size": 0}, "data.batch_size must be 1 or more, not 0"),
-        ({"num_workers": -1}, "data.num_workers must be 0 or more, not -1"),
+        ({"resolution": 100}, "data.resolution: 100 is not a size; give a multiple of 8"),
+        ({"resolution": 0}, "data.resolution: 0 is not a size; give a multiple of 8"),
+        ({"batch_size": 0}, "data.batch_size: 0 is not a number of photos; give 1 or more"),
+        ({"num_workers": -1}, "data.num_workers: -1 is not a number of processes; give 0 or more"),
         (
             {"background": "teall"},
             "data.background: 'teall' is not a colour; write a name such as white, or #rrggbb",

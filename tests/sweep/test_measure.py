@@ -6,7 +6,7 @@ from PIL import Image
 
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.sweep.cells import Cell
-from lightning_drift.sweep.measure import Seen, measure
+from lightning_drift.sweep.measure import SweepFeatures, measure
 from lightning_drift.sweep.templates import Prompt
 
 
@@ -18,10 +18,10 @@ def test_a_cell_of_one_seed_has_no_diversity_and_takes_it_from_no_other() -> Non
     pictures = Features.of([Image.new("RGB", (16, 16), shade) for shade in ("red", "blue", "green")])
     pictures.clip = torch.eye(3)
     cells = [cell("sweep", 0), cell("sweep", 1), cell("detail", 0)]
-    rows = measure(cells, Seen(pictures, [0, 1, 2], [], None, {}))
+    rows = measure(cells, SweepFeatures(pictures, [0, 1, 2], [], None, {}))
     assert [row.get("diversity") for row in rows] == [1.0, 1.0, None]
     assert all("lightness" in row for row in rows)
-    same = measure([cell("sweep", 0), cell("sweep", 1)], Seen(pictures, [0, 0], [], None, {}))
+    same = measure([cell("sweep", 0), cell("sweep", 1)], SweepFeatures(pictures, [0, 0], [], None, {}))
     assert [row["diversity"] for row in same] == pytest.approx([0, 0])
-    alone = measure([cell("sweep", 0)], Seen(pictures, [0], [], None, {}))
+    alone = measure([cell("sweep", 0)], SweepFeatures(pictures, [0], [], None, {}))
     assert set(alone[0]) == {"lightness", "chroma"}
