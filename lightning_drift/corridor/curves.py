@@ -6,9 +6,9 @@ from html import escape
 from itertools import pairwise
 from math import floor, isfinite, log10
 
-from lightning_drift.corridor.plan import rate_text
 from lightning_drift.corridor.read import CorridorTable, Point, RecordedRun
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL
+from lightning_drift.fit.runs import rate_text
 
 WIDTH, HEIGHT = 320, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 10, 10, 24
