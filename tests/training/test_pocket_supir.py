@@ -157,6 +157,18 @@ def test_a_stage_begins_with_given_weights_and_stops_by_the_clock(name, trained,
     assert (tmp_path / name / "last.ckpt").is_file()
 
 
+def test_the_command_begins_with_the_weights_of_init(trained, tmp_path):
+    weights = load_file(trained / "base" / "weights" / "model.safetensors")
+    doubled = {key: 2 * value for key, value in weights.items()}
+    (tmp_path / "init" / "base" / "weights").mkdir(parents=True)
+    save_file(doubled, tmp_path / "init" / "base" / "weights" / "model.safetensors")
+    few = "--scenes 2 --variants 1 --side 32 --batch-size 2 --steps 1 --precision 32-true --stage base"
+    train_main([*few.split(), "--init", str(tmp_path / "init"), "--state", str(tmp_path)])
+    after = load_file(tmp_path / "base" / "weights" / "model.safetensors")
+    for key, value in doubled.items():
+        torch.testing.assert_close(after[key], value, atol=1e-2, rtol=0, msg=key)
+
+
 @pytest.fixture(scope="module")
 def models(trained, tmp_path_factory):
     out = tmp_path_factory.mktemp("models")

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from training.command_line import command_parser, run_command, use_threads
 
-def arguments() -> argparse.Namespace:
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--pipeline", type=Path, required=True, help="diffusers folder")
     parser.add_argument(
         "--eye", type=Path, help="CLIPModel folder with its tokenizer; none: no retrieval, no probes"
@@ -31,12 +31,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
     parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = arguments()
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(argv)
+    use_threads(args.threads)
     import numpy as np
     import torch
     from diffusers import StableDiffusionPipeline
@@ -48,7 +48,6 @@ def main() -> None:
     from training.pocket.probes import PROBES, Checker, painted
     from training.pocket.scenes import HELD_OUT_SEED, Scenes
 
-    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     pipeline = StableDiffusionPipeline.from_pretrained(str(args.pipeline), safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
@@ -124,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

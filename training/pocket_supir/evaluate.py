@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from training.command_line import command_parser, run_command, use_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "supir_pocket.yaml"
@@ -38,11 +39,9 @@ EFFECTS: list[tuple[str, dict[str, Any]]] = [
 """Changes of one option at a time; all are made without a colour fix, which would hide them."""
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--supir", default="pocket", help="as model.supir")
     parser.add_argument("--sdxl", default="pocket", help="as model.sdxl")
     parser.add_argument("--out", type=Path, default=Path("tb_logs/pocket_supir"), help="folder for results")
@@ -52,12 +51,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30, help="sampler steps")
     parser.add_argument("--effects", action="store_true", help="measure what the options do")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = arguments()
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(argv)
+    use_threads(args.threads)
     import numpy as np
     import torch
     import yaml
@@ -76,7 +75,6 @@ def main() -> None:
     from training.pocket_supir.models import PRINT
     from training.pocket_supir.quality import measure, whole_features
 
-    torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
     args.out.mkdir(parents=True, exist_ok=True)
     eye: Any = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32)
@@ -164,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
