@@ -253,12 +253,12 @@ def test_shipped_prints_are_nearer_to_the_truth_than_bicubic_and_without_control
         noises = [AddressedNoise(1, k, cpu) for k in range(2)]
         return Restorer(module.checkpoints, changed, cpu).restore(bicubic, [("",)] * 2, noises)
 
-    eye = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32).eval()
+    clip = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32).eval()
     ours, plain, free = (
-        measure(pictures, truth, given, eye)
+        measure(pictures, truth, given, clip)
         for pictures in (printed(), bicubic, printed(control_scale=0.0, s_stage1=-1.0))
     )
-    assert ours.eye < plain.eye
+    assert ours.clip_distance < plain.clip_distance
     assert ours.energy_error < plain.energy_error
     assert ours.fidelity > 32
     assert free.fidelity < 20
@@ -358,14 +358,14 @@ def test_pairs_are_addressed_by_scene_and_variant(trained):
 def test_measures_tell_good_prints_from_bad():
     from transformers import CLIPModel
 
-    eye = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32).eval()
+    clip = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32).eval()
     truth = Scenes(4, 2, 128).images([0, 1])
     given = reduce(truth)
     soft = torch.stack([enlarge(picture) for picture in given])
-    best, worse = measure(truth, truth, given, eye), measure(soft, truth, given, eye)
-    assert best.eye < 1e-5
+    best, worse = measure(truth, truth, given, clip), measure(soft, truth, given, clip)
+    assert best.clip_distance < 1e-5
     assert best.energy == pytest.approx(1)
-    assert worse.eye > 0.01
+    assert worse.clip_distance > 0.01
     assert worse.energy < 0.8
     assert worse.energy_error > 0.2
     assert 25 < worse.fidelity < best.fidelity

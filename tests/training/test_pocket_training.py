@@ -22,8 +22,8 @@ from training.pocket.train import main as train_main
 from training.pocket.unet import LatentScenes, new_unet
 from training.pocket.world.render import render, sample_scene
 
-STAGES = ("autoencoder", "text", "eye", "unet")
-TINY = {"autoencoder": 4, "text": 8, "eye": 8, "unet": 4}
+STAGES = ("autoencoder", "text", "clip", "unet")
+TINY = {"autoencoder": 4, "text": 8, "clip": 8, "unet": 4}
 
 
 def schedule(name: str, steps: int) -> Schedule:
@@ -318,7 +318,7 @@ def test_the_script_runs_a_stage(tmp_path, monkeypatch):
 COMMITTED = ROOT / "training" / "pocket" / "weights"
 
 
-@pytest.mark.parametrize("name", [name for name in ("text", "eye") if (COMMITTED / name).is_dir()])
+@pytest.mark.parametrize("name", [name for name in ("text", "clip") if (COMMITTED / name).is_dir()])
 def test_committed_clip_reads_held_out_scenes(name):
     clip = CLIPModel.from_pretrained(str(COMMITTED / name), torch_dtype=torch.float32).eval()
     assert measure_retrieval(clip, load_tokenizer(COMMITTED / name), 2) >= 0.85

@@ -1,4 +1,4 @@
-"""The pocket's two CLIP models: one gives the pipeline's text encoder, the other is the eye that measures."""
+"""The pocket's two CLIP models: one gives the pipeline's text encoder, the other measures pictures."""
 
 from __future__ import annotations
 
@@ -74,15 +74,16 @@ class ClipStage(Stage):
     2022).
 
     Pictures are shifted by up to four pixels, lightly blurred or roughened and change in brightness, so that
-    what a decoder does to them matters little. The eye's pictures change in saturation, in the balance of
-    their channels and in contrast as well, so that it must look at shapes more than at the palette.
+    what a decoder does to them matters little. With ``jitter`` they change in saturation, in
+    the balance of their channels and in contrast as well, so that the model must look at shapes more than at
+    the palette.
 
     Args:
         model: The CLIPModel.
         tokenizer: Its tokenizer.
         schedule: How long and how fast.
         scenes: The scenes to train on.
-        jitter: Whether colours are augmented, as for the eye.
+        jitter: Whether colours are augmented, as for the CLIP that measures.
     """
 
     def __init__(self, model: Any, tokenizer: Any, schedule: Schedule, scenes: Scenes, jitter: bool) -> None:

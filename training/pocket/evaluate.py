@@ -1,6 +1,6 @@
-"""Measure a pocket pipeline and its eye against the project's bars, and draw its grids.
+"""Measure a pocket pipeline and the CLIP that measures it against the project's bars, and draw its grids.
 
-    python -m training.pocket.evaluate --pipeline ../state/pipeline --eye ../state/eye/weights
+    python -m training.pocket.evaluate --pipeline ../state/pipeline --clip ../state/clip/weights
 
 Prints a table and writes ``figures.json``, ``probes.png`` (a row a prompt, a column a seed) and
 ``autoencoder.png`` (held-out scenes above their reconstructions) to ``--out``. The same checks on painted
@@ -24,7 +24,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--pipeline", type=Path, required=True, help="diffusers folder")
     parser.add_argument(
-        "--eye", type=Path, help="CLIPModel folder with its tokenizer; none: no retrieval, no probes"
+        "--clip", type=Path, help="CLIPModel folder with its tokenizer; without it no retrieval and no probes"
     )
     parser.add_argument("--out", type=Path, default=Path("tb_logs/pocket_quality"), help="folder for results")
     parser.add_argument("--seeds", type=int, default=8, help="seeds per probe prompt")
@@ -92,12 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     spread = [np.mean([np.abs(a - b).mean() for a in rows for b in rows]) for rows in grids.values()]
     figures["mean_pixel_difference_between_seeds"] = round(float(np.mean(spread)), 3)
 
-    if args.eye:
-        eye: Any = CLIPModel.from_pretrained(str(args.eye), torch_dtype=torch.float32)
-        eye.eval()
-        tokenizer = CLIPTokenizer.from_pretrained(str(args.eye))
-        figures["eye_recall_at_1_of_128"] = round(measure_retrieval(eye, tokenizer, 8), 3)
-        checker = Checker(eye, tokenizer)
+    if args.clip:
+        clip: Any = CLIPModel.from_pretrained(str(args.clip), torch_dtype=torch.float32)
+        clip.eval()
+        tokenizer = CLIPTokenizer.from_pretrained(str(args.clip))
+        figures["clip_recall_at_1_of_128"] = round(measure_retrieval(clip, tokenizer, 8), 3)
+        checker = Checker(clip, tokenizer)
         shown: list[bool] = []
         ceiling: list[bool] = []
         table = {}

@@ -22,7 +22,7 @@ from training.pocket.unet import LatentScenes, UNetStage, new_unet
 DEFAULTS: dict[str, tuple[int, int, float, int]] = {
     "autoencoder": (20_000, 16, 8.0e-4, 0),
     "text": (6_000, 128, 1.0e-3, 1),
-    "eye": (6_000, 128, 1.0e-3, 2),
+    "clip": (6_000, 128, 1.0e-3, 2),
     "unet": (60_000, 32, 6.0e-4, 3),
 }
 
@@ -38,7 +38,7 @@ def build_stage(
     """A stage ready to train.
 
     Args:
-        name: ``autoencoder``, ``text``, ``eye`` or ``unet``.
+        name: ``autoencoder``, ``text``, ``clip`` or ``unet``.
         state: Folder of all stages; the UNet reads the weights of ``autoencoder`` and ``text`` from it.
         schedule: How long and how fast.
         scenes: The scenes to train on.
@@ -61,10 +61,10 @@ def build_stage(
     if name == "autoencoder":
         vae = made(AutoencoderKL.from_pretrained, new_autoencoder)
         return AutoencoderStage(vae, schedule, scenes, freeze_encoder=freeze_encoder)
-    if name in ("text", "eye"):
+    if name in ("text", "clip"):
         tokenizer = load_tokenizer(start)
         model = made(CLIPModel.from_pretrained, lambda: new_clip(tokenizer))
-        return ClipStage(model, tokenizer, schedule, scenes, jitter=name == "eye")
+        return ClipStage(model, tokenizer, schedule, scenes, jitter=name == "clip")
     if name == "unet":
         vae = AutoencoderKL.from_pretrained(
             str(weights(state, init, "autoencoder")), torch_dtype=torch.float32

@@ -2,7 +2,7 @@
 
     python -m training.pocket.train --stage autoencoder --state ../pocket_state --steps 20000
     python -m training.pocket.train --stage text        --state ../pocket_state --steps 4000
-    python -m training.pocket.train --stage eye         --state ../pocket_state --steps 4000
+    python -m training.pocket.train --stage clip        --state ../pocket_state --steps 4000
     python -m training.pocket.train --stage unet        --state ../pocket_state --steps 60000
     python -m training.pocket.train --stage assemble    --state ../pocket_state --out pipeline
 
@@ -30,7 +30,7 @@ from training.command_line import (
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser(__doc__)
-    stages = ["paint", "autoencoder", "text", "eye", "unet", "assemble"]
+    stages = ["paint", "autoencoder", "text", "clip", "unet", "assemble"]
     parser.add_argument("--stage", required=True, choices=stages)
     parser.add_argument("--init", type=Path, help="folder with <stage>/ weights to start from")
     parser.add_argument("--freeze-encoder", action="store_true", help="autoencoder: train the decoder alone")

@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     torch.set_grad_enabled(False)
     args.out.mkdir(parents=True, exist_ok=True)
-    eye: Any = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32)
-    eye.eval()
+    clip: Any = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32)
+    clip.eval()
     indices = list(range(args.first, args.first + args.count))
     scenes = Scenes(HELD_OUT_SEED, args.first + args.count, PRINT)
     captions = [full_caption(scenes.scene(index)) for index in indices]
@@ -124,13 +124,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "SUPIR without captions": restored({}, "Wavelet", texts=[""] * args.count),
         "true scene through the autoencoder": coded,
     }
-    print(f"{'':36s} fidelity  ssim   psnr    eye   energy (error)")
+    print(f"{'':36s} fidelity  ssim   psnr   CLIP   energy (error)")
     for name, pictures in rows.items():
-        q = measure(pictures, truth, given, eye)
+        q = measure(pictures, truth, given, clip)
         figures["against_bicubic"][name] = {key: round(value, 4) for key, value in asdict(q).items()}
         print(
-            f"{name:36s} {q.fidelity:6.2f}  {q.structure:.3f}  {q.psnr:5.2f}  {q.eye:.4f}  {q.energy:.3f} "
-            f"({q.energy_error:.3f})",
+            f"{name:36s} {q.fidelity:6.2f}  {q.structure:.3f}  {q.psnr:5.2f}  {q.clip_distance:.4f}  "
+            f"{q.energy:.3f} ({q.energy_error:.3f})",
             flush=True,
         )
 
@@ -144,18 +144,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.effects:
         tokenizer = CLIPTokenizer.from_pretrained(str(POCKET_CLIP))
-        texts = text_features(eye, tokenize(tokenizer, captions))
+        texts = text_features(clip, tokenize(tokenizer, captions))
         figures["effects"] = {}
-        print(f"\n{'':36s} fidelity   eye   energy  says  spread")
+        print(f"\n{'':36s} fidelity   CLIP   energy caption  spread")
         for name, change in EFFECTS:
             one, other = restored(change, "None"), restored(change, "None", 1)
-            q = measure(one, truth, given, eye)
-            says = float((whole_features(eye, one.clamp(-1, 1)) * texts).sum(-1).mean())
+            q = measure(one, truth, given, clip)
+            similarity = float((whole_features(clip, one.clamp(-1, 1)) * texts).sum(-1).mean())
             spread = float((one.clamp(-1, 1) - other.clamp(-1, 1)).abs().mean()) / 2
-            found = {"fidelity": q.fidelity, "eye": q.eye, "energy": q.energy, "says": says, "spread": spread}
-            figures["effects"][name] = {key: round(value, 4) for key, value in found.items()}
+            effect = {
+                "fidelity": q.fidelity,
+                "clip_distance": q.clip_distance,
+                "energy": q.energy,
+                "caption_similarity": similarity,
+                "spread": spread,
+            }
+            figures["effects"][name] = {key: round(value, 4) for key, value in effect.items()}
             print(
-                f"{name:36s} {q.fidelity:6.2f}  {q.eye:.4f}  {q.energy:.3f}  {says:.3f}  {spread:.4f}",
+                f"{name:36s} {q.fidelity:6.2f}  {q.clip_distance:.4f}  {q.energy:.3f}   {similarity:.3f}  "
+                f"{spread:.4f}",
                 flush=True,
             )
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
