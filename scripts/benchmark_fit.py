@@ -181,7 +181,7 @@ def random_sd15(folder: Path) -> str:
             text_encoder=text_encoder,
             vae=vae,
             tokenizer=sd15_tokenizer(),
-            scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+            scheduler=DDIMScheduler.from_config(sd15_config("scheduler")),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

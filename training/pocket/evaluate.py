@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures: dict[str, Any] = {}
 
     vae = pipeline.vae.eval()
-    quality = measure_autoencoder(vae, 256)
+    quality = measure_autoencoder(vae, Scenes(HELD_OUT_SEED, 256))
     figures["autoencoder_psnr_db"] = round(quality["psnr"], 2)
     figures["latent_std_times_scaling"] = round(quality["latent_std"] * vae.config.scaling_factor, 3)
     figures["autoencoder_colour_error"] = round(quality["colour_error"], 3)
@@ -96,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         clip: Any = CLIPModel.from_pretrained(str(args.clip), torch_dtype=torch.float32)
         clip.eval()
         tokenizer = CLIPTokenizer.from_pretrained(str(args.clip))
-        figures["clip_recall_at_1_of_128"] = round(measure_retrieval(clip, tokenizer, 8), 3)
+        figures["clip_recall_at_1_of_128"] = round(
+            measure_retrieval(clip, tokenizer, Scenes(HELD_OUT_SEED, 1024)), 3
+        )
         checker = Checker(clip, tokenizer)
         shown: list[bool] = []
         ceiling: list[bool] = []

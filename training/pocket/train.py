@@ -42,7 +42,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     use_threads(args.threads)
-    from training.pocket.run import Schedule, train
+    from training.pocket.run import train
     from training.pocket.scenes import Scenes, paint
     from training.pocket.stages import DEFAULTS, assemble, build_stage
     from training.pocket.unet import LatentScenes
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.stage == "paint":
         paint(scenes, args.workers)
         return
-    schedule = Schedule.of(args, DEFAULTS[args.stage])
+    schedule = DEFAULTS[args.stage].with_options(args)
     stage = build_stage(args.stage, args.state, schedule, scenes, args.init, args.freeze_encoder)
     if args.workers and isinstance(stage.scenes, LatentScenes):
         stage.scenes.prepare()

@@ -57,6 +57,14 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     use_threads(args.threads)
+    import torch
+
+    with torch.no_grad():
+        evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Make the prints, print the tables and write the files that the command's help names."""
     import numpy as np
     import torch
     import yaml
@@ -75,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training.pocket_supir.models import PRINT
     from training.pocket_supir.quality import measure, whole_features
 
-    torch.set_grad_enabled(False)
     args.out.mkdir(parents=True, exist_ok=True)
     clip: Any = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32)
     clip.eval()

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     began = time.monotonic()
     args = arguments(argv)
     use_threads(args.threads)
-    from training.pocket.run import Schedule, train
+    from training.pocket.run import train
     from training.pocket.scenes import Scenes, paint
     from training.pocket_supir.assembly import assemble
     from training.pocket_supir.models import PRINT
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.stage == "encode":
         encode(args.state, scenes, args.side, args.variants, args.workers)
         return
-    schedule = Schedule.of(args, DEFAULTS[args.stage])
+    schedule = DEFAULTS[args.stage].with_options(args)
     stage = build_stage(
         args.stage,
         args.state,
