@@ -6,9 +6,9 @@ from html import escape
 from itertools import pairwise
 from math import floor, isfinite, log10
 
-from lightning_drift.corridor.plan import rate_text
 from lightning_drift.corridor.read import CorridorTable, Point, RecordedRun
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL
+from lightning_drift.fit.runs import rate_text
 
 WIDTH, HEIGHT = 320, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 10, 10, 24
@@ -40,7 +40,11 @@ class Measure:
 
 
 CURVES = (
-    Measure("drift/position", "position", "Along the corridor: 25 dreaming begins, 50 forgetting, 75 lost."),
+    Measure(
+        "drift/position",
+        "position",
+        "Along the corridor: 25 dreaming begins, 50 forgetting, 75 lost. A broken model has none.",
+    ),
     Measure("drift/language", "language", "How much prompts still decide: adherence and retrieval joined."),
     Measure("drift/drift_prompt", "drift in prompts", "1 is as far as to another prompt's picture."),
     Measure("drift/tilt", "tilt", "Change of the composition; 1 is as much as another seed."),

@@ -18,7 +18,7 @@ from lightning_drift.export.reconstruction import Reconstruction, reconstruct
 from lightning_drift.export.target import refuse_full, writing
 from lightning_drift.stable_diffusion.loading import load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
-from lightning_drift.weights.files import sha256
+from lightning_drift.weights.hashes import sha256
 
 if TYPE_CHECKING:
     from lightning_drift.drift.checkpoint_evaluator import CheckpointEvaluator
@@ -149,7 +149,7 @@ def _drift_changes(evaluator: "CheckpointEvaluator", opened: OpenedPipeline, wri
         lines.append(f"| {name.replace('_', ' ')} | {before:.3f} | {after:.3f} | {after - before:+.3f} |")
     seeds, prompts = len(evaluator.keys), len(evaluator.roles)
     return (
-        f"Drift measures against the base, by {evaluator.eye.name}, on {seeds} of the fit's probe pictures "
+        f"Drift measures against the base, by {evaluator.clip.name}, on {seeds} of the fit's probe pictures "
         f"({prompts} prompts):\n\n" + "\n".join(lines)
     )
 

@@ -57,7 +57,8 @@ class Search:
         lines = [heads, ["---"] * len(heads)]
         for trial in sorted(self.trials, key=lambda trial: trial.drift):
             values = [f"{trial.measures[name].value:.2f}" for name in columns]
-            lines.append([f"{trial.drift:g}", trial.verdict.zone, f"{trial.verdict.position:.0f}", *values])
+            position = "-" if trial.verdict.position is None else f"{trial.verdict.position:.0f}"
+            lines.append([f"{trial.drift:g}", trial.verdict.zone, position, *values])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return (
             f"{table}\n\nThe drift of {self.drift:g} is the largest, to {PRECISION:g}, at which the model "

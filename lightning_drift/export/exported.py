@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_drift.common.text import byte_size
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -21,6 +23,5 @@ class Exported:
     report: str = ""
 
     def __str__(self) -> str:
-        unit, scale = ("GiB", 2**30) if self.size >= 2**30 else ("MiB", 2**20)
-        wrote = f"wrote {self.path} ({self.size / scale:.2f} {unit}), model hash {self.hash[:10]}"
+        wrote = f"wrote {self.path} ({byte_size(self.size)}), model hash {self.hash[:10]}"
         return f"{self.report}\n\n{wrote}" if self.report else wrote

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.model_name import model_name
+from lightning_drift.common.text import byte_size
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 
 CHANGES = ("delta", "lora")
@@ -94,8 +95,7 @@ def refuse_full(target: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size + _MARGIN:
         raise UserError(
-            f"no room for {target}: it needs {(size + _MARGIN) / 2**30:.2f} GiB and "
-            f"{free / 2**30:.2f} GiB are free"
+            f"no room for {target}: it needs {byte_size(size + _MARGIN)} and {byte_size(free)} are free"
         )
 
 
