@@ -16,7 +16,9 @@ from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL
 from training.calibration.blind_labels import main
 
-BASE = dict.fromkeys(DECIDING, Interval(0.0, 0.0, 0.0)) | {"language": Interval(1.0, 1.0, 1.0)}
+BASE = dict.fromkeys(DECIDING, Interval(0.0, 0.0, 0.0)) | dict.fromkeys(
+    ("language", "spread"), Interval(1.0, 1.0, 1.0)
+)
 
 
 @pytest.fixture
