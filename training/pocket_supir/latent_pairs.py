@@ -69,11 +69,11 @@ class LatentSquares(LatentScenes):
     @torch.no_grad()
     def _encode(self, parts: Iterable[Tensor]) -> Tensor:
         device = next(self.vae.parameters()).device
-        found = []
+        latents = []
         for pictures in parts:
             with torch.autocast(device.type, torch.bfloat16):
-                found.append(self.latents(pictures.to(device)).float().cpu())
-        return torch.cat(found)
+                latents.append(self.latents(pictures.to(device)).float().cpu())
+        return torch.cat(latents)
 
     def prepare(self, workers: int = 0) -> None:
         """Encode every block that the cache lacks, on the GPU if there is one, before workers read them.
