@@ -189,7 +189,7 @@ class Fit:
 
 
 def _hear_interrupts() -> None:
-    """Let interrupts reach the fit; a corridor in the background of a shell ignores them and hands that on."""
+    """Let interrupts reach the fit: it inherits from a background shell that they are ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
