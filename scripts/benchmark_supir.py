@@ -10,7 +10,9 @@ full model has 4.8 billion parameters with its text encoders, 10 GB in 16 bits: 
 import argparse
 import gc
 import resource
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_drift.supir.network.find import find_model
+from lightning_drift.supir.network.find import find_sdxl, find_supir
 from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
 from lightning_drift.supir.network.weights import (
     empty_first_stage,
@@ -30,7 +32,7 @@ from lightning_drift.supir.network.weights import (
 )
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise
-from lightning_drift.supir.sampling.samplers import Sampling
+from lightning_drift.supir.sampling.samplers import EdmSampling
 from lightning_drift.supir.settings import Method
 from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 
@@ -155,7 +157,8 @@ def multiply_rate(device: torch.device, dtype: torch.dtype) -> float:
     return times * 2 * side**3 / clock.stop()[0]
 
 
-def main() -> None:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -183,18 +186,22 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--images", type=int, default=1, help="restore so many; the last is reported")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.size % 32:
         parser.error(f"--size: {options.size} is not a multiple of 32")
     if options.random_init == bool(options.supir and options.sdxl):
         parser.error("give either --random-init, or --supir and --sdxl")
+    return options
 
-    if options.card and not options.device.startswith("cuda"):
-        parser.error("--card is about a GPU's memory")
+
+def main() -> None:
+    options = arguments()
     device = torch.device(options.device)
     gpu = device.type == "cuda"
+    if options.card and not gpu:
+        sys.exit("error: --card is about a GPU's memory")
     method = Method(
-        sampling=Sampling(steps=options.steps, control_scale=options.control_scale),
+        sampling=EdmSampling(steps=options.steps, control_scale=options.control_scale),
         prompt="sharp textures, fine grain, rich color depth",
         negative_prompt="blurry, low quality, jpeg artifacts",
         tile=options.tile_size // 8,
@@ -210,7 +217,7 @@ def main() -> None:
         checkpoints = RandomCheckpoints(dict(SDXL_CONFIGS) if options.model == "full" else TINY_CONFIGS)
     else:
         checkpoints = open_checkpoints(
-            find_model(options.supir, "--supir"), find_model(options.sdxl, "--sdxl")
+            find_supir(options.supir, "--supir"), find_sdxl(options.sdxl, "--sdxl")
         )
 
     name = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
@@ -249,7 +256,7 @@ def measure(
     rows: list[tuple[str, float, float]] = []
 
     clock = Clock(device)
-    restorer.encode_prompts([""])
+    restorer.prompts.encode([""])
     rows.append(("prompts (load, encode, drop)", *clock.stop()))
     clock.start()
     restorer.first_stage()
@@ -278,7 +285,7 @@ def measure(
         rows.append(("decode, colour fix", began + seconds - marks[-1], peak))
         assert out.shape == image.shape
     where = f" on a card of {card:g} GiB" if card else ""
-    print(f"{options.size}x{options.size}, memory: {restorer.level}{where}")
+    print(f"{options.size}x{options.size}, memory: {restorer.placement.level}{where}")
     kind = "" if device.type == "cuda" else " (host)"
     for title, seconds, peak in rows:
         print(f"{title:32} {seconds:9.3f} s   peak {peak - ballast:6.2f} GiB{kind}")

@@ -40,7 +40,11 @@ class Measure:
 
 
 CURVES = (
-    Measure("drift/position", "position", "Along the corridor: 25 dreaming begins, 50 forgetting, 75 lost."),
+    Measure(
+        "drift/position",
+        "position",
+        "Along the corridor: 25 dreaming begins, 50 forgetting, 75 lost. A broken model has none.",
+    ),
     Measure("drift/language", "language", "How much prompts still decide: adherence and retrieval joined."),
     Measure("drift/drift_prompt", "drift in prompts", "1 is as far as to another prompt's picture."),
     Measure("drift/tilt", "tilt", "Change of the composition; 1 is as much as another seed."),

@@ -189,7 +189,7 @@ class Fit:
 
 
 def _hear_interrupts() -> None:
-    """Let interrupts reach the fit: it inherits from a background shell that they are ignored."""
+    """Let interrupts reach the fit: a corridor in the background of a shell ignores them, and so would it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

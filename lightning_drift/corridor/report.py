@@ -134,7 +134,7 @@ _BASE = "The untouched model, from the same seeds. Everything else on this page 
 def _facts(cell: CorridorCell) -> dict[str, Any]:
     said = cell.verdict
     if cell.zone:  # the first sentence repeats what is shown above it
-        said = re.sub(r"^\*\*[^*]+\*\*[^.]*\d+ of 100\.\s*", "", said)
+        said = re.sub(r"^\*\*[^*]+\*\*( \(borderline [^)]*\))?(, \d+ of 100)?\.\s*", "", said)
     facts = {"state": cell.state, "zone": cell.zone, "borderline": cell.borderline, "position": cell.position}
     return facts | {"said": said}
 
@@ -210,11 +210,9 @@ def _tile(cell: dict[str, Any], r: int, s: int, name: str, step: int, chosen: bo
     classes = [zone or "no-zone"] + ([f"border to-{border}"] if border else [])
     told = f"{name}, {step} steps: {zone or cell['state']}"
     if zone:
-        below = (
-            f"<small>{position:.0f}{f', near {border}' if border else ''}</small>"
-            if position is not None
-            else ""
-        )
+        notes = [] if position is None else [f"{position:.0f}"]
+        notes += [f"near {border}"] if border else []
+        below = f"<small>{', '.join(notes)}</small>" if notes else ""
         label = f'<span class="label">{zone}{below}</span>'
         told += (f", borderline {border}" if border else "") + (
             f", {position:.0f} of 100" if position is not None else ""

@@ -16,7 +16,7 @@ from lightning_drift.images.png import Picture
 from lightning_drift.stable_diffusion.interpolation import base_of, check_drift, interpolated
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened, open_pipeline
 from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream, native_size
-from lightning_drift.weights.files import files_hash
+from lightning_drift.weights.hashes import files_hash
 
 DREAM_PROMPT = "monumental, dramatic, atmospheric, transcendent"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

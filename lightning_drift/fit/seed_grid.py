@@ -1,8 +1,9 @@
 """SeedGrid: the same prompts and seeds at every milestone, so that the drift can be seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
@@ -24,6 +25,29 @@ from lightning_drift.images.png import save_png
 from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream_all
 
 
+@dataclass(frozen=True)
+class GridPictures:
+    """What a seed grid has rendered at one milestone.
+
+    Attributes:
+        step: Optimizer steps; 0 is the base model.
+        images: Pictures by (prompt, seed); only the first rank renders, and all others have none.
+    """
+
+    step: int
+    images: Mapping[tuple[str, int], Image.Image] = field(default_factory=dict)
+
+
+class GridListener(Protocol):
+    """Something that is handed a seed grid's pictures."""
+
+    def on_grid(self, trainer: Trainer, module: Any, pictures: GridPictures) -> None:
+        """Take a milestone's pictures, in ``fit`` and in ``validate``, on every rank.
+
+        The grid is written by then. The step's checkpoint is not saved yet.
+        """
+
+
 class SeedGrid(Callback):
     """Renders groups of prompts and seeds at chosen optimizer steps; step 0 is the untouched base model.
 
@@ -43,11 +67,14 @@ class SeedGrid(Callback):
         batch_size: Pictures sampled together.
         height: Picture height in pixels, a multiple of 8 for SD v1.5; null for the model's own size.
         width: Picture width likewise.
-        drift_dial: Values such as ``0.5,1,1.25`` for one row more at each milestone after 0: the first
+        drift_dial: Values such as ``0.5,1,1.25`` for one more row at each milestone after 0: the first
             group's first prompt and seed with the drift turned to each (W0 + value (W - W0), 0 to 1.5), on
-            ``dial_step=01200.png`` and in TensorBoard as ``dial/<prompt>``. It tells whether some steps could
-            be taken back, or more taken. Keeps a copy of the weights in the computer's memory meanwhile; null
-            for no row.
+            ``dial_step=01200.png`` and in TensorBoard as ``dial/<prompt>``. It shows whether taking back some
+            of the change, or adding to it, would be better. Needs a copy of the weights in the computer's
+            memory while it is made; null for no row.
+
+    Attributes:
+        listeners: What is handed each milestone's pictures, in this order.
     """
 
     def __init__(
@@ -90,9 +117,7 @@ class SeedGrid(Callback):
         self.dial_values = read_values(drift_dial, "seed_grid.drift_dial")
         if self.dial_values and "dial" in self.groups:
             raise UserError("the name dial is taken by seed_grid.drift_dial; use another", "seed_grid.groups")
-        #: Pictures of the newest milestone by (prompt, seed), for other callbacks.
-        self.images: dict[tuple[str, int], Image.Image] = {}
-        self.step = -1  # the step that `images` shows
+        self.listeners: list[GridListener] = []
 
     # -- when -------------------------------------------------------------------------------------------
 
@@ -131,31 +156,36 @@ class SeedGrid(Callback):
 
     def _milestone(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         run = trainer.log_dir  # asks all ranks
-        if trainer.is_global_zero and self.groups:
-            self.images = self.render(trainer, pl_module, f"{GRID_BAR} {step}")
-            self.step = step
+        if not self.groups:
+            return
+        pictures = GridPictures(step)
+        if trainer.is_global_zero:
+            images = self.render(trainer, pl_module, f"{GRID_BAR} {step}")
+            pictures = GridPictures(step, images)
             validating = trainer.state.fn == "validate"
             folder = Path(trainer.default_root_dir if validating else run or trainer.default_root_dir)
             place = folder / (f"validate/step={step:05d}" if validating else "grids")
-            self._write(place, step, over_time=not validating)
+            self._write(place, pictures, over_time=not validating)
             if not validating:
-                self._log(trainer, step)
+                self._log(trainer, pictures)
             if self.dial_values and step:
                 self._turn_dial(trainer, pl_module, place, step)
         trainer.strategy.barrier()
+        for listener in self.listeners:
+            listener.on_grid(trainer, pl_module, pictures)
 
     def render(self, trainer: Trainer, pl_module: Any, title: str) -> dict[tuple[str, int], Image.Image]:
         """Sample every (prompt, seed) of all groups once, in the groups' order.
 
         Modes of all submodules are restored one by one afterwards, and no generator but our own is used.
         """
-        wanted = list(
+        keys = list(
             dict.fromkeys((p, s) for prompts, seeds in self.groups.values() for p in prompts for s in seeds)
         )
-        return dict(zip(wanted, self.sample(trainer, pl_module, wanted, title), strict=True))
+        return dict(zip(keys, self.sample(trainer, pl_module, keys, title), strict=True))
 
     def sample(
-        self, trainer: Trainer, pl_module: Any, wanted: Sequence[tuple[str, int]], title: str
+        self, trainer: Trainer, pl_module: Any, keys: Sequence[tuple[str, int]], title: str
     ) -> list[Image.Image]:
         """Sample pictures of (prompt, seed) with the grid's settings; modes are restored as in ``render``."""
         precision = trainer.strategy.precision_plugin
@@ -164,7 +194,7 @@ class SeedGrid(Callback):
             eval_mode(pl_module.unet, pl_module.text_encoder, vae),
             placed(vae, pl_module.device),
             tqdm(
-                total=len(wanted),
+                total=len(keys),
                 desc=title,
                 unit="img",
                 leave=trainer.state.fn == "validate",
@@ -172,7 +202,7 @@ class SeedGrid(Callback):
                 disable=not _bar_shown(trainer),
             ) as bar,
         ):
-            return dream_all(pl_module.parts, wanted, self.sampling, precision.forward_context, bar.update)
+            return dream_all(pl_module.parts, keys, self.sampling, precision.forward_context, bar.update)
 
     def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
         """The row of drift values; a base that cannot be read again or a full disk costs the row only."""
@@ -193,32 +223,32 @@ class SeedGrid(Callback):
         if trainer.state.fn != "validate":
             self._add_row(trainer, f"dial/{slug(prompts[0])}", images, step)
 
-    def _write(self, folder: Path, step: int, over_time: bool) -> None:
-        """One labelled sheet a group. A full disk costs the sheets, not the run."""
+    def _write(self, folder: Path, pictures: GridPictures, over_time: bool) -> None:
+        """One labelled sheet per group. A full disk costs the sheets, not the run."""
         try:
             for name, (prompts, seeds) in self.groups.items():
                 sheet = contact_sheet(
-                    [self.images[prompt, seed] for prompt in prompts for seed in seeds],
+                    [pictures.images[prompt, seed] for prompt in prompts for seed in seeds],
                     rows=[prompt or "(empty prompt)" for prompt in prompts],
                     columns=[str(seed) for seed in seeds],
                 )
-                save_png(folder / f"{name}_step={step:05d}.png", sheet)
+                save_png(folder / f"{name}_step={pictures.step:05d}.png", sheet)
             if over_time:
-                save_pictures(folder, step, self.images)
+                save_pictures(folder, pictures.step, pictures.images)
                 for name, (prompts, seeds) in self.groups.items():
                     save_drift_sheet(folder / f"{name}_drift.png", prompts, seeds)
         except OSError as error:
             notice(f"cannot write the grids in {folder}: {error.strerror or error}; the fit goes on")
 
-    def _log(self, trainer: Trainer, step: int) -> None:
+    def _log(self, trainer: Trainer, pictures: GridPictures) -> None:
         """Each prompt's row of pictures under one tag over all steps."""
         rows: dict[str, list[int]] = {}
         for prompts, seeds in self.groups.values():
             for prompt in prompts:
                 rows[prompt] = list(dict.fromkeys([*rows.get(prompt, []), *seeds]))
         for prompt, seeds in rows.items():
-            images = [self.images[prompt, seed] for seed in seeds]
-            self._add_row(trainer, f"grid/{slug(prompt)}", images, step)
+            images = [pictures.images[prompt, seed] for seed in seeds]
+            self._add_row(trainer, f"grid/{slug(prompt)}", images, pictures.step)
 
     def _add_row(self, trainer: Trainer, tag: str, images: Sequence[Image.Image], step: int) -> None:
         writer: Any = getattr(trainer.logger, "experiment", None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_drift.common.errors import notice
+from lightning_drift.common.text import byte_size, duration
 from lightning_drift.sweep.cells import SweepRequest
 from lightning_drift.sweep.index import slot_column
 from lightning_drift.sweep.sheets import check_axes
@@ -53,9 +54,9 @@ def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, 
     if there := len(pictures) - len(missing):
         lines.append(f"there    {there:,} already, {len(missing):,} to make")
     if missing:
-        lines.append(f"time     about {_duration(_seconds(data, module, missing, device) / devices)}")
+        lines.append(f"time     about {duration(_seconds(data, module, missing, device) / devices)}")
         needed, free = _bytes(module, missing), _free(folder)
-        lines.append(f"disk     up to {_size(needed)} in {folder}, {_size(free)} free")
+        lines.append(f"disk     up to {byte_size(needed)} in {folder}, {byte_size(free)} free")
         if needed > free:
             notice(f"the sweep may need more than is free in {folder}; it stops where the disk is full")
     return "\n".join(lines)
@@ -98,18 +99,3 @@ def _bytes(module: SweepDreamer, requests: list[SweepRequest]) -> int:
 def _free(folder: Path) -> int:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
-
-
-def _size(count: float) -> str:
-    for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if count < 1024 or unit == "GiB":
-            return f"{count:.1f} {unit}"
-    raise AssertionError
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

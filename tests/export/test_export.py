@@ -336,7 +336,7 @@ def test_what_half_precision_cannot_hold(tmp_path, value, said, form):
 def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**30, 2**30 - 2**20, 2**20))
-    assert "0.00 GiB are free" in refusal("pocket", tmp_path / "out" / "deep")
+    assert "1.00 MiB are free" in refusal("pocket", tmp_path / "out" / "deep")
     assert not (tmp_path / "out").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.bits import assert_same_bits
 from helpers.commands import OPTIONS, STEPS, finish, run_folder, scalars, start
-from helpers.pocket_pictures import KEYS, base, eye, photos, pocket
+from helpers.pocket_pictures import KEYS, base, photos, pocket, pocket_clip
 
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.metric import DriftMetric
@@ -58,11 +58,11 @@ def test_drift_measures_are_the_cpus() -> None:
     roles = dict.fromkeys(prompts, "language")
     found = []
     for device in ("cpu", "cuda"):
-        clip = eye().to(device)
-        meter = DriftMetric(KEYS, roles, base(), photos("coffee"), clip.embed_texts(list(roles)).cpu())
-        meter.update(range(len(KEYS)), Features.of(images, clip))
-        found.append(meter.compute())
-    eye().to("cpu")
+        clip = pocket_clip().to(device)
+        metric = DriftMetric(KEYS, roles, base(), photos("coffee"), clip.embed_texts(list(roles)).cpu())
+        metric.update(range(len(KEYS)), Features.of(images, clip))
+        found.append(metric.compute())
+    pocket_clip().to("cpu")
     assert found[0].keys() == found[1].keys()
     for name, measure in found[0].items():
         assert found[1][name].value == pytest.approx(measure.value, rel=1e-3, abs=1e-3), name

@@ -25,7 +25,7 @@ KEYS = [(prompt, seed) for prompt in PROMPTS for seed in range(2)]
 
 
 @cache
-def eye() -> FrozenClip:
+def pocket_clip() -> FrozenClip:
     return FrozenClip.load("pocket")
 
 
@@ -43,10 +43,10 @@ def base() -> Features:
 def photos(name: str) -> Features:
     folder = PHOTOS / name
     files = sorted(folder.glob("*.jpg"))
-    return Features.of([Image.open(f).convert("RGB").resize((64, 64)) for f in files], eye())
+    return Features.of([Image.open(f).convert("RGB").resize((64, 64)) for f in files], pocket_clip())
 
 
 @torch.no_grad()
 def pictures(model: StableDiffusion) -> Features:
     prompts, seeds = zip(*KEYS, strict=True)
-    return Features.of(dream(model, prompts, seeds, Sampling(num_inference_steps=4)), eye())
+    return Features.of(dream(model, prompts, seeds, Sampling(num_inference_steps=4)), pocket_clip())

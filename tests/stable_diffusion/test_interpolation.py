@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.grids import GridHistory
 from helpers.paths import DATA
 from helpers.stand_ins import Latents
 from lightning.pytorch import Trainer
@@ -240,7 +241,8 @@ def test_an_export_at_a_drift_holds_the_dialled_model(fine_tune: Path, tmp_path:
 
 def test_the_dial_in_a_fit_shows_a_row_and_changes_no_bit(tiny_sd: str, tmp_path: Path) -> None:
     # The optimizer's moments and the weights of two runs, one with the row before the last step.
-    grid = SeedGrid("0,2", ROW, num_inference_steps=2, drift_dial="0,0.5,1,1.5")
+    grid, history = SeedGrid("0,2", ROW, num_inference_steps=2, drift_dial="0,0.5,1,1.5"), GridHistory()
+    grid.listeners.append(history)
     watched, with_row = fit(tiny_sd, tmp_path / "a", [grid])
     alone, without = fit(tiny_sd, tmp_path / "b")
     assert same_bits(weights(watched, TRAINED), weights(alone, TRAINED))
@@ -261,7 +263,7 @@ def test_the_dial_in_a_fit_shows_a_row_and_changes_no_bit(tiny_sd: str, tmp_path
     for shown, drift in ((base, 0), (half, 0.5), (own, 1), (beyond, 1.5)):
         (image,) = dream(at(checkpoint, drift), ["a tree, a moon"], [3], Sampling(num_inference_steps=2))
         assert np.abs(shown - np.asarray(image, int)).max() <= 1
-    assert np.abs(own - np.asarray(grid.images["a tree, a moon", 3], int)).max() <= 1
+    assert np.abs(own - np.asarray(history.images[2]["a tree, a moon", 3], int)).max() <= 1
 
 
 def test_validate_renders_the_row_of_a_checkpoint(
@@ -284,9 +286,10 @@ def test_a_base_that_is_gone_costs_the_row_and_not_the_run(
         def on_fit_start(self, *args: Any) -> None:
             shutil.rmtree(copy)
 
-    grid = Remove("1", ROW, num_inference_steps=1, drift_dial="0.5")
+    grid, history = Remove("1", ROW, num_inference_steps=1, drift_dial="0.5"), GridHistory()
+    grid.listeners.append(history)
     trainer(max_steps=2, callbacks=[grid]).fit(DreamBooth(str(copy)), datamodule=Latents())
-    assert grid.step == 1
+    assert list(history.images) == [1]
     assert "cannot make the dial's row at step 1: no such model" in capsys.readouterr().err
 
 
