@@ -1,14 +1,6 @@
-"use strict";
 (() => {
-  const index = JSON.parse(document.getElementById("index").textContent);
+  const index = JSON.parse(byId("index").textContent);
   const { parameters, measures, varied, facts } = index;
-  const byId = (id) => document.getElementById(id);
-  const make = (tag, attributes = {}, ...children) => {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    element.append(...children);
-    return element;
-  };
   const CHUNK = 90; // cards that are made at a time, as one scrolls
   const BOXES = 60; // values that are offered to tick
   const count = index.file.length;
@@ -153,8 +145,6 @@
   byId("before").addEventListener("click", () => go(-1));
   byId("after").addEventListener("click", () => go(1));
   byId("loupe-pin").addEventListener("click", () => { pin(at); mark(byId("loupe-pin"), at); });
-  loupe.querySelector(".close").addEventListener("click", () => loupe.close());
-  loupe.addEventListener("click", (e) => e.target === loupe && loupe.close());
   loupe.addEventListener("close", () => state.pinned && select());
   document.addEventListener("keydown", (e) => {
     if (!loupe.open || e.altKey || e.ctrlKey || e.metaKey || e.target.closest("code")) return;
@@ -188,22 +178,9 @@
     const files = some.map(path);
     return `lightning-drift predict -c configs/supir.yaml --data.images ${quoted(files.length === 1 ? files[0] : JSON.stringify(files))}`;
   };
-  const copy = async (button, text, code) => {
-    const before = button.textContent;
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
-      setTimeout(() => { button.textContent = before; }, 1600);
-    } catch { // without permission the command is at least selected
-      if (code) getSelection().selectAllChildren(code);
-      else prompt("Copy this command:", text);
-    }
-  };
-  document.querySelectorAll("[data-copy]").forEach((button) =>
-    button.addEventListener("click", () => copy(button, byId(button.dataset.copy).textContent, byId(button.dataset.copy))));
   byId("copy-pins").addEventListener("click", (e) => {
     const some = [...Array(count).keys()].filter((row) => pins.has(index.names[row]));
-    copy(e.target, printed(some), null);
+    copy(e.target, printed(some));
   });
 
   // -- controls ------------------------------------------------------------------------------------------
