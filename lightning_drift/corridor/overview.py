@@ -2,8 +2,8 @@
 
 from PIL import Image
 
-from lightning_drift.corridor.curves import labels
 from lightning_drift.corridor.read import CorridorTable, RecordedRun
+from lightning_drift.corridor.wording import labels
 from lightning_drift.images.contact_sheet import GROUND, contact_sheet
 
 COLOURS = {

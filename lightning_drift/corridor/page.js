@@ -1,17 +1,9 @@
-"use strict";
 (() => {
-  const corridor = JSON.parse(document.getElementById("corridor").textContent);
+  const corridor = JSON.parse(byId("corridor").textContent);
   const { runs, steps, prompts, cells, pictures } = corridor;
-  const byId = (id) => document.getElementById(id);
   const at = { run: corridor.start[0], step: corridor.start[1] };
   let open = null; // the picture under the loupe: [prompt, seed]
 
-  const make = (tag, attributes = {}, ...children) => {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    element.append(...children);
-    return element;
-  };
   const cellAt = (run, step) => cells[run][step];
   const source = (run, step, prompt, seed) => {
     const index = cellAt(run, step).pictures[prompt]?.[seed];
@@ -104,7 +96,7 @@
       dial.append(make("b", { style: `left:${Math.min(100, Math.max(0, cell.position))}%` }));
       verdict.append(dial);
     }
-    if (cell.said) verdict.append(make("p", { class: "said" }, ...bold(cell.said)));
+    if (cell.reason) verdict.append(make("p", { class: "said" }, ...bold(cell.reason)));
     byId("here").replaceChildren(where, make("br"), make("span", { class: "faint" }, at.step ? cell.zone || cell.state : ""));
     try {
       history.replaceState(null, "", at.step ? `#${runs[at.run].name}/${steps[at.step]}` : "#base");
@@ -153,8 +145,6 @@
     byId("loupe-strip").querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   };
   loupe.addEventListener("close", () => { open = null; });
-  loupe.querySelector(".close").addEventListener("click", () => loupe.close());
-  loupe.addEventListener("click", (e) => e.target === loupe && loupe.close());
 
   // -- hands --------------------------------------------------------------------------------------------
 
@@ -180,17 +170,6 @@
   });
   document.addEventListener("keyup", (e) => e.key.toLowerCase() === "b" && showBase(false));
   window.addEventListener("blur", () => showBase(false));
-  document.querySelectorAll("[data-copy]").forEach((button) =>
-    button.addEventListener("click", async () => {
-      const code = byId(button.dataset.copy);
-      try {
-        await navigator.clipboard.writeText(code.textContent);
-        button.textContent = "Copied";
-        setTimeout(() => { button.textContent = "Copy"; }, 1600);
-      } catch { // without permission the command is at least selected
-        getSelection().selectAllChildren(code);
-      }
-    }));
 
   const address = () => {
     const [run, step] = decodeURIComponent(location.hash.slice(1)).split("/");

@@ -1,13 +1,16 @@
 """The page as a browser sees it, from disk; without a browser, as text."""
 
+import html
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.browser import Outline, browser, chromium, light_and_dark, overflow
 from helpers.corridor_runs import PROMPTS, write_run
+from helpers.odd_texts import ODD_TEXTS
 from PIL import Image
 
 from lightning_drift.cli import main
@@ -104,6 +107,27 @@ def test_a_corridor_of_which_nothing_ran_is_a_page_too(tmp_path: Path) -> None:
     assert read(folder).cells["run", 8].state == "not measured"
 
 
+@pytest.fixture(scope="module")
+def odd_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with all odd texts as prompts."""
+    folder = write_run(tmp_path_factory.mktemp("odd") / "run", 2e-6, (8,), prompts=ODD_TEXTS)
+    write_report(folder, folder / "corridor.html")
+    return folder / "corridor.html"
+
+
+def test_prompts_are_never_read_as_html(odd_page: Path, page: Path) -> None:
+    text = odd_page.read_text()
+    content = data(odd_page)
+    assert [prompt["text"] for prompt in content["prompts"]] == list(ODD_TEXTS)  # type: ignore[attr-defined]
+    assert "<!--" not in text
+    kinds = [{tag for tag, _ in Outline(each.read_text()).tags} for each in (odd_page, page)]
+    assert kinds[0] <= kinds[1]
+    found = re.search(r"<pre[^>]*>(.*?)</pre>", text, re.DOTALL)
+    assert found is not None
+    groups = yaml.safe_load(html.unescape(found[1]))["seed_grid"]["groups"]
+    assert [groups["dream"]["prompts"], *groups["language"]["prompts"]] == list(ODD_TEXTS)
+
+
 def test_many_large_pictures_stay_within_the_budget(tmp_path: Path) -> None:
     paths = []
     for index in range(40):
@@ -160,6 +184,15 @@ def test_the_page_opens_at_the_chosen_cell_and_keys_scrub(page: Path, tmp_path: 
     assert "borderline forgetting" in document
     # Up and down scroll the page where no cell or picture has the focus.
     assert place(dump(page, tmp_path, pressed("ArrowDown", on="document.body"))) == "lr 2e-6 × 16"
+
+
+@browser
+def test_prompts_are_shown_as_they_are(odd_page: Path, tmp_path: Path) -> None:
+    document = dump(odd_page, tmp_path)
+    titles = re.findall(r"<h3>(.*?)</h3><div class=\"strips\">", document)
+    assert [html.unescape(title) for title in titles] == list(ODD_TEXTS)
+    assert document.rstrip().endswith("</html>")
+    assert place(document) == "lr 2e-6 × 8"
 
 
 @browser
