@@ -6,8 +6,8 @@ from itertools import pairwise
 from math import floor, isfinite, log10
 from typing import ClassVar, NamedTuple
 
-from lightning_drift.corridor.plan import rate_text
 from lightning_drift.corridor.read import CorridorTable, Point, RecordedRun
+from lightning_drift.corridor.wording import labels, long_labels
 from lightning_drift.drift.descriptions import DESCRIPTIONS, Description
 
 POSITION = "drift/position"
@@ -74,7 +74,7 @@ class Curve:
 
     WIDTH: ClassVar = 320
     HEIGHT: ClassVar = 170
-    LEFT: ClassVar = 38
+    LEFT: ClassVar = 42
     RIGHT: ClassVar = 310
     TOP: ClassVar = 10
     BOTTOM: ClassVar = 146
@@ -118,11 +118,11 @@ def _is_measure(tag: str) -> bool:
 
 def _curve(table: CorridorTable, description: Description) -> Curve | None:
     """A measure's chart; None if no run logged it."""
-    drawn = [(index, run, _points(run, description.tag)) for index, run in enumerate(table.runs)]
-    drawn = [(index, run, points) for index, run, points in drawn if points]
+    drawn = [(index, _points(run, description.tag)) for index, run in enumerate(table.runs)]
+    drawn = [(index, points) for index, points in drawn if points]
     if not drawn:
         return None
-    every = [point for _, _, points in drawn for point in points]
+    every = [point for _, points in drawn for point in points]
     last = max(point.step for point in every) or 1
     thresholds = _thresholds(table, description)
     zones: list[str] = []
@@ -132,6 +132,7 @@ def _curve(table: CorridorTable, description: Description) -> Curve | None:
         low, high = min(p.low for p in every), max(p.high for p in every)
         marks = _ticks(min(0.0, low), max([high, *thresholds]))
     bottom, top = marks[0], marks[-1]
+    names, spoken = labels(table), long_labels(table)
 
     def x(step: float) -> float:
         return round(Curve.LEFT + (Curve.RIGHT - Curve.LEFT) * step / last, 1)
@@ -140,21 +141,21 @@ def _curve(table: CorridorTable, description: Description) -> Curve | None:
         share = min(max((value - bottom) / (top - bottom), 0.0), 1.0)
         return round(Curve.BOTTOM - (Curve.BOTTOM - Curve.TOP) * share, 1)
 
-    def line(index: int, run: RecordedRun, points: list[Point]) -> Line:
+    def line(index: int, points: list[Point]) -> Line:
         path = _path((x(p.step), y(p.value)) for p in points)
         interval = ""
         if any(p.low < p.high for p in points):
             edge = [(x(p.step), y(p.high)) for p in points] + [(x(p.step), y(p.low)) for p in points[::-1]]
             interval = _path(edge) + "Z"
         few = points if len(points) <= 12 else []
-        dots = [Dot(x(p.step), y(p.value), _about(run, p)) for p in few]
+        dots = [Dot(x(p.step), y(p.value), _about(names[index], p)) for p in few]
         return Line(shade(index, len(table.runs)), path, interval, dots)
 
     bands = [
         Band(zone, y(high), round(y(low) - y(high), 1))
         for zone, (low, high) in zip(zones, pairwise(marks), strict=False)
     ]
-    ends = [f"learning rate {rate_text(run.rate)} ends at {points[-1].value:.3g}" for _, run, points in drawn]
+    ends = [f"{spoken[index]} ends at {points[-1].value:.3g}" for index, points in drawn]
     return Curve(
         description.title,
         description.about,
@@ -191,9 +192,9 @@ def _thresholds(table: CorridorTable, description: Description) -> list[float]:
     return sorted(round(value, 6) for value in values)
 
 
-def _about(run: RecordedRun, point: Point) -> str:
+def _about(label: str, point: Point) -> str:
     interval = f" ({point.low:.3g} to {point.high:.3g})" if point.low < point.high else ""
-    return f"lr {rate_text(run.rate)}, step {point.step}: {point.value:.3g}{interval}"
+    return f"{label}, step {point.step}: {point.value:.3g}{interval}"
 
 
 def _path(points: Iterable[tuple[float, float]]) -> str:

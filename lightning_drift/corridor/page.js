@@ -10,7 +10,7 @@
     return index === undefined || index < 0 ? null : pictures[index];
   };
   const name = (run, step) => (step === 0 ? "base model" : `${runs[run].label} × ${steps[step]}`);
-  const said = (prompt) => prompt || "(empty prompt)";
+  const promptTitle = (prompt) => prompt || "(empty prompt)";
 
   // -- pictures -----------------------------------------------------------------------------------------
 
@@ -36,7 +36,7 @@
         slot.now.addEventListener("pointerleave", () => swap(slot, false));
         slots.push(slot);
       });
-      room.append(make("section", { class: "row" }, make("h3", {}, said(text)), make("div", { class: "strips" },
+      room.append(make("section", { class: "row" }, make("h3", {}, promptTitle(text)), make("div", { class: "strips" },
         make("div", { class: "base", "data-name": "base" }, strips.base),
         make("div", { class: "now" }, strips.now))));
     });
@@ -57,7 +57,7 @@
   };
   const swap = (slot, base) => {
     const step = base ? 0 : at.step;
-    const alt = `${said(prompts[slot.p].text)}, seed ${slot.seed}, ${name(at.run, step)}`;
+    const alt = `${promptTitle(prompts[slot.p].text)}, seed ${slot.seed}, ${name(at.run, step)}`;
     fill(slot.now, source(at.run, step, slot.p, slot.s), alt, base ? "base" : `seed ${slot.seed}`);
   };
   const showBase = (base) => {
@@ -68,14 +68,22 @@
   // -- the cell -----------------------------------------------------------------------------------------
 
   const bold = (text) => text.split("**").map((part, i) => (i % 2 ? make("strong", {}, part) : part));
+  const reveal = (button) => { // scrolls the map alone, not the page
+    const scroller = button.closest(".scroll");
+    const [tile, view] = [button, scroller].map((element) => element.getBoundingClientRect());
+    const rest = tile.width / 2; // of the tile beyond it
+    if (tile.right > view.right) scroller.scrollLeft += tile.right - view.right + rest;
+    else if (tile.left < view.left) scroller.scrollLeft -= view.left - tile.left + rest;
+  };
   const show = () => {
     const cell = cellAt(at.run, at.step);
     document.querySelectorAll("table.map button").forEach((button) => {
       const own = Number(button.dataset.step) === at.step && (at.step === 0 || Number(button.dataset.run) === at.run);
       button.setAttribute("aria-pressed", own);
+      if (own) reveal(button);
     });
     slots.forEach((slot) => {
-      const alt = `${said(prompts[slot.p].text)}, seed ${slot.seed}, base model`;
+      const alt = `${promptTitle(prompts[slot.p].text)}, seed ${slot.seed}, base model`;
       fill(slot.base, source(at.run, 0, slot.p, slot.s), alt, `seed ${slot.seed}`);
       swap(slot, false);
     });
@@ -96,7 +104,7 @@
       dial.append(make("b", { style: `left:${Math.min(100, Math.max(0, cell.position))}%` }));
       verdict.append(dial);
     }
-    if (cell.reason) verdict.append(make("p", { class: "said" }, ...bold(cell.reason)));
+    if (cell.reason) verdict.append(make("p", { class: "reason" }, ...bold(cell.reason)));
     byId("here").replaceChildren(where, make("br"), make("span", { class: "faint" }, at.step ? cell.zone || cell.state : ""));
     try {
       history.replaceState(null, "", at.step ? `#${runs[at.run].name}/${steps[at.step]}` : "#base");
@@ -119,7 +127,7 @@
   };
   const fillLoupe = () => {
     const [p, s] = open;
-    const title = `${said(prompts[p].text)}, seed ${prompts[p].seeds[s]}`;
+    const title = `${promptTitle(prompts[p].text)}, seed ${prompts[p].seeds[s]}`;
     byId("loupe-title").textContent = title;
     for (const [id, step] of [["loupe-base", 0], ["loupe-now", at.step]]) {
       const uri = source(at.run, step, p, s);

@@ -81,9 +81,12 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
         small_pictures=any(_longest(path) <= PIXEL_ART for path in list(files.values())[:1]),
         steps=steps,
         labels=labels,
+        named=bool(wording.shared_rates(table)),
         tiles=[[tile(run, step) for step in range(1, len(steps))] for run in range(count)],
         base_picture=first_picture(0, 0),
         choice=choice,
+        choice_sentence=wording.choice_sentence(table, choice),
+        nothing_ran=wording.nothing_ran(table),
         shades=[shade(run, count) for run in range(count)],
         deciding=curves(table, decides=True),
         explaining=curves(table, decides=False),
@@ -112,9 +115,11 @@ def _longest(path: Path) -> int:
 
 
 def _start(table: CorridorTable, choice: Choice) -> list[int]:
-    """The cell that the page opens with: the chosen one, or else the last that has pictures."""
-    looked_at = [cell for cell in table.cells.values() if cell.state in ("measured", "not measured")]
-    cell = choice.cell or (looked_at[-1] if looked_at else None)
+    """Where the page opens: at the chosen cell, else the last with pictures, else one that says why it failed."""
+    cells = list(table.cells.values())
+    with_pictures = [cell for cell in reversed(cells) if cell.state in ("measured", "not measured")]
+    failed = [cell for cell in cells if cell.state == "failed"]
+    cell = next(filter(None, [choice.cell, *with_pictures, *failed]), None)
     if cell is None:
         return [0, 0]
     return [[run.name for run in table.runs].index(cell.run), table.steps.index(cell.step) + 1]

@@ -7,20 +7,28 @@ from lightning_drift.corridor.read import CorridorCell, CorridorTable
 
 
 def labels(table: CorridorTable) -> list[str]:
-    """The runs' names for people: the learning rates, or the folders where two runs share one."""
-    rates = [run.label for run in table.runs]
-    return [run.name if rates.count(run.label) > 1 else f"lr {run.label}" for run in table.runs]
+    """The runs' names for people: their learning rates, or their folders where runs share a rate."""
+    shared = shared_rates(table)
+    return [run.name if run.label in shared else f"lr {run.label}" for run in table.runs]
+
+
+def long_labels(table: CorridorTable) -> list[str]:
+    """The same for sentences, with "learning rate" in full."""
+    return [re.sub("^lr ", "learning rate ", label) for label in labels(table)]
 
 
 def extent(table: CorridorTable) -> str:
-    """How many fits and milestones it covers."""
-    rates, steps = len(table.runs), len(table.steps)
-    return f"Corridor, {rates} learning rate{'s' * (rates != 1)} × {steps} milestone{'s' * (steps != 1)}"
+    """How many learning rates (or fits, where some share a rate) and milestones it covers."""
+    kind = "fit" if shared_rates(table) else "learning rate"
+    fits, steps = len(table.runs), len(table.steps)
+    return f"Corridor, {fits} {kind}{'s' * (fits != 1)} × {steps} milestone{'s' * (steps != 1)}"
 
 
 def lead(table: CorridorTable, choice: Choice) -> str:
     """What came out, in a sentence or two."""
     states = [cell.state for cell in table.cells.values()]
+    if nothing_ran(table):
+        return choice_sentence(table, choice)
     missing = []
     if count := states.count("failed"):
         missing.append(f"{count} failed")
@@ -29,10 +37,26 @@ def lead(table: CorridorTable, choice: Choice) -> str:
     rest = f" Of {len(states)} cells, {' and '.join(missing)}." if missing else ""
     if choice.cell is None:
         return choice.sentence + rest
-    label = labels(table)[[run.name for run in table.runs].index(choice.cell.run)]
+    run = next(run for run in table.runs if run.name == choice.cell.run)
     border = f", on the border of {choice.cell.borderline}" if choice.cell.borderline else ""
-    where = f"{re.sub('^lr ', 'learning rate ', label)} and {choice.cell.step} steps"
-    return f"At {where} the model dreams{border}: {choice.cell.position:.0f} of 100.{rest}"
+    if run.label in shared_rates(table):
+        where = f"After {choice.cell.step} steps of {run.name}"
+    else:
+        where = f"At learning rate {run.label} and {choice.cell.step} steps"
+    return f"{where} the model dreams{border}: {choice.cell.position:.0f} of 100.{rest}"
+
+
+def nothing_ran(table: CorridorTable) -> bool:
+    """Whether no fit has come to a milestone."""
+    return all(cell.state in ("not run", "failed") for cell in table.cells.values())
+
+
+def choice_sentence(table: CorridorTable, choice: Choice) -> str:
+    """Why this checkpoint is chosen, or why none is."""
+    if not nothing_ran(table):
+        return choice.sentence
+    failed = any(cell.state == "failed" for cell in table.cells.values())
+    return "No fit has reached a milestone, and at least one has failed." if failed else "No fit has run yet."
 
 
 def cell_summary(cell: CorridorCell, label: str, chosen: bool) -> str:
@@ -56,3 +80,9 @@ def cell_summary(cell: CorridorCell, label: str, chosen: bool) -> str:
 def reason(cell: CorridorCell) -> str:
     """The verdict without its first sentence, which repeats the zone and the position."""
     return re.sub(r"^\*\*[^*]+\*\*[^.]*\d+ of 100\.\s*", "", cell.verdict) if cell.zone else cell.verdict
+
+
+def shared_rates(table: CorridorTable) -> set[str]:
+    """Learning rates that several runs have; those runs go by their folders' names."""
+    rates = [run.label for run in table.runs]
+    return {rate for rate in rates if rates.count(rate) > 1}
