@@ -72,8 +72,9 @@
     const scroller = button.closest(".scroll");
     const [tile, view] = [button, scroller].map((element) => element.getBoundingClientRect());
     const rest = tile.width / 2; // of the tile beyond it
+    const left = view.left + document.querySelector("table.map tbody th").offsetWidth;
     if (tile.right > view.right) scroller.scrollLeft += tile.right - view.right + rest;
-    else if (tile.left < view.left) scroller.scrollLeft -= view.left - tile.left + rest;
+    else if (tile.left < left) scroller.scrollLeft -= left - tile.left + rest;
   };
   const show = () => {
     const cell = cellAt(at.run, at.step);

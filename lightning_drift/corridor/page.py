@@ -115,7 +115,7 @@ def _longest(path: Path) -> int:
 
 
 def _start(table: CorridorTable, choice: Choice) -> list[int]:
-    """Where the page opens: at the chosen cell, else the last with pictures, else one that says why it failed."""
+    """The cell the page opens with: the chosen one, the last with pictures, or one that says what failed."""
     cells = list(table.cells.values())
     with_pictures = [cell for cell in reversed(cells) if cell.state in ("measured", "not measured")]
     failed = [cell for cell in cells if cell.state == "failed"]

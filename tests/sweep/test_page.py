@@ -199,6 +199,22 @@ def test_pins_stay_and_a_picture_is_compared_with_its_base(page: Path, tmp_path:
     )
 
 
+@browser
+def test_without_measures_parameters_order_the_pictures(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    cells = [Cell("sweep", Prompt("a tower"), seed, 3.0, 50, "pocket", 1.0) for seed in (1, 0)]
+    for count, shown in ((2, [1, 0]), (1, [0])):
+        index = Index.of(cells[:count], ["0.png"] * count, [], [{}] * count)
+        write_page(tmp_path / "lab.html", index, {}, "bare", FACTS | {"base": None})
+        document = dump(tmp_path / "lab.html", tmp_path)
+        assert cards(document) == shown
+        options = re.findall(r'<option value="(\w+)">', document)
+        assert options == (["seed"] if count == 2 else [])
+        assert ('<label id="sorted" hidden="">' in document) is (count == 1)
+        assert "Nothing was measured, so there is nothing to average." in document
+        assert "about-title" not in document
+
+
 def commands(document: str) -> list[list[str]]:
     found = [re.search(rf'<code id="{name}"[^>]*>(.*?)</code>', document) for name in ("make", "print")]
     return [shlex.split(html.unescape(match[1])) for match in found if match]
