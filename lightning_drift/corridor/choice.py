@@ -30,7 +30,7 @@ def choose(table: CorridorTable) -> Choice:
 
     Of two in the same position the one with a file wins, then the lower rate.
     """
-    measured = [cell for cell in table.cells.values() if cell.zone is not None and cell.position is not None]
+    measured = [cell for cell in table.cells.values() if cell.zone is not None]
     dreaming = [cell for cell in measured if cell.zone == "dreaming"]
     if not measured:
         return Choice(None, "No verdict is available, so none is chosen; compare the grids by eye.")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.text import duration
 from lightning_drift.corridor.fits import GRACE, Fit
 from lightning_drift.corridor.plan import Plan, rate_text
 from lightning_drift.corridor.read import CorridorCell, read
@@ -213,15 +214,16 @@ class FitQueue:
         """How long the rest takes at the pace so far; empty where that is not known."""
         done = self._steps_done + sum(max(0, fit.step() - fit.begin) for fit in self.running)
         elapsed, rest = time.monotonic() - self._began, self._steps_to_do - done
-        return f"about {_duration(elapsed / done * rest)} left" if done and rest > 0 else ""
+        return f"about {duration(elapsed / done * rest)} left" if done and rest > 0 else ""
 
 
 def describe(cell: CorridorCell) -> str:
     """A cell in a few words."""
-    if cell.zone is None or cell.position is None:
+    if cell.zone is None:
         return cell.state
     border = f" (borderline {cell.borderline})" if cell.borderline else ""
-    return f"{cell.zone}{border}, {cell.position:.0f} of 100"
+    position = "" if cell.position is None else f", {cell.position:.0f} of 100"
+    return f"{cell.zone}{border}{position}"
 
 
 def _checkpoints(folder: Path) -> dict[int, Path]:
@@ -235,13 +237,6 @@ def _checkpoints(folder: Path) -> dict[int, Path]:
 
 def _device_name(device: str) -> str:
     return "the CPU" if device == "cpu" else f"GPU {device}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
-    if hours:
-        return f"{hours} h {round(seconds % 3600 / 60)} min"
-    return f"{minutes} min" if minutes > 1 else f"{round(seconds)} s"
 
 
 def _say(line: str) -> None:

@@ -35,11 +35,12 @@ def overview(table: CorridorTable) -> Image.Image:
             images.append(image)
             if cell is None:
                 captions.append("base model")
-            elif cell.zone is None or cell.position is None:
+            elif cell.zone is None:
                 captions.append(cell.state)
             else:
+                position = "" if cell.position is None else f" {cell.position:.0f}"
                 border = f", near {cell.borderline}" if cell.borderline else ""
-                captions.append(f"{cell.zone} {cell.position:.0f}{border}")
+                captions.append(f"{cell.zone}{position}{border}")
     columns = ["base", *(f"{step} steps" for step in table.steps)]
     return contact_sheet(images, labels(table), columns, captions, f"{table.title}: the corridor")
 

@@ -100,8 +100,7 @@
     }
     if (cell.position !== null) {
       const dial = make("div", { class: "dial", role: "img", "aria-label": `position ${Math.round(cell.position)} of 100` });
-      const last = cell.zone === "broken" ? "broken" : "cooked";
-      for (const zone of ["under-drifted", "dreaming", "forgetting", last]) dial.append(make("i", { class: zone }));
+      for (const zone of ["under-drifted", "dreaming", "forgetting", "cooked"]) dial.append(make("i", { class: zone }));
       dial.append(make("b", { style: `left:${Math.min(100, Math.max(0, cell.position))}%` }));
       verdict.append(dial);
     }

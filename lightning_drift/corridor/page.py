@@ -26,12 +26,14 @@ class Tile:
     Attributes:
         cell: The cell.
         picture: The data URI of its first picture; None without any.
+        note: Its position, and the zone it is near; empty without either.
         summary: The cell in words.
         chosen: Whether it is the chosen checkpoint.
     """
 
     cell: CorridorCell
     picture: str | None
+    note: str
     summary: str
     chosen: bool
 
@@ -70,7 +72,9 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
     def tile(run: int, step: int) -> Tile:
         cell = table.cells[table.runs[run].name, steps[step]]
         chosen = cell == choice.cell
-        return Tile(cell, first_picture(run, step), wording.cell_summary(cell, labels[run], chosen), chosen)
+        note = wording.cell_note(cell)
+        summary = wording.cell_summary(cell, labels[run], chosen)
+        return Tile(cell, first_picture(run, step), note, summary, chosen)
 
     count = len(table.runs)
     return render(

@@ -37,7 +37,7 @@ class CorridorCell:
         state: ``measured``, ``not measured`` (pictures without a verdict), ``failed`` or ``not run``.
         zone: The verdict's zone; None without a verdict.
         borderline: The zone that the interval also touches; None if it touches none.
-        position: 0 to 100 along the corridor; None without a verdict.
+        position: 0 to 100 along the corridor; None without a verdict, and for a broken model.
         verdict: The verdict in words, or why there is none; Markdown.
         checkpoint: Its file, if it was kept.
     """

@@ -59,6 +59,12 @@ def choice_sentence(table: CorridorTable, choice: Choice) -> str:
     return "No fit has reached a milestone, and at least one has failed." if failed else "No fit has run yet."
 
 
+def cell_note(cell: CorridorCell) -> str:
+    """A cell's position and the zone it is near, as far as it has them."""
+    position = [] if cell.position is None else [f"{cell.position:.0f}"]
+    return ", ".join([*position, *([f"near {cell.borderline}"] if cell.borderline else [])])
+
+
 def cell_summary(cell: CorridorCell, label: str, chosen: bool) -> str:
     """A cell in one phrase, for those who hear the page.
 
@@ -79,7 +85,9 @@ def cell_summary(cell: CorridorCell, label: str, chosen: bool) -> str:
 
 def reason(cell: CorridorCell) -> str:
     """The verdict without its first sentence, which repeats the zone and the position."""
-    return re.sub(r"^\*\*[^*]+\*\*[^.]*\d+ of 100\.\s*", "", cell.verdict) if cell.zone else cell.verdict
+    if cell.zone is None:
+        return cell.verdict
+    return re.sub(r"^\*\*[^*]+\*\*( \(borderline [^)]*\))?(, \d+ of 100)?\.\s*", "", cell.verdict)
 
 
 def shared_rates(table: CorridorTable) -> set[str]:

@@ -31,7 +31,7 @@ DESCRIPTIONS = (
     Description(
         "drift/position",
         "position",
-        "Along the corridor: at 25 dreaming begins, at 50 forgetting; at 75 language is lost.",
+        "At 25 dreaming begins, at 50 forgetting; at 75 language is lost. A broken model has none.",
     ),
     Description(
         "drift/language",

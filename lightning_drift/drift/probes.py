@@ -54,14 +54,14 @@ def find_probes(groups: Groups, dream: str | None, language: str | None, instanc
     pictures: dict[str, list[int]] = {}
     roles: dict[str, Role] = {}
     remarks = []
-    wanted: list[tuple[Role, str | None]] = [("language", language), ("dream", dream)]
-    for role, name in wanted:
+    options: list[tuple[Role, str | None]] = [("language", language), ("dream", dream)]
+    for role, name in options:
         if name is None:
             continue
         if name not in groups:
-            there = ", ".join(groups) or "none"
+            names = ", ".join(groups) or "none"
             remarks.append(
-                f"clip_drift.{role}: seed_grid.groups holds no group {name!r} (there is {there}), so its "
+                f"clip_drift.{role}: seed_grid.groups holds no group {name!r} (there is {names}), so its "
                 "prompts are not measured; name one that is there, or null"
             )
             continue

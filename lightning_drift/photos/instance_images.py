@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.rng import generator
+from lightning_drift.common.text import listed
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode
-from lightning_drift.photos.folder import find_folder, find_pictures, listed
+from lightning_drift.photos.folder import find_folder, find_pictures
 from lightning_drift.photos.near_duplicates import alike, perceptual_hash, pixel_digest
 from lightning_drift.photos.posteriors import cached_posteriors
 from lightning_drift.photos.stream import PhotoStream, image_at, random_crop

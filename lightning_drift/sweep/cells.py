@@ -8,6 +8,7 @@ from typing import Any
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.number_lists import decimals, integers
 from lightning_drift.stable_diffusion.interpolation import check_drift
+from lightning_drift.stable_diffusion.sampling import Sampling
 from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.templates import Prompt, expand, sampled
 
@@ -99,15 +100,10 @@ class Product:
             raise UserError(f"{count} is not a number of prompts; give 1 or more", f"{option}.sample_prompts")
         scales = decimals(options["guidance_scale"], f"{option}.guidance_scale")
         for scale in scales:
-            if not 0 <= scale <= 100:
-                raise UserError(
-                    f"{scale:g} is out of range; give 0 to 100, the recipe's is 3.0",
-                    f"{option}.guidance_scale",
-                )
+            Sampling.read(option, guidance_scale=scale)
         steps = integers(options["num_inference_steps"], f"{option}.num_inference_steps")
         for number in steps:
-            if not 1 <= number <= 1000:
-                raise UserError(f"{number} is out of range; give 1 to 1000", f"{option}.num_inference_steps")
+            Sampling.read(option, num_inference_steps=number)
         drifts = decimals(options["drift"], f"{option}.drift")
         return cls(
             name,

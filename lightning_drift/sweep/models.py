@@ -9,7 +9,7 @@ from lightning_drift.stable_diffusion.interpolation import base_of
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 from lightning_drift.stable_diffusion.sampling import check_cells
-from lightning_drift.weights.files import files_hash
+from lightning_drift.weights.hashes import files_hash
 
 
 class SweepModel:

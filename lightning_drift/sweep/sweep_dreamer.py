@@ -1,6 +1,7 @@
 """SweepDreamer: renders the pictures of a sweep, model by model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from lightning_drift.images.png import Picture, parameters_digest
 from lightning_drift.stable_diffusion.interpolation import interpolated, load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
-from lightning_drift.stable_diffusion.sampling import dream, encode_prompts
+from lightning_drift.stable_diffusion.sampling import Sampling, dream, encode_prompts
 from lightning_drift.sweep.cells import SweepRequest
 from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.report import SweepReport
@@ -49,10 +50,9 @@ class SweepDreamer(LightningModule):
         dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
     ) -> None:
         super().__init__()
-        self.negative_prompt = negative_prompt
-        self.height = height
-        self.width = width
-        self.generator_device = generator_device
+        self.sampling = Sampling(
+            negative_prompt=negative_prompt, height=height, width=width, generator_device=generator_device
+        )
         self.dtype_name = dtype
         self._loaded: StableDiffusion | None = None
         self._model: SweepModel | None = None
@@ -69,28 +69,34 @@ class SweepDreamer(LightningModule):
         Raises:
             UserError: Noise is to be drawn on a CUDA device that is not there, or the data is not a sweep.
         """
-        if self.generator_device == "cuda" and not torch.cuda.is_available():
-            raise UserError("there is no CUDA device here; use cpu", "model.generator_device")
+        self.sampling.check_device("model")
         if not hasattr(self.trainer.datamodule, "grid"):  # type: ignore[attr-defined]
             raise UserError("model: SweepDreamer renders sweeps; give it data of lightning_drift.sweep.Sweep")
 
     def describe(self, request: SweepRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a picture; both follow from the request alone."""
-        height, width = request.model.size(self.height, self.width)
-        base = request.model.base
+        model, base = request.model, request.model.base
+        drift = None if request.drift == 1 or base is None else (request.drift, base.hash)
         text = dream_text(
-            request.prompt,
-            self.negative_prompt,
-            steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            seed=request.seed,
-            size=(width, height),
-            model=(request.model.hash, request.model.stem),
-            drawn_on=self.generator_device,
-            dialled=None if request.drift == 1 or base is None else (request.drift, base.hash),
+            request.prompt, request.seed, self.sampling_of(request), (model.hash, model.stem), drift
         )
         name = f"{slug(request.prompt)}_seed{request.seed:04d}_{parameters_digest(text)}"
         return f"{IMAGES}/{name}", {"parameters": text}
+
+    def sampling_of(self, request: SweepRequest) -> Sampling:
+        """How a picture is sampled: with its own guidance and steps, in the size of its model.
+
+        Raises:
+            UserError: The size is not a whole number of the model's latent cells.
+        """
+        height, width = request.model.size(self.sampling.height, self.sampling.width)
+        return replace(
+            self.sampling,
+            guidance_scale=request.guidance_scale,
+            num_inference_steps=request.num_inference_steps,
+            height=height,
+            width=width,
+        )
 
     def predict_step(self, batch: list[SweepRequest], *_: Any) -> list[Picture]:
         """Render a batch, all of one model, step count and guidance or none."""
@@ -112,17 +118,12 @@ class SweepDreamer(LightningModule):
         self._use(requests[0].model, requests[0].drift, device)
         assert self._loaded is not None
         filled = [*requests, *[requests[-1]] * (size - len(requests))]
-        height, width = requests[0].model.size(self.height, self.width)
         return dream(
             self._loaded,
             [request.prompt for request in filled],
             [request.seed for request in filled],
-            negative_prompt=self.negative_prompt,
-            guidance_scale=[request.guidance_scale for request in filled],
-            num_inference_steps=requests[0].num_inference_steps,
-            height=height,
-            width=width,
-            generator_device=device if self.generator_device == "cuda" else "cpu",
+            self.sampling_of(requests[0]),
+            guidance_scales=[request.guidance_scale for request in filled],
             encode=self._encode,
         )[: len(requests)]
 
@@ -177,6 +178,4 @@ def _at(model: SweepModel, drift: float) -> OpenedPipeline:
 
 
 def _with_steps(request: SweepRequest, steps: int) -> SweepRequest:
-    return SweepRequest(
-        request.model, request.drift, request.prompt, request.seed, request.guidance_scale, steps
-    )
+    return replace(request, num_inference_steps=steps)

@@ -50,7 +50,7 @@ def write_run(
     folder: Path,
     rate: float,
     steps: tuple[int, ...],
-    verdicts: Mapping[int, tuple[str, str | None, float]] | None = None,
+    verdicts: Mapping[int, tuple[str, str | None, float | None]] | None = None,
     side: int = 16,
     subject: str = "coffee",
     prompts: Sequence[str] = PROMPTS,
@@ -74,14 +74,14 @@ def write_run(
         if verdicts is not None and step in verdicts:
             zone, border, position = verdicts[step]
             for part, shift in (("drift", 0.0), ("drift_low", -0.1), ("drift_high", 0.1)):
-                writer.add_scalar(f"{part}/adherence", 1 - position / 100 + shift, step)
-            writer.add_scalar("drift/position", position, step)
+                writer.add_scalar(f"{part}/adherence", 1 - (position or 0.0) / 100 + shift, step)
+            if position is not None:
+                writer.add_scalar("drift/position", position, step)
             writer.add_scalar("drift/zone", ZONES.index(zone), step)
             writer.add_scalar("drift/borderline", ZONES.index(border) if border else -1, step)
             near = f" (borderline {border})" if border else ""
-            writer.add_text(
-                "drift/verdict", f"**{zone}**{near}, {position:.0f} of 100. Because of {zone}.", step
-            )
+            place = "" if position is None else f", {position:.0f} of 100"
+            writer.add_text("drift/verdict", f"**{zone}**{near}{place}. Because of {zone}.", step)
         if step:
             checkpoint = folder / "checkpoints" / f"step={step:05d}.ckpt"
             checkpoint.parent.mkdir(exist_ok=True)

@@ -26,7 +26,7 @@ from lightning_drift.drift.measures.frozen_clip import FrozenClip
 
 @dataclass
 class Features:
-    """Features of n pictures, float32 on the CPU; 4 KB a picture, and its CLIP embedding.
+    """Features of n pictures, float32 on the CPU; 4 KB per picture, and its CLIP embedding.
 
     Attributes:
         layout: Mean L* in 8x8 fields, shape (n, 8, 8), 0..100.
@@ -50,15 +50,15 @@ class Features:
         """
         if not images:
             raise ValueError("no pictures")
-        found: dict[str, list[Tensor]] = {"layout": [], "lab": [], "thumbnail": []}
+        features: dict[str, list[Tensor]] = {"layout": [], "lab": [], "thumbnail": []}
         for image in images:
             pixels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
             lab = srgb_to_lab(pixels)
-            found["layout"].append(layout(lab[None, ..., 0]))
-            found["lab"].append(lab.mean((0, 1))[None])
-            found["thumbnail"].append(thumbnail(pixels.movedim(-1, 0)[None]))
+            features["layout"].append(layout(lab[None, ..., 0]))
+            features["lab"].append(lab.mean((0, 1))[None])
+            features["thumbnail"].append(thumbnail(pixels.movedim(-1, 0)[None]))
         embedded = clip.embed_images(images) if clip else None
-        return cls(**{name: torch.cat(parts) for name, parts in found.items()}, clip=embedded)
+        return cls(**{name: torch.cat(parts) for name, parts in features.items()}, clip=embedded)
 
     def __len__(self) -> int:
         return len(self.lab)
