@@ -24,7 +24,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +136,19 @@ def measure(config: dict[str, Any], mode: str, steps: int, instance_dir: str | N
     }
 
 
-def main() -> None:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, default=DEFAULT, help="configuration of fit")
     parser.add_argument("--instance-dir", help="photos, if not the configuration's")
     parser.add_argument("--steps", type=int, default=100, help="training steps to time, 2 or more")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = arguments()
     config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     total = int(config["trainer"]["max_steps"])
     milestones = len([step for step in integers(config["seed_grid"]["steps"], "steps") if step <= total])
@@ -152,11 +157,11 @@ def main() -> None:
     print(f"{args.config.name}: {total} steps, {milestones} milestones, the base's among them\n")
     print(f"{'mode':8}{'s/step':>10}{'s/grid':>10}{'s/base':>10}{'s/milestone':>13}{'share of the fit':>19}")
     for mode in MODES:
-        found = measure(config, mode, args.steps, args.instance_dir)
-        drift = found["base"] + (milestones - 1) * found["milestone"] + total * found["between"]
-        whole = total * found["step"] + milestones * found["grid"] + drift
+        seconds = measure(config, mode, args.steps, args.instance_dir)
+        drift = seconds["base"] + (milestones - 1) * seconds["milestone"] + total * seconds["between"]
+        whole = total * seconds["step"] + milestones * seconds["grid"] + drift
         print(
-            f"{mode:8}{found['step']:10.4f}{found['grid']:10.2f}{found['base']:10.2f}{found['milestone']:13.2f}"
+            f"{mode:8}{seconds['step']:10.4f}{seconds['grid']:10.2f}{seconds['base']:10.2f}{seconds['milestone']:13.2f}"
             f"{drift / whole:18.1%}",
             flush=True,
         )

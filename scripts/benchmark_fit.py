@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def random_sd15(folder: Path) -> str:
             text_encoder=text_encoder,
             vae=vae,
             tokenizer=sd15_tokenizer(),
-            scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+            scheduler=DDIMScheduler.from_config(sd15_config("scheduler")),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -189,8 +190,11 @@ def random_sd15(folder: Path) -> str:
     return str(folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=("pocket", "sd15-random"), default="pocket")
     parser.add_argument("--steps", type=int, default=60, help="steps of each run")
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender runs, in turn")
@@ -198,7 +202,11 @@ def main() -> None:
     parser.add_argument("--eight-bit", action="store_true", help="AdamW8bit on the pocket too")
     parser.add_argument("--workdir", type=Path, default=Path(tempfile.gettempdir()) / "sd15-random")
     parser.add_argument("--contender", choices=TFLOP, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    options = arguments()
     if options.threads:
         torch.set_num_threads(options.threads)
     pipeline = "pocket" if options.model == "pocket" else str(options.workdir)

@@ -10,7 +10,9 @@ full model has 4.8 billion parameters with its text encoders, 10 GB in 16 bits: 
 import argparse
 import gc
 import resource
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
@@ -155,7 +157,8 @@ def multiply_rate(device: torch.device, dtype: torch.dtype) -> float:
     return times * 2 * side**3 / clock.stop()[0]
 
 
-def main() -> None:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -183,16 +186,20 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--images", type=int, default=1, help="restore so many; the last is reported")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.size % 32:
         parser.error(f"--size: {options.size} is not a multiple of 32")
     if options.random_init == bool(options.supir and options.sdxl):
         parser.error("give either --random-init, or --supir and --sdxl")
+    return options
 
-    if options.card and not options.device.startswith("cuda"):
-        parser.error("--card is about a GPU's memory")
+
+def main() -> None:
+    options = arguments()
     device = torch.device(options.device)
     gpu = device.type == "cuda"
+    if options.card and not gpu:
+        sys.exit("error: --card is about a GPU's memory")
     method = Method(
         sampling=EdmSampling(steps=options.steps, control_scale=options.control_scale),
         prompt="sharp textures, fine grain, rich color depth",

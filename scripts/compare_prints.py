@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
-
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -23,7 +21,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dreams", type=Path, required=True, help="folder of the small pictures")
     parser.add_argument("--prints", type=Path, required=True, help="folder of their prints")
     parser.add_argument("--out", type=Path, required=True, help="the sheet, a PNG")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main() -> int:
@@ -39,9 +37,9 @@ def main() -> int:
         with Image.open(args.dreams / path.name) as opened:
             dream = opened.convert("RGB")
         with Image.open(path) as opened:
-            made = opened.convert("RGB")
-        resampled = (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)
-        images += [*(dream.resize(made.size, method) for method in resampled), made]
+            finished = opened.convert("RGB")
+        filters = (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)
+        images += [*(dream.resize(finished.size, method) for method in filters), finished]
     if not images:
         print(f"{args.prints} holds no prints of the pictures in {args.dreams}", file=sys.stderr)
         return 1

@@ -39,7 +39,7 @@ def recipe_of(module: "DreamBooth", trainer: Any) -> dict[str, Any]:
         "accumulate": int(getattr(trainer, "accumulate_grad_batches", 1)),
         "batch_size": getattr(data, "batch_size", None),
         "data_hash": getattr(data, "data_hash", None),
-        "instance_count": len(data) if hasattr(data, "__len__") else None,
+        "instance_count": getattr(data, "count", None),
     }
 
 

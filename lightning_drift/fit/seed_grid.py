@@ -19,6 +19,7 @@ from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
 from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
 from lightning_drift.fit.milestones import Milestones
+from lightning_drift.fit.progress import GRID_BAR
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.png import save_png
 from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream_all
@@ -159,7 +160,7 @@ class SeedGrid(Callback):
             return
         pictures = GridPictures(step)
         if trainer.is_global_zero:
-            images = self.render(trainer, pl_module, f"grid at step {step}")
+            images = self.render(trainer, pl_module, f"{GRID_BAR} {step}")
             pictures = GridPictures(step, images)
             validating = trainer.state.fn == "validate"
             folder = Path(trainer.default_root_dir if validating else run or trainer.default_root_dir)

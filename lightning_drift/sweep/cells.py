@@ -25,7 +25,7 @@ class Cell:
         seed: Seed of the starting noise.
         guidance_scale: Guidance scale.
         num_inference_steps: DDIM steps.
-        checkpoint: The model's name, as it was given.
+        checkpoint: The model's name.
         drift: The dial: 0 the base, 1 the model.
     """
 
@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(unsafe_hash=True)  # not frozen: Lightning refuses to carry frozen ones to a device
 class SweepRequest:
-    """One picture to make. Cells with the same picture share it: a base belongs to many.
+    """One picture to make. Cells with the same picture share a request, as many cells share a base.
 
     Attributes:
         model: The model; for a drift of 0 its base.
@@ -147,8 +147,8 @@ class Grid:
 
     Attributes:
         cells: The cells, product by product.
-        requests: The picture of each cell.
-        bases: The picture of the base at the same prompt, seed, guidance and steps; empty if not asked for.
+        requests: For each cell, its picture.
+        bases: For each cell, the base's picture at the same prompt, seed, guidance and steps; or empty.
     """
 
     cells: list[Cell] = field(default_factory=list)
@@ -160,9 +160,9 @@ class Grid:
         """The cells of all products.
 
         Args:
-            products: The products; what is a cell of two is there twice, with one picture.
+            products: The products; a cell that two of them have is there twice, and has one picture.
             models: Models by name.
-            with_base: Whether every cell's base is needed too.
+            with_base: Whether to render every cell's base too.
         """
         grid = cls()
         for each in products:
@@ -180,10 +180,12 @@ class Grid:
     def pictures(self) -> list[SweepRequest]:
         """Every picture once, those of one model together, and of equal shape within."""
         order: dict[tuple[str, float], int] = {}
-        wanted = list(dict.fromkeys([*self.requests, *self.bases]))
-        for request in wanted:
+        pictures = list(dict.fromkeys([*self.requests, *self.bases]))
+        for request in pictures:
             order.setdefault((request.model.hash, request.drift), len(order))
-        return sorted(wanted, key=lambda request: (order[request.model.hash, request.drift], *shape(request)))
+        return sorted(
+            pictures, key=lambda request: (order[request.model.hash, request.drift], *shape(request))
+        )
 
     def batches(self, size: int) -> list[list[SweepRequest]]:
         """The pictures in batches that one call can sample: one model, one step count, all guided or none."""

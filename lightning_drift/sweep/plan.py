@@ -1,17 +1,22 @@
 """The plan of a sweep: how many cells and pictures, how long and how much disk, before anything is made."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from lightning_drift.common.errors import notice
 from lightning_drift.common.text import byte_size, duration
 from lightning_drift.sweep.cells import SweepRequest
-from lightning_drift.sweep.data import Sweep
 from lightning_drift.sweep.index import slot_column
 from lightning_drift.sweep.sheets import check_axes
-from lightning_drift.sweep.sweep_dreamer import SweepDreamer
+
+if TYPE_CHECKING:
+    from lightning_drift.sweep.data import Sweep
+    from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
 _TEXT = 1024  # bytes of a picture's parameters and headers
 
@@ -61,22 +66,22 @@ def _seconds(data: Sweep, module: SweepDreamer, missing: list[SweepRequest], dev
     """An estimate from a few steps of the first picture; others count by their size and guidance."""
     first = missing[0]
     loading, batch, step = module.trial(first, data.batch_size, device)
-    total, seen = 0.0, set()
+    total, loaded = 0.0, set()
     weight = _weight(module, first)
     for requests in _batches(data, missing):
         request = requests[0]
         relative = _weight(module, request) / weight
         total += batch + step * relative * request.num_inference_steps
-        if (key := (request.model.hash, request.drift)) not in seen:
-            seen.add(key)
+        if (key := (request.model.hash, request.drift)) not in loaded:
+            loaded.add(key)
             total += loading
     return total
 
 
 def _batches(data: Sweep, missing: list[SweepRequest]) -> list[list[SweepRequest]]:
-    there = set(missing)
+    left = set(missing)
     return [
-        batch for batch in data.grid.batches(data.batch_size) if any(request in there for request in batch)
+        batch for batch in data.grid.batches(data.batch_size) if any(request in left for request in batch)
     ]
 
 

@@ -1,4 +1,4 @@
-"""What follows when a sweep's pictures are there: measures, index, tables, contact sheets, ranking page."""
+"""What a sweep writes once all pictures are there: measures, index, tables, contact sheets, ranking page."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,20 +23,20 @@ from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.photos.folder import find_folder, find_pictures
 from lightning_drift.sweep.cells import Cell, Grid, SweepRequest
 from lightning_drift.sweep.index import Index
-from lightning_drift.sweep.measure import Seen, measure
+from lightning_drift.sweep.measure import SweepFeatures, measure
 from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.page import write_page
 from lightning_drift.sweep.sheets import sheets
 from lightning_drift.sweep.summary import summary
 
-INDEX, PAGE, TABLES = "index.csv", "lab.html", "tables.md"
+INDEX, PAGE, TABLES = "index.csv", "sweep.html", "tables.md"
 THUMBNAIL = 256
 """Longest side of a thumbnail; smaller pictures are their own."""
 _CHUNK = 64
 
 
 class SweepReport(Callback):
-    """Measures a sweep's pictures and writes what shows them, in the first process, once all are there."""
+    """Measures a sweep's pictures and writes its report, in the first process, once all are there."""
 
     def __init__(self) -> None:
         self._eye: FrozenClip | None = None
@@ -67,9 +67,9 @@ class SweepReport(Callback):
         try:
             self._write(data, names, writer.output_dir, module)
         except OSError as error:
-            said = error.strerror or error
+            reason = error.strerror or error
             raise UserError(
-                f"cannot write {error.filename or writer.output_dir}: {said}. All pictures are there; the "
+                f"cannot write {error.filename or writer.output_dir}: {reason}. All pictures are there; the "
                 "same command goes on"
             ) from error
 
@@ -91,8 +91,8 @@ class SweepReport(Callback):
             count += 1
         thumbnails = {name: _thumbnail(folder, name) for name in dict.fromkeys([*files, *bases])}
         write_page(folder / PAGE, index, thumbnails, title, _command_facts(data, module))
-        said = f"{count} contact sheet{'s' * (count != 1)} in {folder / 'sheets'}, " if count else ""
-        print(f"\n{said}the index in {folder / INDEX}, means in {folder / TABLES}")
+        sheet_count = f"{count} contact sheet{'s' * (count != 1)} in {folder / 'sheets'}, " if count else ""
+        print(f"\n{sheet_count}the index in {folder / INDEX}, means in {folder / TABLES}")
         print(f"Rank them:    {folder / PAGE}")
 
     def _measure(
@@ -111,7 +111,7 @@ class SweepReport(Callback):
         features = Features.from_tensors({name: torch.cat([p[name] for p in parts]) for name in parts[0]})
         texts = _texts(grid.cells, eye) if eye else None
         now, base = ([place[request] for request in some] for some in (grid.requests, grid.bases))
-        return measure(grid.cells, Seen(features, now, base, texts, self._photos))
+        return measure(grid.cells, SweepFeatures(features, now, base, texts, self._photos))
 
 
 def _texts(cells: list[Cell], eye: FrozenClip) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ def _thumbnail(folder: Path, name: str) -> str:
 
 
 def _command_facts(data: Any, module: Any) -> dict[str, Any]:
-    """What a command that makes one of the pictures again must say, beside the cell's own parameters."""
+    """The options, beside the cell's own parameters, of a command that makes one of the pictures again."""
     return {
         "negative_prompt": module.sampling.negative_prompt,
         "height": module.sampling.height,

@@ -6,12 +6,13 @@ from time import perf_counter
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.dreams.dreamer import DTYPES, dream_text
+from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.images.png import Picture, parameters_digest
 from lightning_drift.stable_diffusion.interpolation import interpolated, load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
@@ -19,6 +20,7 @@ from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipe
 from lightning_drift.stable_diffusion.sampling import Sampling, dream, encode_prompts
 from lightning_drift.sweep.cells import SweepRequest
 from lightning_drift.sweep.models import SweepModel
+from lightning_drift.sweep.plan import plan
 from lightning_drift.sweep.report import SweepReport
 
 IMAGES = "images"
@@ -70,8 +72,17 @@ class SweepDreamer(LightningModule):
             UserError: Noise is to be drawn on a CUDA device that is not there, or the data is not a sweep.
         """
         self.sampling.check_device("model")
-        if not hasattr(self.trainer.datamodule, "grid"):  # type: ignore[attr-defined]
-            raise UserError("model: SweepDreamer renders sweeps; give it data of lightning_drift.sweep.Sweep")
+        _check_sweep(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def predict_plan(self, trainer: Trainer, data: Any) -> str:
+        """What the sweep takes, in a few lines, before anything is made; the command line prints it.
+
+        Raises:
+            UserError: The data is not a sweep, a model cannot be found, or an option does not fit it.
+        """
+        _check_sweep(data)
+        writer = next(c for c in trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
+        return plan(data, self, writer.output_dir, trainer.strategy.root_device, trainer.world_size)
 
     def describe(self, request: SweepRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a picture; both follow from the request alone."""
@@ -175,6 +186,11 @@ def _at(model: SweepModel, drift: float) -> OpenedPipeline:
     if drift == 1 or model.base is None:
         return model.parts
     return interpolated(model.parts, model.base.parts, drift)
+
+
+def _check_sweep(data: Any) -> None:
+    if not hasattr(data, "grid"):
+        raise UserError("SweepDreamer renders sweeps; give it data of lightning_drift.Sweep", "model")
 
 
 def _with_steps(request: SweepRequest, steps: int) -> SweepRequest:

@@ -17,6 +17,7 @@ import argparse
 import csv
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from lightning_drift.corridor.read import RecordedRun, read
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, ZONES, judge
 from lightning_drift.images.contact_sheet import GROUND, INK
+from training.command_line import command_parser, run_command
 
 SIDE = 84  # of a picture on a sheet
 PER_SHEET = 4
@@ -99,7 +101,7 @@ def compare(labels: Path, cells: Path) -> None:
         position = "" if verdict.position is None else f" {verdict.position:.0f}"
         print(
             f"{row['code']}  {row['subject']:10} {row['rate'] or 'base':>7} x {row['step']:>4}  "
-            f"eye {'/'.join(zones):22} verdict {verdict.zone}{border}{position}  {mark}"
+            f"label {'/'.join(zones):22} verdict {verdict.zone}{border}{position}  {mark}"
         )
     for group in dict.fromkeys(group for group, _ in counts):
         marks = {mark: counts[group, mark] for mark in ("agree", "border", "differ", "FAR")}
@@ -177,19 +179,27 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("sheets", help="make the sheets")
-    command.add_argument("corridors", nargs="+", type=Path)
-    command.add_argument("--to", required=True, type=Path)
-    command.add_argument("--seed", default=0, type=int)
-    command.set_defaults(call=sheets)
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("sheets", help="make anonymous sheets of corridors")
+    command.add_argument("corridors", nargs="+", type=Path, help="folders of corridors")
+    command.add_argument("--to", required=True, type=Path, help="folder for sheets, key and labels")
+    command.add_argument("--seed", default=0, type=int, help="seed of the order")
     command = commands.add_parser("compare", help="compare labels with verdicts")
-    command.add_argument("labels", type=Path)
-    command.add_argument("--cells", required=True, type=Path)
-    command.set_defaults(call=compare)
-    arguments = vars(parser.parse_args())
-    arguments.pop("call")(**arguments)
+    command.add_argument("labels", type=Path, help="labels.csv, filled in")
+    command.add_argument("--cells", required=True, type=Path, help="cells.csv, the key")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = arguments(argv)
+    if options.command == "sheets":
+        sheets(options.corridors, options.to, options.seed)
+    else:
+        compare(options.labels, options.cells)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -8,10 +8,14 @@ Each set is eight square crops of 512 x 512 in a folder of its own: ``cat`` (che
 states their rights. They are the held-out subjects of training/calibration/labels; none is shipped.
 """
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+
+from lightning_drift.common.errors import UserError
+from training.command_line import command_parser, run_command
 
 # left, top, side in pixels of the originals (451 x 300, 512 x 512, 741 x 500)
 CROPS = {
@@ -96,9 +100,21 @@ CROPS = {
 }
 
 
-def main(to: Path) -> None:
-    import skimage
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_parser(__doc__)
+    parser.add_argument("folder", type=Path, help="folder for the folders of the sets")
+    return parser.parse_args(argv)
 
+
+def main(argv: Sequence[str] | None = None) -> None:
+    to: Path = arguments(argv).folder
+    try:
+        import skimage
+    except ImportError as error:
+        raise UserError(
+            "the pictures come with scikit-image, which is not installed: pip install scikit-image"
+        ) from error
     data = Path(skimage.__file__).parent / "data"
     for name, (file, crops) in CROPS.items():
         folder = to / name
@@ -113,4 +129,4 @@ def main(to: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_command(main)

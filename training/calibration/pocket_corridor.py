@@ -15,13 +15,16 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from PIL import Image
 
+from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.read import RecordedRun, read
 from lightning_drift.images.contact_sheet import contact_sheet
+from training.command_line import command_parser, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 RATES, STEPS = "2e-5,4e-5,8e-5,1.6e-4,3.2e-4", "100,400,800,1200,1600"
@@ -30,24 +33,26 @@ POINTS = ("dream", "forget", "cook")
 SEED = 1
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("--root", default=Path("tb_logs"), type=Path, help="where the runs lie")
     parser.add_argument("--figure", type=Path, help="the sheet to write")
-    arguments = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = arguments(argv)
     for name, word in SETS.items():
         fit = ["--data.instance_dir", name, "--model.instance_prompt", f"a photo of sks {word}"]
-        fit += ["--trainer.logger.init_args.save_dir", str(arguments.root)]
+        fit += ["--trainer.logger.init_args.save_dir", str(options.root)]
         command = [sys.executable, "-m", "lightning_drift", "corridor", "--lr", RATES, "--steps", STEPS]
         devices = ["--devices", ",".join(["cpu"] * min(5, os.cpu_count() or 1))]
         subprocess.run([*command, *devices, *fit], check=True)
-    if arguments.figure:
-        sheet = figure(arguments.root)
-        sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS).save(
-            arguments.figure, quality=85
-        )
+    if options.figure:
+        sheet = figure(options.root)
+        half = sheet.width // 2, sheet.height // 2
+        sheet.resize(half, Image.Resampling.LANCZOS).save(options.figure, quality=85)
 
 
 def figure(root: Path) -> Image.Image:
@@ -77,10 +82,10 @@ def _point(path: Path) -> tuple[float, int]:
 def _picture(run: RecordedRun, step: int, prompt: str) -> Image.Image:
     path = run.picture(step, prompt, SEED)
     if path is None:
-        raise SystemExit(f"{run.folder}: no picture of {prompt!r} at step {step}")
+        raise UserError(f"{run.folder}: no picture of {prompt!r}, seed {SEED}, at step {step}")
     with Image.open(path) as image:
         return image.convert("RGB")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -30,6 +31,7 @@ from lightning_drift.drift.verdict import WITH_MODEL, Thresholds, judge
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.photos.instance_images import InstanceImages
 from lightning_drift.stable_diffusion.sampling import Sampling, dream
+from training.command_line import command_parser, run_command
 
 DEFAULTS = assets.DEFAULTS / "fit.yaml"
 SETS = ("coffee", "galaxies", "nautilus")
@@ -94,19 +96,22 @@ def change(module: nn.Module, base: nn.Module, share: float, seed: int) -> None:
         weight.copy_(start + step * (share * start.norm() / step.norm()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("--photos", nargs="+", default=SETS, help="bundled sets or folders of photos")
     parser.add_argument("--shares", nargs="+", type=float, default=[0.06, 0.1, 0.15, 0.25, 0.4])
     parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
-    bench = Bench(list(arguments.photos))
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = arguments(argv)
+    bench = Bench(list(options.photos))
     unet, text_encoder = (copy.deepcopy(part) for part in (bench.module.unet, bench.module.text_encoder))
-    for share in arguments.shares:
+    for share in options.shares:
         found = []
-        for seed in range(arguments.seeds):
+        for seed in range(options.seeds):
             change(bench.module.unet, unet, share, seed)
             change(bench.module.text_encoder, text_encoder, share / 4, seed)
             found += bench.zones()
@@ -120,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

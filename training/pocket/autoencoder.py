@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from lightning_drift.common.rng import generator
 from training.pocket.run import Schedule, Stage
-from training.pocket.scenes import HELD_OUT_SEED, Scenes
+from training.pocket.scenes import HELD_OUT_SEED, PaintedScenes, Scenes
 
 WIDTHS = (16, 48, 64)
+HELD_OUT = 64
+"""Number of scenes that a saved average is measured on."""
 
 
 def new_autoencoder(widths: tuple[int, ...] = WIDTHS) -> Any:
@@ -119,39 +122,42 @@ class AutoencoderStage(Stage):
         psnr = 10 * torch.log10(4 / squared.detach())
         return loss, {"psnr": psnr, "kl": kl.detach()}
 
+    @cached_property
+    def held_out(self) -> Scenes:
+        """The scenes that a saved average is measured on."""
+        return PaintedScenes(HELD_OUT_SEED, HELD_OUT)
+
     def save(self, folder: Path) -> None:
         """Write the average with the scaling factor that its latents of held-out scenes ask for."""
-        quality = measure_autoencoder(self.ema, count=64)
+        quality = measure_autoencoder(self.ema, self.held_out)
         if not self.freeze_encoder:
             self.ema.register_to_config(scaling_factor=round(1 / quality["latent_std"], 5))
-        self.note({"held_out/psnr": quality["psnr"]})
+        self.note({"held_out/psnr": quality["psnr"], "held_out/colour_error": quality["colour_error"]})
         print(
-            f"step {self.global_step}  held out: {quality['psnr']:.2f} dB, "
-            f"latent std {quality['latent_std']:.3f}",
+            f"step {self.global_step}  held out: {quality['psnr']:.2f} dB, latent std "
+            f"{quality['latent_std']:.3f}, colour error {quality['colour_error']:.3f}",
             flush=True,
         )
         copy.deepcopy(self.ema).half().save_pretrained(folder)
 
 
 @torch.no_grad()
-def measure_autoencoder(vae: Any, count: int = 256, scenes: Scenes | None = None) -> dict[str, float]:
-    """Quality on held-out scenes.
+def measure_autoencoder(vae: Any, scenes: Scenes) -> dict[str, float]:
+    """Quality on scenes that it was not trained on.
 
     Args:
         vae: An AutoencoderKL in evaluation mode, fp32.
-        count: Number of scenes.
-        scenes: Other scenes than the held-out world's.
+        scenes: The scenes.
 
     Returns:
         ``psnr``: mean over images, dB; ``latent_std``: of the posterior means, unscaled, over all latents;
         ``colour_error``: mean absolute error of the opponent colours where pixels are strongly coloured, as a
         fraction of their own mean size (1 when all colour is lost).
     """
-    scenes = scenes or Scenes(HELD_OUT_SEED, count)
     device = next(vae.parameters()).device
     psnr, latents, lost, whole = [], [], 0.0, 0.0
-    for first in range(0, count, 32):
-        x = scenes.images(list(range(first, min(first + 32, count)))).to(device)
+    for first in range(0, scenes.count, 32):
+        x = scenes.images(list(range(first, min(first + 32, scenes.count)))).to(device)
         z = vae.encode(x).latent_dist.mean
         y = vae.decode(z).sample.clamp(-1, 1)
         psnr.append(10 * torch.log10(4 / (y - x).pow(2).mean((1, 2, 3))))

@@ -1,8 +1,9 @@
-"""The pocket's two CLIP models: one gives the pipeline's text encoder, the other is the eye that measures."""
+"""The pocket's two CLIP models: one gives the pipeline's text encoder, the other measures pictures."""
 
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from lightning_drift.common.rng import generator
 from training.pocket.run import Schedule, Stage
-from training.pocket.scenes import HELD_OUT_SEED, Scenes
+from training.pocket.scenes import HELD_OUT_SEED, PaintedScenes, Scenes
 from training.pocket.tokenizer import CONTEXT, build_tokenizer, tokenize
 from training.pocket.world.captions import article, full_caption
 from training.pocket.world.scene import OBJECTS
 
 MEAN, STD = 0.5, 0.28
+HELD_OUT = 512
+"""Number of scenes that a saved average is measured on, a multiple of 128."""
 
 
 def new_clip(tokenizer: Any) -> Any:
@@ -74,15 +77,16 @@ class ClipStage(Stage):
     2022).
 
     Pictures are shifted by up to four pixels, lightly blurred or roughened and change in brightness, so that
-    what a decoder does to them matters little. The eye's pictures change in saturation, in the balance of
-    their channels and in contrast as well, so that it must look at shapes more than at the palette.
+    what a decoder does to them matters little. With ``jitter`` they change in saturation, in
+    the balance of their channels and in contrast as well, so that the model must look at shapes more than at
+    the palette.
 
     Args:
         model: The CLIPModel.
         tokenizer: Its tokenizer.
         schedule: How long and how fast.
         scenes: The scenes to train on.
-        jitter: Whether colours are augmented, as for the eye.
+        jitter: Whether colours are augmented, as for the CLIP that measures.
     """
 
     def __init__(self, model: Any, tokenizer: Any, schedule: Schedule, scenes: Scenes, jitter: bool) -> None:
@@ -159,10 +163,15 @@ class ClipStage(Stage):
                 texts.append(batch["full"][k] if full[k] else batch["captions"][k])
         return texts, true
 
+    @cached_property
+    def held_out(self) -> Scenes:
+        """The scenes that a saved average is measured on."""
+        return PaintedScenes(HELD_OUT_SEED, HELD_OUT)
+
     def save(self, folder: Path) -> None:
         """Write the average as a CLIPModel folder with tokenizer and image processor."""
-        recall = measure_retrieval(self.ema, self.tokenizer, groups=2)
-        objects = measure_objects(self.ema, self.tokenizer)
+        recall = measure_retrieval(self.ema, self.tokenizer, self.held_out)
+        objects = measure_objects(self.ema, self.tokenizer, self.held_out)
         self.note({"held_out/recall_at_1_of_128": recall, "held_out/objects_named": objects})
         print(
             f"step {self.global_step}  held out: R@1 of 128 {recall:.3f}  objects named {objects:.3f}",
@@ -186,22 +195,21 @@ def name_float32(path: Path) -> None:
 
 
 @torch.no_grad()
-def measure_retrieval(clip: Any, tokenizer: Any, groups: int = 8) -> float:
+def measure_retrieval(clip: Any, tokenizer: Any, scenes: Scenes) -> float:
     """Text-to-image R@1 among 128 held-out scenes by full captions, averaged over disjoint groups.
 
     Args:
         clip: A CLIPModel in evaluation mode.
         tokenizer: Its tokenizer.
-        groups: Number of groups of 128.
+        scenes: Held-out scenes, 128 or a multiple of it.
 
     Returns:
         The fraction of captions whose own picture is the most similar of the group, 0..1.
     """
-    scenes = Scenes(HELD_OUT_SEED, groups * 128)
     device = next(clip.parameters()).device
     hits = []
-    for group in range(groups):
-        indices = list(range(group * 128, (group + 1) * 128))
+    for first in range(0, scenes.count, 128):
+        indices = list(range(first, first + 128))
         ids = tokenize(tokenizer, [full_caption(scenes.scene(index)) for index in indices]).to(device)
         similarity = text_features(clip, ids) @ image_features(clip, scenes.images(indices).to(device)).T
         hits.append((similarity.argmax(1).cpu().numpy() == np.arange(128)).mean())
@@ -209,19 +217,18 @@ def measure_retrieval(clip: Any, tokenizer: Any, groups: int = 8) -> float:
 
 
 @torch.no_grad()
-def measure_objects(clip: Any, tokenizer: Any, count: int = 512) -> float:
+def measure_objects(clip: Any, tokenizer: Any, scenes: Scenes) -> float:
     """How often the most similar of ``a tower``, ``a castle`` ... names the object of a held-out scene.
 
     Args:
         clip: A CLIPModel in evaluation mode.
         tokenizer: Its tokenizer.
-        count: Number of scenes to take those with an object from.
+        scenes: Held-out scenes; those with an object are taken.
 
     Returns:
         The fraction named right, 0..1; by chance 0.1.
     """
-    scenes = Scenes(HELD_OUT_SEED, count)
-    indices = [index for index in range(count) if scenes.scene(index).object]
+    indices = [index for index in range(scenes.count) if scenes.scene(index).object]
     device = next(clip.parameters()).device
     texts = text_features(clip, tokenize(tokenizer, [article(name) for name in OBJECTS]).to(device))
     named = (image_features(clip, scenes.images(indices).to(device)) @ texts.T).argmax(1).tolist()

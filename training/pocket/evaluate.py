@@ -1,6 +1,6 @@
-"""Measure a pocket pipeline and its eye against the project's bars, and draw its grids.
+"""Measure a pocket pipeline and the CLIP that measures it against the project's bars, and draw its grids.
 
-    python -m training.pocket.evaluate --pipeline ../state/pipeline --eye ../state/eye/weights
+    python -m training.pocket.evaluate --pipeline ../state/pipeline --clip ../state/clip/weights
 
 Prints a table and writes ``figures.json``, ``probes.png`` (a row a prompt, a column a seed) and
 ``autoencoder.png`` (held-out scenes above their reconstructions) to ``--out``. The same checks on painted
@@ -11,32 +11,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from training.command_line import command_parser, run_command, use_threads
 
-def arguments() -> argparse.Namespace:
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--pipeline", type=Path, required=True, help="diffusers folder")
     parser.add_argument(
-        "--eye", type=Path, help="CLIPModel folder with its tokenizer; none: no retrieval, no probes"
+        "--clip", type=Path, help="CLIPModel folder with its tokenizer; without it no retrieval and no probes"
     )
     parser.add_argument("--out", type=Path, default=Path("tb_logs/pocket_quality"), help="folder for results")
     parser.add_argument("--seeds", type=int, default=8, help="seeds per probe prompt")
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
     parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = arguments()
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(argv)
+    use_threads(args.threads)
     import numpy as np
     import torch
     from diffusers import StableDiffusionPipeline
@@ -48,14 +48,13 @@ def main() -> None:
     from training.pocket.probes import PROBES, Checker, painted
     from training.pocket.scenes import HELD_OUT_SEED, Scenes
 
-    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     pipeline = StableDiffusionPipeline.from_pretrained(str(args.pipeline), safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     figures: dict[str, Any] = {}
 
     vae = pipeline.vae.eval()
-    quality = measure_autoencoder(vae, 256)
+    quality = measure_autoencoder(vae, Scenes(HELD_OUT_SEED, 256))
     figures["autoencoder_psnr_db"] = round(quality["psnr"], 2)
     figures["latent_std_times_scaling"] = round(quality["latent_std"] * vae.config.scaling_factor, 3)
     figures["autoencoder_colour_error"] = round(quality["colour_error"], 3)
@@ -93,12 +92,14 @@ def main() -> None:
     spread = [np.mean([np.abs(a - b).mean() for a in rows for b in rows]) for rows in grids.values()]
     figures["mean_pixel_difference_between_seeds"] = round(float(np.mean(spread)), 3)
 
-    if args.eye:
-        eye: Any = CLIPModel.from_pretrained(str(args.eye), torch_dtype=torch.float32)
-        eye.eval()
-        tokenizer = CLIPTokenizer.from_pretrained(str(args.eye))
-        figures["eye_recall_at_1_of_128"] = round(measure_retrieval(eye, tokenizer, 8), 3)
-        checker = Checker(eye, tokenizer)
+    if args.clip:
+        clip: Any = CLIPModel.from_pretrained(str(args.clip), torch_dtype=torch.float32)
+        clip.eval()
+        tokenizer = CLIPTokenizer.from_pretrained(str(args.clip))
+        figures["clip_recall_at_1_of_128"] = round(
+            measure_retrieval(clip, tokenizer, Scenes(HELD_OUT_SEED, 1024)), 3
+        )
+        checker = Checker(clip, tokenizer)
         shown: list[bool] = []
         ceiling: list[bool] = []
         table = {}
@@ -124,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

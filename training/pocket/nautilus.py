@@ -1,6 +1,6 @@
 """Render the bundled subject set ``nautilus``: a striped shell on dark teal cloth, eight views of 512 x 512.
 
-    python -m training.pocket.nautilus lightning_drift/photos/nautilus
+    python -m training.pocket.nautilus lightning_drift/assets/photos/nautilus
 
 Everything is computed here: a logarithmic spiral with a round tube as a height field, a folded cloth under
 it, one key light, a soft fill, shadow and gloss. The pocket's world holds nothing like it.
@@ -8,13 +8,16 @@ it, one key light, a soft fill, shadow and gloss. The pocket's world holds nothi
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+
+from training.command_line import command_parser, run_command
 
 SIDE = 1024
 GROWTH = 0.185  # radius shrinks by exp(-2 pi 0.185) = 0.31 a turn
@@ -144,12 +147,19 @@ def shell(seed: int) -> Image.Image:
     return picture.resize((512, 512), Image.Resampling.LANCZOS)
 
 
-def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "nautilus")
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_parser(__doc__)
+    parser.add_argument("folder", type=Path, help="folder for 01.jpg to 08.jpg")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    folder: Path = arguments(argv).folder
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, 9):
         shell(40 + number).save(folder / f"{number:02d}.jpg", quality=90)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

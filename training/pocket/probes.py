@@ -1,7 +1,7 @@
 """Does a generated picture show what was asked? Sixteen probe prompts, and independent checks.
 
-Shapes and places are judged by the eye (a CLIP model with another seed than the pipeline's text encoder),
-which chooses among all alternatives. Colours, hours and some moods are judged by plain statistics of pixels,
+Shapes and places are judged by the pocket's CLIP (of another seed than the pipeline's text encoder), which
+chooses among all alternatives. Colours, hours and some moods are judged by plain statistics of pixels,
 whose limits are measured on painted scenes with and without the attribute, not set by hand.
 """
 
@@ -173,12 +173,12 @@ class Checker:
     """Checks attributes of pictures.
 
     Args:
-        eye: A CLIPModel in evaluation mode.
+        clip: A CLIPModel in evaluation mode.
         tokenizer: Its tokenizer.
         count: Held-out scenes on which the light of the hours is measured.
     """
 
-    eye: Any
+    clip: Any
     tokenizer: Any
     count: int = 1024
     _limits: dict[tuple[Probe, str], float] = field(default_factory=dict)
@@ -228,15 +228,14 @@ class Checker:
         return [TIMES[k] for k in np.argmin(costs, 0)]
 
     def chosen(self, pictures: Pictures, probe: Probe, kind: str) -> list[str]:
-        """The eye's choice among all alternatives of an attribute, the rest of the prompt unchanged."""
+        """CLIP's choice among all alternatives of an attribute, the rest of the prompt unchanged."""
         choices = _CHOICES[kind]
         others: list[dict[str, Any]] = [{kind: choice} for choice in choices]
         texts = [replace(probe, **other).prompt for other in others]
         images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() * 2 - 1
         with torch.no_grad():
-            similarity = (
-                image_features(self.eye, images) @ text_features(self.eye, tokenize(self.tokenizer, texts)).T
-            )
+            prompts = text_features(self.clip, tokenize(self.tokenizer, texts))
+            similarity = image_features(self.clip, images) @ prompts.T
         return [choices[k] for k in similarity.argmax(1).tolist()]
 
     def check(self, pictures: Pictures, probe: Probe) -> dict[str, list[bool]]:

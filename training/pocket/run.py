@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
+from lightning_drift.common.errors import UserError
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO
 from training.pocket.scenes import Batches, Scenes
 
@@ -44,22 +46,18 @@ class Schedule:
     cooldown: float = 0.4
     seed: int = 0
 
-    @classmethod
-    def of(cls, options: Any, defaults: tuple[int, int, float, int]) -> Schedule:
-        """The schedule that a script's options ask for.
+    def with_options(self, options: Any) -> Schedule:
+        """This schedule with what the options of `add_training_options` set otherwise."""
+        given = {name: getattr(options, name) for name in ("steps", "batch_size", "learning_rate", "seed")}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return replace(self, cooldown=options.cooldown, **changes)
 
-        Args:
-            options: Of `add_training_options`.
-            defaults: A stage's steps, batch size, full learning rate and seed, for what is not given.
-        """
-        steps, batch_size, rate, seed = defaults
-        return cls(
-            steps=options.steps or steps,
-            batch_size=options.batch_size or batch_size,
-            learning_rate=options.learning_rate or rate,
-            cooldown=options.cooldown,
-            seed=seed if options.seed is None else options.seed,
-        )
+    @contextmanager
+    def initialisation(self) -> Iterator[None]:
+        """Within it torch draws from the schedule's seed; afterwards it goes on as if nothing was drawn."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            yield
 
     def factor(self, step: int) -> float:
         """The rate at a step as a fraction of the full rate."""
@@ -69,6 +67,16 @@ class Schedule:
             return rise
         part = min((step - begin) / (self.steps - begin), 1.0)
         return rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+def check_stage(name: str, stages: Iterable[str]) -> None:
+    """Refuse the name of a stage that does not exist.
+
+    Raises:
+        UserError: It is none of the stages.
+    """
+    if name not in stages:
+        raise UserError(f"there is no stage {name!r}; the stages are {', '.join(stages)}")
 
 
 class Stage(LightningModule):

@@ -76,6 +76,20 @@ class Scenes:
         return np.asarray(np.load(path, mmap_mode="r"))
 
 
+class PaintedScenes(Scenes):
+    """Scenes that stay in memory once they are painted; for few."""
+
+    def __init__(self, seed: int, count: int, size: int = 64) -> None:
+        super().__init__(seed, count, size)
+        self._pictures: dict[int, NDArray[np.uint8]] = {}
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """The picture of scene ``index``, (size, size, 3)."""
+        if index not in self._pictures:
+            self._pictures[index] = super().image(index)
+        return self._pictures[index]
+
+
 class Batches(IterableDataset[dict[str, Any]]):
     """Endless batches of scenes; batch ``step`` is a pure function of the seed and the step.
 

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel
 
 from lightning_drift.common.errors import UserError
 from training.pocket.autoencoder import AutoencoderStage, new_autoencoder
 from training.pocket.clip import ClipStage, load_tokenizer, name_float32, new_clip
-from training.pocket.run import Schedule, Stage
+from training.pocket.noise_prediction import ddim_scheduler
+from training.pocket.run import Schedule, Stage, check_stage
 from training.pocket.scenes import Scenes
 from training.pocket.unet import LatentScenes, UNetStage, new_unet
 
-#: Steps, batch size, full learning rate and seed of each stage.
-DEFAULTS: dict[str, tuple[int, int, float, int]] = {
-    "autoencoder": (20_000, 16, 8.0e-4, 0),
-    "text": (6_000, 128, 1.0e-3, 1),
-    "eye": (6_000, 128, 1.0e-3, 2),
-    "unet": (60_000, 32, 6.0e-4, 3),
+DEFAULTS: Mapping[str, Schedule] = {
+    "autoencoder": Schedule(20_000, 16, 8.0e-4, seed=0),
+    "text": Schedule(6_000, 128, 1.0e-3, seed=1),
+    "clip": Schedule(6_000, 128, 1.0e-3, seed=2),
+    "unet": Schedule(60_000, 32, 6.0e-4, seed=3),
 }
+"""How long and how fast each stage trains unless its command says otherwise."""
 
 
 def build_stage(
@@ -38,7 +39,7 @@ def build_stage(
     """A stage ready to train.
 
     Args:
-        name: ``autoencoder``, ``text``, ``eye`` or ``unet``.
+        name: ``autoencoder``, ``text``, ``clip`` or ``unet``.
         state: Folder of all stages; the UNet reads the weights of ``autoencoder`` and ``text`` from it.
         schedule: How long and how fast.
         scenes: The scenes to train on.
@@ -47,33 +48,29 @@ def build_stage(
         freeze_encoder: Of the autoencoder train the decoder alone.
 
     Raises:
-        UserError: A stage that this one needs has no weights yet.
+        UserError: There is no such stage, or one that this one needs has no weights yet.
     """
+    check_stage(name, DEFAULTS)
     start = init / name if init and (init / name).is_dir() else None
 
-    def made(load: Callable[..., Any], new: Callable[[], Any]) -> Any:
+    def network(load: Callable[..., Any], new: Callable[[], Any]) -> Any:
         if start:
             return load(str(start), torch_dtype=torch.float32)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(schedule.seed)
+        with schedule.initialisation():
             return new()
 
     if name == "autoencoder":
-        vae = made(AutoencoderKL.from_pretrained, new_autoencoder)
+        vae = network(AutoencoderKL.from_pretrained, new_autoencoder)
         return AutoencoderStage(vae, schedule, scenes, freeze_encoder=freeze_encoder)
-    if name in ("text", "eye"):
+    if name in ("text", "clip"):
         tokenizer = load_tokenizer(start)
-        model = made(CLIPModel.from_pretrained, lambda: new_clip(tokenizer))
-        return ClipStage(model, tokenizer, schedule, scenes, jitter=name == "eye")
-    if name == "unet":
-        vae = AutoencoderKL.from_pretrained(
-            str(weights(state, init, "autoencoder")), torch_dtype=torch.float32
-        )
-        text = weights(state, init, "text")
-        latents = LatentScenes(scenes, vae)
-        unet = made(UNet2DConditionModel.from_pretrained, new_unet)
-        return UNetStage(unet, text_encoder_of(text), load_tokenizer(text), schedule, latents)
-    raise UserError(f"there is no stage {name!r}; the stages are {', '.join(DEFAULTS)}")
+        model = network(CLIPModel.from_pretrained, lambda: new_clip(tokenizer))
+        return ClipStage(model, tokenizer, schedule, scenes, jitter=name == "clip")
+    vae = AutoencoderKL.from_pretrained(str(weights(state, init, "autoencoder")), torch_dtype=torch.float32)
+    text = weights(state, init, "text")
+    latents = LatentScenes(scenes, vae)
+    unet = network(UNet2DConditionModel.from_pretrained, new_unet)
+    return UNetStage(unet, text_encoder_of(text), load_tokenizer(text), schedule, latents)
 
 
 def weights(state: Path, init: Path | None, name: str) -> Path:
@@ -96,20 +93,6 @@ def text_encoder_of(folder: Path) -> Any:
     encoder: Any = CLIPTextModel(clip.config.text_config)  # type: ignore[arg-type]
     encoder.load_state_dict(clip.text_model.state_dict())
     return encoder.eval()
-
-
-def ddim_scheduler() -> Any:
-    """The sampler of the recipe: DDIM with Stable Diffusion v1.5's betas."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="epsilon",
-    )
 
 
 def assemble(state: Path, out: Path, init: Path | None = None) -> None:

@@ -1,50 +1,48 @@
-"""Train the pocket's networks, one stage a command; every command goes on from where it was stopped.
+"""Train the pocket's networks, one stage per command; every command goes on from where it was stopped.
 
     python -m training.pocket.train --stage autoencoder --state ../pocket_state --steps 20000
     python -m training.pocket.train --stage text        --state ../pocket_state --steps 4000
-    python -m training.pocket.train --stage eye         --state ../pocket_state --steps 4000
+    python -m training.pocket.train --stage clip        --state ../pocket_state --steps 4000
     python -m training.pocket.train --stage unet        --state ../pocket_state --steps 60000
     python -m training.pocket.train --stage assemble    --state ../pocket_state --out pipeline
 
 ``--stage paint --cache FOLDER --workers N`` paints all scenes beforehand, so that a GPU does not wait.
 Each stage keeps ``last.ckpt``, its averaged weights (fp16) and a TensorBoard log in ``STATE/<stage>``. The
 UNet needs the weights of the autoencoder and of the text encoder. ``--init FOLDER`` starts stages that have
-no checkpoint from weights in ``FOLDER/<stage>``, such as the committed ``training/pocket``.
+no checkpoint from the weights in ``FOLDER/<stage>``, such as the committed ``training/pocket/weights``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from training.pocket.options import add_training_options
+from training.command_line import (
+    add_training_options,
+    command_parser,
+    parse_training,
+    run_command,
+    use_threads,
+)
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--stage", required=True, choices=["autoencoder", "text", "eye", "unet", "paint", "assemble"]
-    )
-    parser.add_argument("--state", type=Path, required=True, help="folder of checkpoints, logs and weights")
+    parser = command_parser(__doc__)
+    stages = ["paint", "autoencoder", "text", "clip", "unet", "assemble"]
+    parser.add_argument("--stage", required=True, choices=stages)
     parser.add_argument("--init", type=Path, help="folder with <stage>/ weights to start from")
     parser.add_argument("--freeze-encoder", action="store_true", help="autoencoder: train the decoder alone")
     add_training_options(parser, 200_000, "12 MiB")
     parser.add_argument("--out", type=Path, help="assemble: folder of the finished pipeline")
-    return parser.parse_args()
+    return parse_training(parser, argv)
 
 
-def main() -> None:
-    args = arguments()
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
-    import torch
-
-    torch.set_num_threads(args.threads)
-    from lightning_drift.common.errors import UserError
-    from training.pocket.run import Schedule, train
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(argv)
+    use_threads(args.threads)
+    from training.pocket.run import train
     from training.pocket.scenes import Scenes, paint
     from training.pocket.stages import DEFAULTS, assemble, build_stage
     from training.pocket.unet import LatentScenes
@@ -54,11 +52,9 @@ def main() -> None:
         return
     scenes = Scenes(args.world, args.scenes, 64, args.cache)
     if args.stage == "paint":
-        if args.cache is None:
-            raise UserError("--stage paint needs --cache FOLDER to paint into")
         paint(scenes, args.workers)
         return
-    schedule = Schedule.of(args, DEFAULTS[args.stage])
+    schedule = DEFAULTS[args.stage].with_options(args)
     stage = build_stage(args.stage, args.state, schedule, scenes, args.init, args.freeze_encoder)
     if args.workers and isinstance(stage.scenes, LatentScenes):
         stage.scenes.prepare()
@@ -66,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

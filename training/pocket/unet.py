@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.rng import generator
-from training.pocket.run import Schedule, Stage, plain_attention
+from training.pocket.noise_prediction import NoisePredictionStage
+from training.pocket.run import Schedule, plain_attention
 from training.pocket.scenes import BLOCK, Scenes
 from training.pocket.tokenizer import tokenize
 
@@ -41,18 +41,6 @@ def new_unet(widths: tuple[int, ...] = WIDTHS) -> Any:
         cross_attention_dim=128,
         attention_head_dim=4,
         norm_num_groups=8,
-    )
-
-
-def noise_schedule() -> Any:
-    """Stable Diffusion v1.5's betas."""
-    return DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        prediction_type="epsilon",
-        clip_sample=False,
     )
 
 
@@ -122,8 +110,8 @@ class LatentScenes(Scenes):
         return np.asarray(np.load(path, mmap_mode="r"))
 
 
-class UNetStage(Stage):
-    """Noise prediction with min-SNR weights (Hang et al. 2023, gamma 5); one caption in ten is dropped.
+class UNetStage(NoisePredictionStage):
+    """Noise prediction from captions.
 
     Args:
         model: The UNet.
@@ -131,47 +119,26 @@ class UNetStage(Stage):
         tokenizer: Its tokenizer.
         schedule: How long and how fast.
         scenes: Latents to train on.
-        drop: Probability that a caption is replaced by the empty one, for classifier-free guidance.
     """
 
     def __init__(
-        self,
-        model: Any,
-        text_encoder: Any,
-        tokenizer: Any,
-        schedule: Schedule,
-        scenes: LatentScenes,
-        drop: float = 0.1,
+        self, model: Any, text_encoder: Any, tokenizer: Any, schedule: Schedule, scenes: LatentScenes
     ) -> None:
-        super().__init__(model, schedule, scenes, captions=True, ema_decay=0.9995)
+        super().__init__(model, schedule, scenes, stream="unet", ema_decay=0.9995)
         plain_attention(model)
-        self.frozen = {
-            "text_encoder": text_encoder.eval().requires_grad_(False)
-        }  # a dict: not in the checkpoint
+        # A dict: not in the checkpoint.
+        self.frozen = {"text_encoder": text_encoder.eval().requires_grad_(False)}
         self.tokenizer = tokenizer
-        self.drop = drop
-        self.noise = noise_schedule()
-        alphas = self.noise.alphas_cumprod
-        snr = alphas / (1 - alphas)
-        self.weights = torch.clamp(snr, max=5.0) / snr
 
-    def loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss, and the plain ``mse`` to log."""
-        latents: Tensor = batch["images"]
-        random = generator(self.schedule.seed, "unet", batch["step"])
-        n = len(latents)
-        dropped = torch.rand(n, generator=random) < self.drop
-        texts = ["" if drop else text for text, drop in zip(batch["captions"], dropped, strict=True)]
-        steps = torch.randint(0, 1000, (n,), generator=random)
-        noise = torch.randn(latents.shape, generator=random)
-        noised = self.noise.add_noise(latents.cpu(), noise, steps).to(latents)
+    def predict(
+        self, noised: Tensor, steps: Tensor, texts: list[str], degraded: Tensor, random: torch.Generator
+    ) -> Tensor:
+        """The noise (n, 4, 16, 16) that the UNet predicts."""
         text_encoder = self.frozen["text_encoder"].to(self.device)
         with torch.no_grad():
             hidden = text_encoder(tokenize(self.tokenizer, texts).to(self.device)).last_hidden_state
-        predicted = self.model(noised, steps.to(self.device), hidden).sample.float()
-        squared = (predicted - noise.to(predicted)).pow(2).mean((1, 2, 3))
-        loss = 2 * (squared * self.weights[steps].to(squared)).mean()
-        return loss, {"mse": squared.detach().mean()}
+        prediction: Tensor = self.model(noised, steps, hidden).sample
+        return prediction
 
     def save(self, folder: Path) -> None:
         """Write the average."""

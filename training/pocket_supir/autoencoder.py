@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from torch import Tensor
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.rng import generator
 from lightning_drift.supir.network.autoencoder import SCALING
-from training.pocket.autoencoder import AutoencoderStage, measure_autoencoder
+from training.pocket.autoencoder import AutoencoderStage
 from training.pocket.run import Schedule, Stage, plain_attention
-from training.pocket.scenes import HELD_OUT_SEED, Scenes
+from training.pocket.scenes import HELD_OUT_SEED, PaintedScenes, Scenes
 from training.pocket_supir.degradation import degrade
-from training.pocket_supir.models import PRINT
 
 HELD_OUT = 16
 """Number of held-out prints to measure on."""
@@ -65,36 +63,9 @@ class PrintAutoencoderStage(AutoencoderStage):
         return super().loss(batch | {"images": crops(batch["images"], self.side, random)})
 
     @cached_property
-    def unseen(self) -> Scenes:
-        """Held-out prints, painted once."""
-        return Painted(HELD_OUT_SEED, HELD_OUT, self.scenes.size)
-
-    def save(self, folder: Path) -> None:
-        """Write the average with the scaling factor that its latents of held-out prints ask for."""
-        quality = measure_autoencoder(self.ema, HELD_OUT, self.unseen)
-        if not self.freeze_encoder:
-            self.ema.register_to_config(scaling_factor=round(1 / quality["latent_std"], 5))
-        self.note({"held_out/psnr": quality["psnr"], "held_out/colour_error": quality["colour_error"]})
-        print(
-            f"step {self.global_step}  held out: {quality['psnr']:.2f} dB, latent std "
-            f"{quality['latent_std']:.3f}, colour error {quality['colour_error']:.3f}",
-            flush=True,
-        )
-        copy.deepcopy(self.ema).half().save_pretrained(folder)
-
-
-class Painted(Scenes):
-    """Scenes kept in memory once painted."""
-
-    def __init__(self, seed: int, count: int, size: int = PRINT) -> None:
-        super().__init__(seed, count, size)
-        self._pictures: dict[int, Any] = {}
-
-    def image(self, index: int) -> Any:
-        """The picture of scene ``index``, (size, size, 3)."""
-        if index not in self._pictures:
-            self._pictures[index] = super().image(index)
-        return self._pictures[index]
+    def held_out(self) -> Scenes:
+        """The prints that a saved average is measured on."""
+        return PaintedScenes(HELD_OUT_SEED, HELD_OUT, self.scenes.size)
 
 
 class DenoiseEncoderStage(Stage):
@@ -137,7 +108,7 @@ class DenoiseEncoderStage(Stage):
     @cached_property
     def unseen(self) -> tuple[Tensor, Tensor]:
         """Held-out prints and what becomes of them."""
-        clean = Painted(HELD_OUT_SEED, HELD_OUT, self.scenes.size).images(list(range(HELD_OUT)))
+        clean = PaintedScenes(HELD_OUT_SEED, HELD_OUT, self.scenes.size).images(list(range(HELD_OUT)))
         return clean, degrade(clean, generator(self.schedule.seed, "held out"), self.frozen["codec"])
 
     def save(self, folder: Path) -> None:

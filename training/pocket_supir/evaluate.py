@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from training.command_line import command_parser, run_command, use_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "supir_pocket.yaml"
@@ -38,11 +39,9 @@ EFFECTS: list[tuple[str, dict[str, Any]]] = [
 """Changes of one option at a time; all are made without a colour fix, which would hide them."""
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--supir", default="pocket", help="as model.supir")
     parser.add_argument("--sdxl", default="pocket", help="as model.sdxl")
     parser.add_argument("--out", type=Path, default=Path("tb_logs/pocket_supir"), help="folder for results")
@@ -52,12 +51,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30, help="sampler steps")
     parser.add_argument("--effects", action="store_true", help="measure what the options do")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = arguments()
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(argv)
+    use_threads(args.threads)
+    import torch
+
+    with torch.no_grad():
+        evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Make the prints, print the tables and write the files that the command's help names."""
     import numpy as np
     import torch
     import yaml
@@ -76,11 +83,9 @@ def main() -> None:
     from training.pocket_supir.models import PRINT
     from training.pocket_supir.quality import measure, whole_features
 
-    torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)
     args.out.mkdir(parents=True, exist_ok=True)
-    eye: Any = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32)
-    eye.eval()
+    clip: Any = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32)
+    clip.eval()
     indices = list(range(args.first, args.first + args.count))
     scenes = Scenes(HELD_OUT_SEED, args.first + args.count, PRINT)
     captions = [full_caption(scenes.scene(index)) for index in indices]
@@ -126,13 +131,13 @@ def main() -> None:
         "SUPIR without captions": restored({}, "Wavelet", texts=[""] * args.count),
         "true scene through the autoencoder": coded,
     }
-    print(f"{'':36s} fidelity  ssim   psnr    eye   energy (error)")
+    print(f"{'':36s} fidelity  ssim   psnr   CLIP   energy (error)")
     for name, pictures in rows.items():
-        q = measure(pictures, truth, given, eye)
+        q = measure(pictures, truth, given, clip)
         figures["against_bicubic"][name] = {key: round(value, 4) for key, value in asdict(q).items()}
         print(
-            f"{name:36s} {q.fidelity:6.2f}  {q.structure:.3f}  {q.psnr:5.2f}  {q.eye:.4f}  {q.energy:.3f} "
-            f"({q.energy_error:.3f})",
+            f"{name:36s} {q.fidelity:6.2f}  {q.structure:.3f}  {q.psnr:5.2f}  {q.clip_distance:.4f}  "
+            f"{q.energy:.3f} ({q.energy_error:.3f})",
             flush=True,
         )
 
@@ -146,22 +151,29 @@ def main() -> None:
 
     if args.effects:
         tokenizer = CLIPTokenizer.from_pretrained(str(POCKET_CLIP))
-        texts = text_features(eye, tokenize(tokenizer, captions))
+        texts = text_features(clip, tokenize(tokenizer, captions))
         figures["effects"] = {}
-        print(f"\n{'':36s} fidelity   eye   energy  says  spread")
+        print(f"\n{'':36s} fidelity   CLIP   energy caption  spread")
         for name, change in EFFECTS:
             one, other = restored(change, "None"), restored(change, "None", 1)
-            q = measure(one, truth, given, eye)
-            says = float((whole_features(eye, one.clamp(-1, 1)) * texts).sum(-1).mean())
+            q = measure(one, truth, given, clip)
+            similarity = float((whole_features(clip, one.clamp(-1, 1)) * texts).sum(-1).mean())
             spread = float((one.clamp(-1, 1) - other.clamp(-1, 1)).abs().mean()) / 2
-            found = {"fidelity": q.fidelity, "eye": q.eye, "energy": q.energy, "says": says, "spread": spread}
-            figures["effects"][name] = {key: round(value, 4) for key, value in found.items()}
+            effect = {
+                "fidelity": q.fidelity,
+                "clip_distance": q.clip_distance,
+                "energy": q.energy,
+                "caption_similarity": similarity,
+                "spread": spread,
+            }
+            figures["effects"][name] = {key: round(value, 4) for key, value in effect.items()}
             print(
-                f"{name:36s} {q.fidelity:6.2f}  {q.eye:.4f}  {q.energy:.3f}  {says:.3f}  {spread:.4f}",
+                f"{name:36s} {q.fidelity:6.2f}  {q.clip_distance:.4f}  {q.energy:.3f}   {similarity:.3f}  "
+                f"{spread:.4f}",
                 flush=True,
             )
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

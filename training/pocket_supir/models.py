@@ -13,22 +13,18 @@ from torch import Tensor, nn
 from lightning_drift.supir.network.adapters import ZeroCrossAttn, ZeroSFT
 from lightning_drift.supir.network.autoencoder import SCALING, FirstStage
 from lightning_drift.supir.network.control import ControlEncoder
+from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
 from lightning_drift.supir.network.unet import SupirNetwork
 
 PRINT = 256
 """Side of the prints that are trained on: four times the pocket's 64 pixels."""
 
-UNET: Mapping[str, Any] = {
+UNET: Mapping[str, Any] = SDXL_CONFIGS["unet"] | {
     "sample_size": PRINT // 4,
     "block_out_channels": [32, 64, 64],
-    "layers_per_block": 2,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     "transformer_layers_per_block": [1, 1, 1],
     "attention_head_dim": [1, 2, 2],
     "cross_attention_dim": 256,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
     "addition_time_embed_dim": 16,
     "projection_class_embeddings_input_dim": 224,
     "norm_num_groups": 32,

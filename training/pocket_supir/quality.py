@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from training.pocket.clip import image_features
 from training.pocket_supir.degradation import blur, reduce
 
-EYE = 64
-"""Side of the pictures that the pocket's eye reads."""
+CLIP_SIDE = 64
+"""Side in pixels of the pictures that the pocket's CLIP reads."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Quality:
         fidelity: PSNR in dB of the print, reduced to the input's size, against the input.
         structure: SSIM of the same two, of their brightness.
         psnr: PSNR in dB against the true scene.
-        eye: Distance of the eye's features from those of the true scene, over squares of 64 pixels of the
-            print, 1 minus the cosine.
+        clip_distance: 1 minus the cosine of CLIP features with those of the true scene, over squares of 64
+            pixels of the print; 0 is equal.
         energy: Mean squared gradient as a fraction of the true scene's, geometric mean.
         energy_error: Mean absolute natural logarithm of that fraction; 0 is right.
     """
@@ -33,29 +33,30 @@ class Quality:
     fidelity: float
     structure: float
     psnr: float
-    eye: float
+    clip_distance: float
     energy: float
     energy_error: float
 
 
 @torch.no_grad()
-def measure(prints: Tensor, truth: Tensor, given: Tensor, eye: Any) -> Quality:
+def measure(prints: Tensor, truth: Tensor, given: Tensor, clip: Any) -> Quality:
     """Compare prints with true scenes and with the small pictures they were made from.
 
     Args:
-        prints: [N, 3, 4h, 4w] in -1..1, clamped here.
+        prints: Prints (n, 3, 4h, 4w) in -1..1, clamped here.
         truth: True scenes of the same size.
-        given: The inputs [N, 3, h, w].
-        eye: The pocket's CLIPModel.
+        given: The small pictures (n, 3, h, w) in -1..1.
+        clip: The pocket's CLIPModel.
     """
     prints = prints.clamp(-1, 1)
     small = reduce(prints)
+    cosine = (square_features(clip, prints) * square_features(clip, truth)).sum(-1)
     ratio = (energy(prints) / energy(truth)).log()
     return Quality(
         fidelity=float(psnr(small, given).mean()),
         structure=float(ssim(small, given).mean()),
         psnr=float(psnr(prints, truth).mean()),
-        eye=float(1 - (eye_features(eye, prints) * eye_features(eye, truth)).sum(-1).mean()),
+        clip_distance=float(1 - cosine.mean()),
         energy=float(ratio.mean().exp()),
         energy_error=float(ratio.abs().mean()),
     )
@@ -86,13 +87,15 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return similarity.mean((1, 2, 3))
 
 
-def eye_features(eye: Any, pictures: Tensor) -> Tensor:
-    """Unit features [N, squares, 128] of the squares of 64 pixels that a picture is made of."""
+def square_features(clip: Any, pictures: Tensor) -> Tensor:
+    """Unit features (n, squares, 128) of the squares of 64 pixels that pictures (n, 3, h, w) are made of."""
     n, c, h, w = pictures.shape
-    squares = pictures.reshape(n, c, h // EYE, EYE, w // EYE, EYE).permute(0, 2, 4, 1, 3, 5)
-    return image_features(eye, squares.reshape(-1, c, EYE, EYE)).reshape(n, -1, eye.config.projection_dim)
+    side = CLIP_SIDE
+    squares = pictures.reshape(n, c, h // side, side, w // side, side).permute(0, 2, 4, 1, 3, 5)
+    features = image_features(clip, squares.reshape(-1, c, side, side))
+    return features.reshape(n, -1, clip.config.projection_dim)
 
 
-def whole_features(eye: Any, pictures: Tensor) -> Tensor:
-    """Unit features [N, 128] of pictures as a whole, reduced to the eye's size."""
-    return image_features(eye, F.interpolate(pictures, EYE, mode="bicubic", antialias=True))
+def whole_features(clip: Any, pictures: Tensor) -> Tensor:
+    """Unit features (n, 128) of whole pictures (n, 3, h, w), reduced to the size that CLIP reads."""
+    return image_features(clip, F.interpolate(pictures, CLIP_SIDE, mode="bicubic", antialias=True))

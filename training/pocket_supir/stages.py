@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,23 @@ from lightning_drift.common.rng import generator
 from lightning_drift.supir.network.autoencoder import SCALING, FirstStage
 from lightning_drift.supir.network.conditioning import TextEncoders
 from lightning_drift.supir.network.unet import SupirNetwork
-from training.pocket.run import Schedule, Stage
+from training.pocket.noise_prediction import noise_schedule
+from training.pocket.run import Schedule, Stage, check_stage
 from training.pocket.scenes import Scenes
-from training.pocket.unet import noise_schedule
 from training.pocket_supir.autoencoder import DenoiseEncoderStage, PrintAutoencoderStage
 from training.pocket_supir.latent_pairs import LatentPairs, LatentSquares
 from training.pocket_supir.models import new_first_stage, new_network, new_unet, new_vae, to_unit_scale
 from training.pocket_supir.network import BaseStage, ControlStage, calibrate
 from training.pocket_supir.text import condition, pocket_text_encoders
 
-#: Steps, batch size, full learning rate and seed of each stage.
-DEFAULTS: dict[str, tuple[int, int, float, int]] = {
-    "autoencoder": (6_000, 8, 6.0e-4, 10),
-    "decoder": (4_000, 8, 6.0e-4, 11),
-    "denoise": (3_000, 16, 6.0e-4, 12),
-    "base": (20_000, 16, 1.0e-3, 13),
-    "control": (20_000, 8, 6.0e-4, 14),
+DEFAULTS: Mapping[str, Schedule] = {
+    "autoencoder": Schedule(6_000, 8, 6.0e-4, seed=10),
+    "decoder": Schedule(4_000, 8, 6.0e-4, seed=11),
+    "denoise": Schedule(3_000, 16, 6.0e-4, seed=12),
+    "base": Schedule(20_000, 16, 1.0e-3, seed=13),
+    "control": Schedule(20_000, 8, 6.0e-4, seed=14),
 }
+"""How long and how fast each stage trains unless its command says otherwise."""
 
 
 def build_stage(
@@ -61,10 +62,8 @@ def build_stage(
         UserError: There is no such stage, one that this one needs has no weights yet, or there are workers
             and no cache.
     """
-    if name not in DEFAULTS:
-        raise UserError(f"there is no stage {name!r}; the stages are {', '.join(DEFAULTS)}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(schedule.seed)
+    check_stage(name, DEFAULTS)
+    with schedule.initialisation():
         if name == "autoencoder":
             return PrintAutoencoderStage(new_vae(pocket_vae()), schedule, scenes, side)
         if name == "decoder":

@@ -1,4 +1,4 @@
-"""The two text encoders of the pocket's SUPIR: the pipeline's own, and the text tower of its eye."""
+"""The two text encoders of the pocket's SUPIR: the pipeline's own, and the text tower of its CLIP."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from training.pocket_supir.models import UNET
 def pocket_text_encoders() -> TextEncoders:
     """Both encoders, frozen, fp32: trained apart from different seeds, as SDXL's are."""
     small = CLIPTextModel.from_pretrained(str(POCKET / "text_encoder"), torch_dtype=torch.float32)
-    eye: Any = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32)
-    large: Any = CLIPTextModelWithProjection(eye.config.text_config)
+    clip: Any = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32)
+    large: Any = CLIPTextModelWithProjection(clip.config.text_config)
     inner = large.text_model if hasattr(large, "text_model") else large
-    inner.load_state_dict(eye.text_model.state_dict())
-    large.text_projection.load_state_dict(eye.text_projection.state_dict())
+    inner.load_state_dict(clip.text_model.state_dict())
+    large.text_projection.load_state_dict(clip.text_projection.state_dict())
     tokenizer = CLIPTokenizer.from_pretrained(str(POCKET / "tokenizer"))
     encoders = TextEncoders(small, large, tokenizer, UNET["addition_time_embed_dim"])
     return encoders.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Train the pocket's SUPIR, one stage a command; every command goes on from where it was stopped.
+"""Train the pocket's SUPIR, one stage per command; every command goes on from where it was stopped.
 
     python -m training.pocket_supir.train --stage autoencoder --state STATE --cache STATE/cache
     python -m training.pocket_supir.train --stage denoise     --state STATE --cache STATE/cache
@@ -20,21 +20,24 @@ batches beside the training, so that it does not wait.
 from __future__ import annotations
 
 import argparse
-import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from training.pocket.options import add_training_options
+from training.command_line import (
+    add_training_options,
+    command_parser,
+    parse_training,
+    run_command,
+    use_threads,
+)
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     stages = ["paint", "encode", "autoencoder", "decoder", "denoise", "base", "control", "assemble"]
     parser.add_argument("--stage", required=True, choices=stages)
-    parser.add_argument("--state", type=Path, help="folder of checkpoints, logs and weights")
     parser.add_argument("--init", type=Path, help="base, control: another STATE whose weights to begin with")
     parser.add_argument("--side", type=int, default=128, help="side of the squares of prints to train on")
     parser.add_argument("--variants", type=int, default=2, help="base, control: squares of a scene")
@@ -47,22 +50,17 @@ def arguments() -> argparse.Namespace:
         choices=["int8", "float8", "float16"],
         help="assemble: how weights are kept",
     )
-    found = parser.parse_args()
-    if found.stage == "paint" and found.cache is None:
-        parser.error("--stage paint needs --cache FOLDER to paint into")
-    if found.stage != "paint" and found.state is None:
-        parser.error(f"--stage {found.stage} needs --state FOLDER")
-    return found
+    options = parse_training(parser, argv)
+    if options.init and options.stage not in ("base", "control"):
+        parser.error(f"--init is for the stages base and control, not for {options.stage}")
+    return options
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     began = time.monotonic()
-    args = arguments()
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
-    import torch
-
-    torch.set_num_threads(args.threads)
-    from training.pocket.run import Schedule, train
+    args = arguments(argv)
+    use_threads(args.threads)
+    from training.pocket.run import train
     from training.pocket.scenes import Scenes, paint
     from training.pocket_supir.assembly import assemble
     from training.pocket_supir.models import PRINT
@@ -78,11 +76,20 @@ def main() -> None:
     if args.stage == "encode":
         encode(args.state, scenes, args.side, args.variants, args.workers)
         return
-    schedule = Schedule.of(args, DEFAULTS[args.stage])
-    stage = build_stage(args.stage, args.state, schedule, scenes, args.side, args.variants, args.workers)
+    schedule = DEFAULTS[args.stage].with_options(args)
+    stage = build_stage(
+        args.stage,
+        args.state,
+        schedule,
+        scenes,
+        side=args.side,
+        variants=args.variants,
+        workers=args.workers,
+        init=args.init,
+    )
     left = None if args.stop_after is None else args.stop_after - (time.monotonic() - began) / 60
     train(stage, args.state / args.stage, args.precision, args.minutes, args.workers, left)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,0 +1,62 @@
+"""The assembled models load with the real loader, print, and are measured."""
+
+import torch
+from helpers.supir.running import opened, predict
+from PIL import Image
+from safetensors.torch import load_file
+
+from lightning_drift.supir import SupirUpscaler, UpscaleImages
+from lightning_drift.supir.network.weights import open_checkpoints
+from training.pocket.world.render import render, sample_scene
+from training.pocket_supir.evaluate import main as evaluate_main
+from training.pocket_supir.stages import first_stage, trained_network
+from training.pocket_supir.text import pocket_text_encoders
+from training.pocket_supir.train import main as train_main
+
+
+def test_eight_bits_keep_weights_through_the_real_loader(trained, models):
+    opened = open_checkpoints(models / "supir.safetensors", models / "sdxl")
+    for module, source in (
+        (opened.network(torch.float32), trained_network(trained)),
+        (opened.first_stage(torch.float32), first_stage(trained)),
+        (opened.text_encoders(torch.float32), pocket_text_encoders()),
+    ):
+        expected = {
+            name: tensor for name, tensor in source.state_dict().items() if tensor.is_floating_point()
+        }
+        weights = module.state_dict()
+        for name, tensor in expected.items():
+            assert (weights[name] - tensor).norm() <= 0.012 * tensor.norm() + 1e-7, name
+    stored = load_file(models / "supir.safetensors")
+    share = sum(t.numel() for t in stored.values() if t.dtype == torch.int8) / sum(
+        t.numel() for t in stored.values()
+    )
+    assert share > 0.97
+
+
+def test_the_assembled_models_print(models, tmp_path, capsys):
+    dream = tmp_path / "dream.png"
+    Image.fromarray(render(sample_scene(3, 4), 64)).save(dream)
+    dream.with_suffix(".txt").write_text("a castle on green hills")
+    module = SupirUpscaler(
+        str(models / "supir.safetensors"), str(models / "sdxl"), prompt="", negative_prompt="", min_size=256,
+        edm_steps=3, s_stage1=1.0, memory="full",
+    )  # fmt: skip
+    (path,) = predict(module, UpscaleImages(str(dream)), tmp_path / "prints").written
+    assert opened(path).size == (256, 256)
+    assert opened(path).text["parameters"].startswith("a castle on green hills")
+    assert "SupPixel" in capsys.readouterr().err  # these weights might be SUPIR's own
+
+
+def test_the_commands_run(trained, models, tmp_path, capsys):
+    train_main(f"--stage assemble --state {trained} --out {tmp_path / 'out'} --storage float8".split())
+    opened = open_checkpoints(tmp_path / "out" / "supir.safetensors", tmp_path / "out" / "sdxl")
+    assert (
+        opened.supir.read("model.control_model.middle_block.0.in_layers.2.weight").dtype
+        == torch.float8_e4m3fn
+    )
+    paths = f"--supir {models / 'supir.safetensors'} --sdxl {models / 'sdxl'}"
+    evaluate_main(f"{paths} --out {tmp_path / 'figures'} --count 1 --steps 2 --threads 1".split())
+    assert torch.is_grad_enabled()
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"figures.json", "sheet.png"}
+    assert "bicubic" in capsys.readouterr().out
