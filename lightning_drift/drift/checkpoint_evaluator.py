@@ -22,6 +22,7 @@ from lightning_drift.drift.measures.photo_loss import photo_errors, photo_loss
 from lightning_drift.drift.metric import DriftMetric, Role
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.drift.state import DriftState
+from lightning_drift.drift.verdict import Thresholds
 from lightning_drift.stable_diffusion.interpolation import load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
@@ -30,6 +31,24 @@ from lightning_drift.weights.files import Weights
 
 SEEDS = 4
 """Seeds of each prompt that are rendered at most."""
+
+_ADVICE = "fit with a seed grid at step 0 and clip_drift"
+
+
+class NoReferences(UserError):
+    """A model comes without the statistics of ClipDrift that its drift would be measured against.
+
+    Args:
+        message: As of every `UserError`.
+        advice: What to do about it in another fit; empty if the model is not of a fit.
+
+    Attributes:
+        advice: Likewise.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class CheckpointEvaluator:
@@ -42,12 +61,16 @@ class CheckpointEvaluator:
         base: Its base.
         clip: The CLIP that ClipDrift measured with; None for the pocket's own, or ViT-L/14.
 
+    Attributes:
+        thresholds: Where the zones of the fit's verdicts end.
+
     Raises:
-        UserError: The checkpoint holds no statistics of ClipDrift, or the CLIP is another or not there.
+        NoReferences: The model is no checkpoint, or holds no statistics of ClipDrift.
+        UserError: The CLIP is another or not there.
     """
 
     def __init__(self, parts: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> None:
-        self.base, self.photos, self.photo_base = _references(parts)
+        self.base, self.photos, self.photo_base, self.thresholds = _references(parts)
         self.clip = FrozenClip.load(clip or default_clip(base), option="--clip")
         if self.clip.hash != self.base.clip_hash:
             raise UserError(
@@ -100,20 +123,23 @@ class CheckpointEvaluator:
             return dream_all(model, self.keys, sampling, advance=bar.update)
 
 
-def _references(parts: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None]:
-    """The base, the photos and, where the fit took it, the base's loss on them, from a checkpoint."""
+def _references(parts: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None, Thresholds]:
+    """From a checkpoint: the base, the photos, the base's loss on them if the fit took it, the thresholds."""
     if not parts.source.endswith(".ckpt") or parts.step is None:
-        raise UserError(f"{parts.source} is not a checkpoint of a fit")
+        raise NoReferences(f"{parts.source} is not a checkpoint of a fit")
     state = DriftState.from_checkpoint(parts.source)
     try:
         base, photos, photo_base = state.base(), state.photos(), state.photo_base()
+        thresholds = state.thresholds()
     except UserError as error:
-        raise UserError(f"what {parts.source} holds of ClipDrift cannot be used ({error})") from error
+        raise NoReferences(
+            f"what {parts.source} holds of ClipDrift cannot be used ({error})", _ADVICE
+        ) from error
     if base is None or photos is None:
-        raise UserError(f"{parts.source} holds nothing of ClipDrift to measure against")
+        raise NoReferences(f"{parts.source} holds nothing of ClipDrift to measure against", _ADVICE)
     if base.texts is None or base.pictures.clip is None or photos.clip is None:
-        raise UserError(f"{parts.source} was measured without a CLIP")
-    return base, photos, photo_base
+        raise NoReferences(f"{parts.source} was measured without a CLIP", _ADVICE)
+    return base, photos, photo_base, thresholds
 
 
 def probe_pictures(base: DriftBase) -> tuple[list[tuple[str, int]], dict[str, Role], list[int]]:

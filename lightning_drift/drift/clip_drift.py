@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +245,9 @@ class ClipDrift(Callback):
     # -- checkpoints ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's statistics and the verdicts so far: tensors and plain values."""
-        return dict(self._references.state(self.evaluator, self.stop_rule.zones).entries)
+        """The base's statistics, the verdicts so far and the thresholds: tensors and plain values."""
+        entries = self._references.state(self.evaluator, self.stop_rule.zones).entries
+        return {**entries, "thresholds": asdict(self.thresholds)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember what a checkpoint holds; Lightning hands over a copy."""

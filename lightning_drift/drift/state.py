@@ -13,6 +13,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.drift.base import DriftBase, differences
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.photo_base import PhotoBase
+from lightning_drift.drift.verdict import Thresholds
 from lightning_drift.fit.checkpointing import read_checkpoint
 
 
@@ -100,6 +101,17 @@ class DriftState:
         text = self.entries.get("text")
         pooled: Tensor | None = text["pooled"] if text and text["prompts"] == list(prompts) else None
         return pooled
+
+    def thresholds(self) -> Thresholds:
+        """Where the zones of the verdicts end; the default ones if the checkpoint holds none.
+
+        Raises:
+            UserError: Another version wrote them.
+        """
+        try:
+            return Thresholds(**self.entries.get("thresholds", {}))
+        except TypeError as error:
+            raise UserError(f"its thresholds are of another version: {error}") from error
 
     def zones(self) -> dict[int, str]:
         """Verdicts by step."""

@@ -285,7 +285,7 @@ class InstanceImages(LightningDataModule):
             captions=[photo.path.name for photo in self._photos],
             cell=None if count <= 36 else 256,
         )
-        save_png(path, sheet)
+        save_png(Path(path), sheet)
 
 
 def _refusal(folder: Path, count: int, refused: dict[str, str]) -> UserError:
