@@ -10,28 +10,39 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 
+# Short class names on the command line resolve to what has been imported.
+from lightning_drift import (
+    DreamBooth,
+    Dreamer,
+    InstanceImages,
+    Prompts,
+    SupirUpscaler,
+    Sweep,
+    SweepDreamer,
+    UpscaleImages,
+)
 from lightning_drift.assets import DEFAULTS
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prompts
 from lightning_drift.fit.progress import StepProgressBar
-from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, run_of
+from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, rate_name, run_name, run_of
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
-from lightning_drift.sweep.plan import plan
 
-# Short class names on the command line resolve to what has been imported.
-from lightning_drift.fit.dreambooth import DreamBooth  # isort: skip
-from lightning_drift.dreams.dreamer import Dreamer, Prompts  # isort: skip
-from lightning_drift.sweep.data import Sweep  # isort: skip
-from lightning_drift.sweep.sweep_dreamer import SweepDreamer  # isort: skip
-from lightning_drift.photos.instance_images import InstanceImages  # isort: skip
-
-__all__ = ["DreamBooth", "Dreamer", "DriftCLI", "InstanceImages", "Prompts", "Sweep", "SweepDreamer"]
-
-TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
-
+__all__ = [
+    "DreamBooth",
+    "Dreamer",
+    "DriftCLI",
+    "InstanceImages",
+    "Prompts",
+    "SupirUpscaler",
+    "Sweep",
+    "SweepDreamer",
+    "UpscaleImages",
+]
 
 # What jsonargparse says of its own types around the sentence that tells what is wrong.
 _BOILERPLATE = (
@@ -49,8 +60,8 @@ class SentenceParser(LightningArgumentParser):
             UserError: Always.
         """
         lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in message.splitlines()]
-        said = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
-        raise UserError("; ".join(dict.fromkeys(said)) or " ".join(message.split()))
+        sentences = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
+        raise UserError("; ".join(dict.fromkeys(sentences)) or " ".join(message.split()))
 
 
 class DriftCLI(LightningCLI):
@@ -133,7 +144,9 @@ class DriftCLI(LightningCLI):
 
     def _prepare_fit(self, config: Any) -> None:
         logger = config.trainer.logger
-        if getattr(logger, "class_path", None) != TENSORBOARD:
+        # The run records the prompts themselves, not the files they were in.
+        config.seed_grid.groups = with_prompts(config.seed_grid.groups)
+        if not same_class(getattr(logger, "class_path", ""), TENSORBOARD):
             if config.ckpt_path == "last":
                 raise UserError(
                     "'last' needs the TensorBoard logger's run folder; name the checkpoint file", "ckpt_path"
@@ -141,12 +154,10 @@ class DriftCLI(LightningCLI):
             return
         settings = logger.init_args
         model, data = config.model.get("init_args", {}), config.data.get("init_args", {})
-        mantissa, _, exponent = f"{model.get('learning_rate', 0.0):e}".partition("e")
-        stem = f"lr{float(mantissa):g}e{int(exponent)}"  # lr2e-6
+        stem = rate_name(model.get("learning_rate", 0.0))
         subject = Path(str(data.get("instance_dir", "run"))).resolve().name
-        run = choose_run(
-            Path(settings.save_dir), settings.name, settings.version, config.ckpt_path, (subject, stem)
-        )
+        name = run_name(settings.version)
+        run = choose_run(Path(settings.save_dir), settings.name, name, config.ckpt_path, (subject, stem))
         self.run = run
         settings.name, settings.version = run.subject, run.name
         if run.checkpoint is not None:
@@ -164,8 +175,8 @@ class DriftCLI(LightningCLI):
     def _prepare_validate(self, config: Any) -> None:
         settings = getattr(config.trainer.logger, "init_args", None)
         folder = None
-        if settings is not None and settings.name and settings.version:
-            folder = Path(settings.save_dir) / settings.name / settings.version
+        if settings is not None and settings.name and settings.version is not None:
+            folder = Path(settings.save_dir) / settings.name / str(run_name(settings.version))
         if config.ckpt_path == "last" and folder is None:
             raise UserError(
                 "'last' is the last checkpoint of a run; pass the run's own config.yaml with -c", "ckpt_path"
@@ -205,26 +216,19 @@ class DriftCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; a sweep's plan comes first, and is all of a dry run."""
+        """Run it; a module that can plan itself is asked first, and its plan is all of a dry run.
+
+        Such a module has ``predict_plan(trainer, data) -> str``, which the first process calls.
+        """
         if subcommand == "predict":
-            dry = self.config.predict.dry_run
-            if isinstance(self.datamodule, Sweep) and not isinstance(self.model, SweepDreamer):
-                raise UserError("data: a Sweep is rendered by model.class_path lightning_drift.SweepDreamer")
-            if isinstance(self.datamodule, Sweep) and isinstance(self.model, SweepDreamer):
-                self._print_plan(self.datamodule, self.model)
-            elif dry:
+            dry, plan = self.config.predict.dry_run, getattr(self.model, "predict_plan", None)
+            if plan is not None and self.trainer.is_global_zero:
+                print(plan(self.trainer, self.datamodule), flush=True)
+            elif plan is None and dry:
                 raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
             if dry:
                 return
         super()._run_subcommand(subcommand)
-
-    def _print_plan(self, data: Sweep, module: SweepDreamer) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        writer = next(c for c in self.trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
-        strategy = self.trainer.strategy
-        print(plan(data, module, writer.output_dir, strategy.root_device, self.trainer.world_size))
-        sys.stdout.flush()
 
     # -- what was done ----------------------------------------------------------------------------------
 

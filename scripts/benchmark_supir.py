@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_drift.supir.network.find import find_model
+from lightning_drift.supir.network.find import find_sdxl, find_supir
 from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
 from lightning_drift.supir.network.weights import (
     empty_first_stage,
@@ -32,7 +32,7 @@ from lightning_drift.supir.network.weights import (
 )
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise
-from lightning_drift.supir.sampling.samplers import Sampling
+from lightning_drift.supir.sampling.samplers import EdmSampling
 from lightning_drift.supir.settings import Method
 from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 
@@ -201,7 +201,7 @@ def main() -> None:
     if options.card and not gpu:
         sys.exit("error: --card is about a GPU's memory")
     method = Method(
-        sampling=Sampling(steps=options.steps, control_scale=options.control_scale),
+        sampling=EdmSampling(steps=options.steps, control_scale=options.control_scale),
         prompt="sharp textures, fine grain, rich color depth",
         negative_prompt="blurry, low quality, jpeg artifacts",
         tile=options.tile_size // 8,
@@ -216,7 +216,9 @@ def main() -> None:
     if options.random_init:
         checkpoints = RandomCheckpoints(dict(SDXL_CONFIGS) if options.model == "full" else TINY_CONFIGS)
     else:
-        checkpoints = open_checkpoints(find_model(options.supir, "supir"), find_model(options.sdxl, "sdxl"))
+        checkpoints = open_checkpoints(
+            find_supir(options.supir, "--supir"), find_sdxl(options.sdxl, "--sdxl")
+        )
 
     name = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}; torch {torch.__version__}; network {method.diff_dtype}, autoencoder {method.ae_dtype}")
@@ -254,7 +256,7 @@ def measure(
     rows: list[tuple[str, float, float]] = []
 
     clock = Clock(device)
-    restorer.encode_prompts([""])
+    restorer.prompts.encode([""])
     rows.append(("prompts (load, encode, drop)", *clock.stop()))
     clock.start()
     restorer.first_stage()
@@ -283,7 +285,7 @@ def measure(
         rows.append(("decode, colour fix", began + seconds - marks[-1], peak))
         assert out.shape == image.shape
     where = f" on a card of {card:g} GiB" if card else ""
-    print(f"{options.size}x{options.size}, memory: {restorer.level}{where}")
+    print(f"{options.size}x{options.size}, memory: {restorer.placement.level}{where}")
     kind = "" if device.type == "cuda" else " (host)"
     for title, seconds, peak in rows:
         print(f"{title:32} {seconds:9.3f} s   peak {peak - ballast:6.2f} GiB{kind}")

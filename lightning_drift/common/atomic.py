@@ -8,19 +8,21 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_write(path: str | Path, shared: bool = False) -> Iterator[BinaryIO]:
     """Open ``<path>.partial`` for writing and rename it to ``path`` once it is on disk.
 
     The partial file lies in the target's own folder, so that the rename never crosses file systems. If
-    anything is raised (a full disk, an interrupt) it is deleted and the previous file stays; after a kill the
-    next write takes its place.
+    anything is raised (a full disk, an interrupt) it is deleted and the previous file stays. After a kill the
+    next write of that name takes its place, so that a checkpoint of several GiB is never left twice.
 
     Args:
         path: The final name; missing folders are made.
+        shared: Several processes may write this name at once: each has a partial file of its own, with its
+            process number in the name, and the last to finish wins. What a killed one leaves stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial" if shared else f"{path.name}.partial")
     try:
         with open(partial, "wb") as file:
             yield file

@@ -1,4 +1,4 @@
-"""Prompts as people give them: a string, a text file with a prompt a line, or a list; their file names."""
+"""Prompts as people give them: a string, a list, or a text file with one per line; file names of prompts."""
 
 import hashlib
 import re
@@ -23,13 +23,18 @@ def find_list(name: str) -> Path:
     return shipped if path.name == name and not path.exists() and shipped.is_file() else path
 
 
+def is_prompt_file(value: object) -> bool:
+    """Whether prompts are given as the name of a text file."""
+    return isinstance(value, str) and value.lower().endswith(".txt")
+
+
 def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
     """Read prompts.
 
     Args:
         value: A list of prompts; or one string, which is one prompt (its commas kept), unless it ends in
-            ``.txt``: then it names a UTF-8 text file with one prompt a line (empty lines and lines that begin
-            with ``#`` are skipped), or a list that comes with the package, such as ``artists.txt``.
+            ``.txt``: then it names a UTF-8 text file with one prompt per line (empty lines and lines that
+            begin with ``#`` are skipped), or a list that comes with the package, such as ``artists.txt``.
         option: The option's name, for the error message.
 
     Returns:
@@ -43,7 +48,7 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
         if not prompts:
             raise UserError("the list of prompts is empty", option)
         return prompts
-    if not value.lower().endswith(".txt"):
+    if not is_prompt_file(value):
         return [value]
     try:
         lines = find_list(value).read_text(encoding="utf-8").splitlines()

@@ -3,9 +3,9 @@
 import shlex
 from dataclasses import dataclass
 
-from lightning_drift.corridor.plan import rate_text
 from lightning_drift.corridor.read import CorridorCell, CorridorTable
 from lightning_drift.drift.verdict import ZONES
+from lightning_drift.fit.runs import rate_text
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Choice:
         cell: The checkpoint; None if none dreams.
         sentence: Why this one, or why none and what to change.
         export: The command that exports it; empty if there is no file to export.
-        dream: The command that dreams of it; likewise.
+        dream: The command that renders pictures with it; likewise.
     """
 
     cell: CorridorCell | None
@@ -30,7 +30,7 @@ def choose(table: CorridorTable) -> Choice:
 
     Of two in the same position the one with a file wins, then the lower rate.
     """
-    measured = [cell for cell in table.cells.values() if cell.zone is not None and cell.position is not None]
+    measured = [cell for cell in table.cells.values() if cell.zone is not None]
     dreaming = [cell for cell in measured if cell.zone == "dreaming"]
     if not measured:
         return Choice(None, "No verdict is available, so none is chosen; compare the grids by eye.")

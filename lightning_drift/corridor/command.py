@@ -68,39 +68,44 @@ def corridor(
     """
     from lightning_drift.corridor.fit_queue import FitQueue, find_slots
 
-    lr, steps = lr or recipe.get("lr"), steps or recipe.get("steps")
-    for option, value in (("lr", lr), ("steps", steps)):
-        if value is None:
+    command_line = {"lr": lr, "steps": steps, "devices": devices, "name": name}
+    # A section's values are what YAML makes of them: 0 is the first GPU.
+    options = recipe | {option: value for option, value in command_line.items() if value is not None}
+    for option in ("lr", "steps"):
+        if options.get(option) is None:
             raise UserError(
                 "give it, for example --lr 1e-6,2e-6,4e-6 --steps 800,1200,1600", f"corridor.{option}"
             )
-    devices = str(devices or recipe.get("devices") or "auto")
+    devices = "auto" if options.get("devices") is None else str(options["devices"])
+    name = "corridor" if options.get("name") is None else str(options["name"])
     # The cheap mistakes first: the fit's own options take seconds to check.
-    rates, counts = learning_rates(lr), milestones(steps)  # type: ignore[arg-type]
+    rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
     if devices != "auto":
         find_slots(devices, "auto")
     config = _fit_config(fit)
-    plan = make_plan(config, rates, counts, name or recipe.get("name") or "corridor")
-    asked = plan.rates
+    plan = make_plan(config, rates, counts, name)
+    own_rates = list(plan.rates)  # the folder may hold others
     slots = find_slots(devices, str((config.get("trainer") or {}).get("accelerator")))
     plan = take_up(plan)
     page = plan.folder / "corridor.html"
-    print(f"{len(plan.rates)} learning rates x {len(plan.steps)} steps in {plan.folder}", flush=True)
+    shape = f"{_counted(len(plan.rates), 'learning rate')} x {_counted(len(plan.steps), 'step')}"
+    print(f"{shape} in {plan.folder}", flush=True)
 
     def renew() -> None:
         try:
             write_report(plan.folder, page)
-        except OSError as error:
-            notice(f"cannot write {page}: {error.strerror or error}; the fits go on")
+        except (OSError, UserError) as error:  # the page can be written again at any time, a fit cannot
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            notice(f"cannot write {page}: {reason}; the fits go on")
 
-    sweep = FitQueue(plan, list(asked), slots, renew)
+    queue = FitQueue(plan, own_rates, slots, renew)
     try:
-        sweep.run()
+        queue.run()
     finally:
         renew()
     print(f"\nThe page:     {page}\nContact sheet: {page.with_suffix('.png')}")
     print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(plan.root / plan.subject))}")
-    return 1 if sweep.failed else 0
+    return 1 if queue.failed else 0
 
 
 def report(folder: str, to: str | None = None) -> Path:
@@ -119,16 +124,16 @@ def report(folder: str, to: str | None = None) -> Path:
     """
     page = Path(to) if to else Path(folder) / "corridor.html"
     if page.suffix != ".html":
-        raise UserError(f"to: {page} is not a page's name; let it end in .html")
+        raise UserError(f"{page} is not a page's name; let it end in .html", "to")
     try:
         write_report(Path(folder), page)
     except OSError as error:
-        raise UserError(f"to: cannot write {page} ({error.strerror or error})") from error
+        raise UserError(f"cannot write {page} ({error.strerror or error})", "to") from error
     return page
 
 
 def main(argv: Sequence[str]) -> int:
-    """RecordedRun ``lightning-drift corridor`` with its command line.
+    """Run ``lightning-drift corridor`` with its command line.
 
     Returns:
         The exit status: 0; 1 if a fit failed; 130 if it was interrupted.
@@ -168,6 +173,10 @@ def main(argv: Sequence[str]) -> int:
             signal.signal(signal.SIGTERM, previous)
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
@@ -205,9 +214,9 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
     Raises:
         UserError: A file is missing, or a section is not one.
     """
-    given = [i for i, word in enumerate(words) if word.partition("=")[0] in ("-c", "--config")]
-    if not given:
-        words, given = ["-c", str(DEFAULTS / "corridor.yaml"), *words], [0]
+    places = [i for i, word in enumerate(words) if word.partition("=")[0] in ("-c", "--config")]
+    if not places:
+        words, places = ["-c", str(DEFAULTS / "corridor.yaml"), *words], [0]
     fit: list[str] = []
     recipe: dict[str, Any] = {}
     skip = False
@@ -215,7 +224,7 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
         if skip:
             skip = False
             continue
-        if i not in given:
+        if i not in places:
             fit.append(word)
             continue
         _, has_value, value = word.partition("=")
@@ -223,15 +232,15 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
             value, skip = (words[i + 1] if i + 1 < len(words) else ""), True
         path = Path(value)
         if not path.is_file():
-            raise UserError(f"-c: there is no configuration file {value!r}")
+            raise UserError(f"there is no configuration file {value!r}", "-c")
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict) or "corridor" not in config:
             fit += ["-c", value]  # fit says what is wrong with it
             continue
         section = config.pop("corridor")
-        known = {"lr", "steps", "devices", "name", "recipe"}
-        if not isinstance(section, dict) or set(section) - known:
-            raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(known))}")
+        options = {"lr", "steps", "devices", "name", "recipe"}
+        if not isinstance(section, dict) or set(section) - options:
+            raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(options))}")
         recipe |= section
         if "recipe" in section:
             fit += ["-c", str(path.parent / section["recipe"])]

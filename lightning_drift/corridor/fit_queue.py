@@ -1,18 +1,18 @@
-"""RecordedRun a corridor: a fit a learning rate, as many side by side as there are devices."""
+"""Run a corridor: one fit per learning rate, as many side by side as there are devices."""
 
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.text import duration
 from lightning_drift.corridor.fits import GRACE, Fit
-from lightning_drift.corridor.plan import Plan, rate_text
+from lightning_drift.corridor.plan import Plan
 from lightning_drift.corridor.read import CorridorCell, read
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.runs import checkpoint_steps, rate_text
 
 
 def find_slots(devices: str, accelerator: str) -> list[str]:
@@ -65,7 +65,7 @@ def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
     """
     folder = plan.run(rate)
     run = next((run for run in read(plan.folder).runs if run.rate == rate), None) if folder.is_dir() else None
-    reached = _checkpoints(folder)
+    reached = {step: path for path, step in checkpoint_steps(folder)[0].items()}
     if run is None or not reached:
         return list(plan.steps), None, 0
     renders = bool(run.prompts)
@@ -89,7 +89,7 @@ class FitQueue:
         plan: The corridor.
         rates: The learning rates to run.
         slots: Devices, see ``find_slots``.
-        after: Called after every fit that ended, to renew the page.
+        after: Called after each fit that has ended, to renew the page.
     """
 
     def __init__(self, plan: Plan, rates: list[float], slots: list[str], after: Callable[[], None]) -> None:
@@ -114,13 +114,14 @@ class FitQueue:
         self._steps_to_do = sum(plan.steps[-1] - fit.begin for fit in self.waiting)
 
     def run(self, poll: float = 1.0) -> None:
-        """RecordedRun every fit that is left.
+        """Run every fit that is left.
 
         Args:
             poll: Seconds between two looks at the fits.
 
         Raises:
-            KeyboardInterrupt: After the fits that ran were stopped in order.
+            BaseException: Whatever ended it (an interrupt, an error), after the fits that ran were stopped in
+                order: each has a session of its own and would go on alone.
         """
         try:
             while self.waiting or self.running:
@@ -132,7 +133,7 @@ class FitQueue:
                     if status is not None:
                         self._ended(fit, status)
                 self._show()
-        except KeyboardInterrupt:
+        except BaseException:
             self._stop()
             raise
 
@@ -158,8 +159,8 @@ class FitQueue:
                 self.after()
                 continue
             device = free.pop(0)
-            fit.start(device, self._threads if device == "cpu" else None)
             self.running.append(fit)
+            fit.start(device, self._threads if device == "cpu" else None)
             where = f" from step {fit.begin}" if fit.begin else ""
             _say(f"lr {rate_text(fit.rate)}: fitting{where} on {_device_name(device)}, log in {fit.log}")
 
@@ -172,15 +173,20 @@ class FitQueue:
         self.after()
 
     def _stop(self) -> None:
-        """Interrupt all fits at once, then wait for each."""
+        """Interrupt all fits at once, then wait for each; a second interrupt kills them."""
         _clear()
         if self.running:
             notice("stopping; the fits end where they are, and go on from their last checkpoints")
         for fit in self.running:
             fit.interrupt()
         deadline = time.monotonic() + GRACE
-        for fit in self.running:
-            fit.end(deadline)
+        try:
+            for fit in self.running:
+                fit.end(deadline)
+        except BaseException:
+            for fit in self.running:
+                fit.end(time.monotonic())
+            raise
 
     # -- what a person sees -----------------------------------------------------------------------------
 
@@ -213,35 +219,20 @@ class FitQueue:
         """How long the rest takes at the pace so far; empty where that is not known."""
         done = self._steps_done + sum(max(0, fit.step() - fit.begin) for fit in self.running)
         elapsed, rest = time.monotonic() - self._began, self._steps_to_do - done
-        return f"about {_duration(elapsed / done * rest)} left" if done and rest > 0 else ""
+        return f"about {duration(elapsed / done * rest)} left" if done and rest > 0 else ""
 
 
 def describe(cell: CorridorCell) -> str:
     """A cell in a few words."""
-    if cell.zone is None or cell.position is None:
+    if cell.zone is None:
         return cell.state
     border = f" (borderline {cell.borderline})" if cell.borderline else ""
-    return f"{cell.zone}{border}, {cell.position:.0f} of 100"
-
-
-def _checkpoints(folder: Path) -> dict[int, Path]:
-    """The run's readable checkpoints by step."""
-    found: dict[int, Path] = {}
-    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
-        with suppress(UserError):
-            found[int(read_checkpoint(path)["global_step"])] = path
-    return found
+    position = "" if cell.position is None else f", {cell.position:.0f} of 100"
+    return f"{cell.zone}{border}{position}"
 
 
 def _device_name(device: str) -> str:
     return "the CPU" if device == "cpu" else f"GPU {device}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
-    if hours:
-        return f"{hours} h {round(seconds % 3600 / 60)} min"
-    return f"{minutes} min" if minutes > 1 else f"{round(seconds)} s"
 
 
 def _say(line: str) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.corridor.plan import FIT, Plan, rate_name
+from lightning_drift.corridor.plan import FIT, Plan
 from lightning_drift.corridor.read import ERROR_FILE
+from lightning_drift.fit.progress import FIT_BAR, GRID_BAR
+from lightning_drift.fit.runs import CHILD_RUN, rate_name
 
 GRACE = 60.0
 """Seconds that an interrupted fit is given to end by itself; it may be writing a checkpoint."""
@@ -47,12 +49,12 @@ class Fit:
 
     @property
     def log(self) -> Path:
-        """What the fit says; beside the run folder, which a fresh fit must find empty."""
+        """The fit's output; beside the run folder, which must be empty when a fit begins."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def error_file(self) -> Path:
-        """Where the sentence of a failure is kept."""
+        """Why the fit failed, in a sentence; the file is there only then."""
         return self.folder.with_name(ERROR_FILE.format(run=rate_name(self.rate)))
 
     def start(self, device: str, threads: int | None = None) -> None:
@@ -69,7 +71,7 @@ class Fit:
             command += [f"--ckpt_path={self.checkpoint}"]
         elif self.folder.exists():
             _remove_unsaved(self.folder)
-        environment = {key: value for key, value in os.environ.items() if key != "LIGHTNING_DRIFT_RUN"}
+        environment = {key: value for key, value in os.environ.items() if key != CHILD_RUN}
         environment["CUDA_VISIBLE_DEVICES"] = "" if device == "cpu" else device
         if threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
@@ -107,16 +109,15 @@ class Fit:
 
     def end(self, deadline: float) -> None:
         """Wait for an interrupted process, until a moment of ``time.monotonic()``; then kill it."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.process is not None:
+            try:
+                self.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
         self.release()
 
-    def said(self) -> str:
+    def output(self) -> str:
         """This attempt's part of the log, its last 64 KiB."""
         with suppress(OSError), open(self.log, "rb") as log:
             size = log.seek(0, os.SEEK_END)
@@ -127,18 +128,23 @@ class Fit:
 
     def step(self) -> int:
         """The optimizer step that the progress bar in its log shows."""
-        found = re.findall(r"fit:[^\n]*?\| (\d+)/\d+ \[", self.said())
-        return int(found[-1]) if found else self.begin
+        steps = [int(done) for name, done, _ in self._bars() if name == FIT_BAR]
+        return steps[-1] if steps else self.begin
 
     def doing(self) -> str:
-        """What it is at, in a few words."""
-        bars = re.findall(r"(fit|grid at step \d+):[^\n]*?\| (\d+)/(\d+) \[", self.said())
+        """What it does now, in a few words."""
+        bars = self._bars()
         if not bars:
             return "starting"
-        name, done, of = bars[-1]
-        if name != "fit" and done != of:
-            return f"rendering the {name}, picture {done} of {of}"
+        name, done, total = bars[-1]
+        if name != FIT_BAR and done != total:
+            return f"rendering the {name}, picture {done} of {total}"
         return f"step {self.step()} of {self.plan.steps[-1]}"
+
+    def _bars(self) -> list[tuple[str, str, str]]:
+        """The states of the progress bars in the log: name, count and total."""
+        names = f"{re.escape(FIT_BAR)}|{re.escape(GRID_BAR)} \\d+"
+        return re.findall(rf"({names}):[^\n]*?\| (\d+)/(\d+) \[", self.output())
 
     def failure(self, status: int) -> str:
         """Why it failed, in a sentence."""
@@ -146,15 +152,15 @@ class Fit:
             name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
             hint = "; was the memory full?" if name == "SIGKILL" else ""
             return f"The fit was ended by {name} after step {self.step()}{hint}"
-        said = self.said()
+        output = self.output()
         # An unfinished bar has no line end of its own.
-        sentences = re.findall(r"(?m)(?:^|\])error: (.+)$", said)
+        sentences = re.findall(r"(?m)(?:^|\])error: (.+)$", output)
         if sentences:
             return str(sentences[-1])
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
         return f"The fit ended with status {status}: {lines[-1][:500] if lines else 'it said nothing'}"
 
-    # -- one fit a folder -------------------------------------------------------------------------------
+    # -- one fit per folder -----------------------------------------------------------------------------
 
     def lock(self) -> bool:
         """Hold a lock that the fit inherits, so that it lasts as long as the fit, whatever ends the corridor.
@@ -183,12 +189,12 @@ class Fit:
 
 
 def _hear_interrupts() -> None:
-    """What a shell starts in the background ignores Ctrl-C and would hand that down to its fits."""
+    """Let interrupts reach the fit: a corridor in the background of a shell ignores them, and so would it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _remove_unsaved(folder: Path) -> None:
-    """Clear what a fit that was stopped before its first checkpoint left behind; it is all made again.
+    """Delete what a fit left that was stopped before its first checkpoint; the next one makes it all again.
 
     Raises:
         UserError: There are checkpoints in it after all.

@@ -11,23 +11,19 @@ import yaml
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.number_lists import integers
-from lightning_drift.fit.runs import safe_name
+from lightning_drift.fit.configuration import TENSORBOARD, differences, same_class, with_prompts
+from lightning_drift.fit.runs import rate_name, safe_name
 
 PLAN, FIT = "plan.yaml", "fit.yaml"
 """In a corridor's folder: the rates and steps it covers, and the configuration that its fits share."""
 
-TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
-
-# What the corridor sets itself, fit by fit.
-_OWN = (
-    "model.init_args.learning_rate",
-    "trainer.max_steps",
-    "trainer.logger.init_args.name",
-    "trainer.logger.init_args.version",
-    "step_checkpoint.steps",
-    "seed_grid.steps",
-    "clip_drift.steps",
-    "ckpt_path",
+# None of these changes a picture: what the corridor sets itself, fit by fit; where a fit computes, what ends
+# it early, and how it shows its progress.
+_FREE = re.compile(
+    r"model\.init_args\.learning_rate|trainer\.max_steps|trainer\.logger\.init_args\.(name|version)"
+    r"|(step_checkpoint|seed_grid|clip_drift)\.steps|ckpt_path"
+    r"|trainer\.(accelerator|devices|enable_progress_bar)|step_checkpoint\..*|clip_drift\.stop_when"
+    r"|data\..*num_workers"
 )
 
 
@@ -63,7 +59,7 @@ class Plan:
         return self.folder / rate_name(rate)
 
     def options(self, rate: float) -> list[str]:
-        """What a rate's fit is told beyond the shared configuration."""
+        """The command line options of a rate's fit beside the shared configuration."""
         steps = ",".join(map(str, self.steps))
         options = {
             "model.learning_rate": repr(rate),
@@ -97,7 +93,7 @@ def make_plan(
         UserError: A list is not one of numbers in range, or the fits would write no event files.
     """
     logger = (fit.get("trainer") or {}).get("logger")
-    if not isinstance(logger, dict) or logger.get("class_path") != TENSORBOARD:
+    if not isinstance(logger, dict) or not same_class(str(logger.get("class_path")), TENSORBOARD):
         raise UserError("a corridor is read from event files; keep the TensorBoard logger", "trainer.logger")
     settings = logger["init_args"]
     photos = Path(str((fit["data"].get("init_args") or {}).get("instance_dir", "run")))
@@ -106,7 +102,15 @@ def make_plan(
         raise UserError(
             f"{name!r} is not a folder's name; write for example {safe_name(name)}", "corridor.name"
         )
+    if (fit.get("step_checkpoint") or {}).get("dirpath"):
+        raise UserError(
+            "the fits of a corridor would overwrite each other's checkpoints there; leave it out, and each "
+            "keeps its own in its run folder",
+            "step_checkpoint.dirpath",
+        )
     fit = {**fit, "ckpt_path": None}
+    if grid := fit.get("seed_grid"):  # all fits render the prompts of now, whenever they run
+        fit["seed_grid"] = {**grid, "groups": with_prompts(grid.get("groups"))}
     return Plan(
         Path(settings["save_dir"]), subject, name, tuple(learning_rates(rates)), tuple(milestones(steps)), fit
     )
@@ -121,7 +125,7 @@ def learning_rates(value: str | float | Iterable[float]) -> list[float]:
     >>> learning_rates("4e-6, 1e-6")
     [1e-06, 4e-06]
     """
-    items = value.split(",") if isinstance(value, str) else [value] if isinstance(value, float) else value
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, Iterable) else [value]
     rates: list[float] = []
     for item in items:
         try:
@@ -151,29 +155,10 @@ def milestones(value: str | int | list[int]) -> list[int]:
     return steps
 
 
-def rate_text(rate: float) -> str:
-    """A learning rate as people write it.
-
-    >>> rate_text(0.00016)
-    '1.6e-4'
-    """
-    mantissa, _, exponent = f"{rate:e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
-
-
-def rate_name(rate: float) -> str:
-    """The run folder of a rate, named as ``fit`` names its runs.
-
-    >>> rate_name(2e-6)
-    'lr2e-6'
-    """
-    return f"lr{rate_text(rate)}"
-
-
 def take_up(plan: Plan) -> Plan:
-    """Join a plan with what its folder holds already and keep it there.
+    """Join a plan with the one in its folder, and write it there.
 
-    Rates and steps of earlier calls stay in the corridor; it is one only if its fits differ in nothing else.
+    Rates and steps of earlier calls stay in the corridor. Its fits must not differ in anything else.
 
     Returns:
         The plan with the earlier rates and steps.
@@ -184,8 +169,9 @@ def take_up(plan: Plan) -> Plan:
     earlier = read_plan(plan.folder)
     if earlier is not None:
         rates, steps, fit = earlier
-        changed = _differences(_shared(fit), _shared(plan.fit))
-        if changed:
+        changes = differences(fit, plan.fit, _FREE)
+        if changes:
+            changed = [f"{key}: {old} -> {new}" for key, (old, new) in changes.items()]
             shown = "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise UserError(
                 f"{plan.folder} holds a corridor whose fits were set up in another way ({shown}). Repeat "
@@ -218,29 +204,5 @@ def read_plan(folder: Path) -> tuple[list[float], list[int], dict[str, Any]] | N
 
 def _write(path: Path, content: dict[str, Any], what: str) -> None:
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    with atomic_write(path) as file:
+    with atomic_write(path, shared=True) as file:  # two corridors may cover one folder
         file.write(f"# lightning-drift corridor: {what}\n{text}".encode())
-
-
-def _shared(fit: dict[str, Any]) -> dict[str, Any]:
-    """Every setting that two fits of one corridor must agree in, by its dotted name."""
-    leaves: dict[str, Any] = {}
-
-    def walk(value: Any, prefix: str) -> None:
-        if isinstance(value, dict) and value:
-            for key, child in value.items():
-                walk(child, f"{prefix}.{key}" if prefix else str(key))
-        else:
-            leaves[prefix] = value
-
-    walk(fit, "")
-    # Where a fit computes and how it shows its progress change nothing about the cell.
-    free = re.compile(
-        r"trainer\.(accelerator|devices|enable_progress_bar)|step_checkpoint\.|clip_drift\.stop_when|data\..*num_workers"
-    )
-    return {key: value for key, value in leaves.items() if key not in _OWN and not free.match(key)}
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    keys = dict.fromkeys([*old, *new])
-    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]

@@ -10,9 +10,11 @@ import yaml
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.number_lists import integers
-from lightning_drift.common.prompt_lists import read_prompts, slug
-from lightning_drift.corridor.plan import rate_name, rate_text, read_plan
+from lightning_drift.common.prompt_lists import slug
+from lightning_drift.corridor.plan import read_plan
 from lightning_drift.drift.verdict import ZONES
+from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.runs import rate_name, rate_text
 
 ERROR_FILE = "{run}.error.txt"
 """Beside a run folder of a corridor: why its fit failed, in a sentence."""
@@ -37,9 +39,9 @@ class CorridorCell:
         state: ``measured``, ``not measured`` (pictures without a verdict), ``failed`` or ``not run``.
         zone: The verdict's zone; None without a verdict.
         borderline: The zone that the interval also touches; None if it touches none.
-        position: 0 to 100 along the corridor; None without a verdict.
+        position: 0 to 100 along the corridor; None without a verdict, and for a broken model.
         verdict: The verdict in words, or why there is none; Markdown.
-        checkpoint: Its file, if it was kept.
+        checkpoint: Its file; None if there is none.
     """
 
     run: str
@@ -61,6 +63,7 @@ class RecordedRun:
         folder: Where it lies.
         rate: Its learning rate.
         config: What ran, as in ``config.yaml``.
+        resumes: What ran after each resume, as in ``config.resume-<step>.yaml``, in the order of steps.
         scalars: Every scalar by tag, in the order of steps.
         verdicts: The verdict's text by step.
         error: Why the fit failed, empty if it did not.
@@ -70,6 +73,7 @@ class RecordedRun:
     folder: Path
     rate: float
     config: dict[str, Any]
+    resumes: list[dict[str, Any]] = field(default_factory=list)
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     verdicts: dict[int, str] = field(default_factory=dict)
     error: str = ""
@@ -82,12 +86,14 @@ class RecordedRun:
 
     @cached_property
     def prompts(self) -> dict[str, list[int]]:
-        """Seeds by prompt, in the order of the seed grid's groups."""
+        """Seeds by prompt, in the order of the seed grid's groups, as the run recorded them."""
         seeds: dict[str, list[int]] = {}
-        for group in ((self.config.get("seed_grid") or {}).get("groups") or {}).values():
-            for prompt in read_prompts(group["prompts"], "prompts"):
-                wanted = integers(group.get("seeds", "0-7"), "seeds")
-                seeds[prompt] = list(dict.fromkeys([*seeds.get(prompt, []), *wanted]))
+        for config in (self.config, *self.resumes):
+            for group in ((config.get("seed_grid") or {}).get("groups") or {}).values():
+                prompts = [group["prompts"]] if isinstance(group["prompts"], str) else group["prompts"]
+                for prompt in prompts:
+                    own = integers(group.get("seeds", "0-7"), "seeds")
+                    seeds[prompt] = list(dict.fromkeys([*seeds.get(prompt, []), *own]))
         return seeds
 
     def picture(self, step: int, prompt: str, seed: int) -> Path | None:
@@ -131,10 +137,6 @@ class RecordedRun:
 
     def _last_step(self, path: Path) -> int | None:
         if "last" not in self._steps:
-            from lightning_drift.fit.checkpointing import (
-                read_checkpoint,  # imports PyTorch: only where needed
-            )
-
             try:
                 self._steps["last"] = int(read_checkpoint(path)["global_step"])
             except UserError:
@@ -147,15 +149,17 @@ class RecordedRun:
         if step not in self.milestones:
             state = "failed" if self.error else "not run"
             stop = self.stopped((self.config.get("clip_drift") or {}).get("stop_when"))
-            said = self.error or "The fit has not come this far."
+            verdict = self.error or "The fit has not come this far."
             if stop is not None and step > stop:
                 zone = _zone(dict(self.scalars["drift/zone"])[stop])
-                said = f"The fit was ended at step {stop}, where the model was {zone} (clip_drift.stop_when)."
-            return CorridorCell(self.name, step, state, verdict=said)
+                verdict = (
+                    f"The fit was ended at step {stop}, where the model was {zone} (clip_drift.stop_when)."
+                )
+            return CorridorCell(self.name, step, state, verdict=verdict)
         zone, border = (_zone(at[tag].get(step)) for tag in ("zone", "borderline"))
-        said = self.verdicts.get(step, "")
-        if zone is None and not said:
-            said = "Not measured: this fit ran without drift measures. The pictures can be judged by eye."
+        verdict = self.verdicts.get(step, "")
+        if zone is None and not verdict:
+            verdict = "Not measured: this fit ran without drift measures. The pictures can be judged by eye."
         return CorridorCell(
             self.name,
             step,
@@ -163,7 +167,7 @@ class RecordedRun:
             zone,
             border,
             at["position"].get(step),
-            said,
+            verdict,
             self.checkpoint(step),
         )
 
@@ -200,8 +204,8 @@ def read(folder: Path) -> CorridorTable:
         rates, steps, fit = plan
         runs = [_read_run(folder / rate_name(rate), rate, fit) for rate in rates]
     else:
-        found = [folder] if _is_run(folder) else sorted(p.parent for p in folder.glob("*/config.yaml"))
-        runs = sorted(map(_read_run, filter(_is_run, found)), key=lambda run: (run.rate, run.name))
+        folders = [folder] if _is_run(folder) else sorted(p.parent for p in folder.glob("*/config.yaml"))
+        runs = sorted(map(_read_run, filter(_is_run, folders)), key=lambda run: (run.rate, run.name))
         steps = sorted({step for run in runs for step in run.milestones if step})
     if not runs:
         raise UserError(f"{folder} holds no run: no folder with a config.yaml and event files in it")
@@ -218,24 +222,27 @@ def _is_run(folder: Path) -> bool:
 
 def _read_run(folder: Path, rate: float | None = None, planned: dict[str, Any] | None = None) -> RecordedRun:
     path = folder / "config.yaml"
-    config = planned or {}
-    if path.is_file():
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as damage:
-            raise UserError(f"{path} cannot be read ({type(damage).__name__})") from damage
+    config = _read_config(path) if path.is_file() else planned or {}
+    resumes = [_read_config(resume) for resume in sorted(folder.glob("config.resume-*.yaml"))]
     if rate is None:
         rate = float(((config.get("model") or {}).get("init_args") or {}).get("learning_rate") or 0.0)
-    said = folder.with_name(ERROR_FILE.format(run=folder.name))
-    error = said.read_text(encoding="utf-8").strip() if said.is_file() else ""
-    run = RecordedRun(folder.name, folder, rate, config, error=error)
+    failure = folder.with_name(ERROR_FILE.format(run=folder.name))
+    error = failure.read_text(encoding="utf-8").strip() if failure.is_file() else ""
+    run = RecordedRun(folder.name, folder, rate, config, resumes, error=error)
     if folder.is_dir():
         _read_events(run)
     return run
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as damage:
+        raise UserError(f"{path} cannot be read ({type(damage).__name__})") from damage
+
+
 def _read_events(run: RecordedRun) -> None:
-    """Scalars and verdicts; points that a resume drew again are there once."""
+    """Scalars and verdicts; of a point that a resume logged again, the newer value."""
     # Torch-free, but slow to import: only where there is something to read.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
     from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]

@@ -1,6 +1,6 @@
 """The predict stage that dreams: prompts times seeds, one picture each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,8 @@ from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
 from lightning_drift.stable_diffusion.interpolation import base_of, check_drift, interpolated
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened, open_pipeline
-from lightning_drift.stable_diffusion.sampling import check_size, dream, native_size
-from lightning_drift.weights.files import files_hash
+from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream, native_size
+from lightning_drift.weights.hashes import files_hash
 
 DREAM_PROMPT = "monumental, dramatic, atmospheric, transcendent"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -72,43 +72,30 @@ class Prompts(LightningDataModule):
 
 
 def dream_text(
-    prompt: str,
-    negative_prompt: str,
-    *,
-    steps: int,
-    guidance_scale: float,
-    seed: int,
-    size: tuple[int, int],
-    model: tuple[str, str],
-    drawn_on: str,
-    dialled: tuple[float, str] | None,
+    prompt: str, seed: int, sampling: Sampling, model: tuple[str, str], drift: tuple[float, str] | None
 ) -> str:
     """The ``parameters`` text of a dream: everything that decides it, but rounding.
 
     Args:
         prompt: The prompt.
-        negative_prompt: The negative prompt.
-        steps: DDIM steps.
-        guidance_scale: Guidance scale.
         seed: Seed of the noise.
-        size: Width and height in pixels.
+        sampling: How it is sampled; its height and width are given.
         model: The model's hash and name.
-        drawn_on: Where the noise was drawn, ``cpu`` or ``cuda``.
-        dialled: The drift and the base's hash; None for the model as it is.
+        drift: The drift and the base's hash; None for the model as it is.
     """
     settings = {
-        "Steps": steps,
+        "Steps": sampling.num_inference_steps,
         "Sampler": "DDIM",
-        "CFG scale": f"{guidance_scale:g}",
+        "CFG scale": f"{sampling.guidance_scale:g}",
         "Seed": seed,
-        "Size": f"{size[0]}x{size[1]}",
+        "Size": f"{sampling.width}x{sampling.height}",
         "Model hash": model[0],
         "Model": model[1],
-        "RNG": "CPU" if drawn_on == "cpu" else "GPU",
+        "RNG": "CPU" if sampling.generator_device == "cpu" else "GPU",
     }
-    if dialled is not None:
-        settings |= {"Drift": f"{dialled[0]:g}", "Drift base hash": dialled[1]}
-    return infotext(prompt, negative_prompt, settings)
+    if drift is not None:
+        settings |= {"Drift": f"{drift[0]:g}", "Drift base hash": drift[1]}
+    return infotext(prompt, sampling.negative_prompt, settings)
 
 
 class Dreamer(LightningModule):
@@ -145,24 +132,18 @@ class Dreamer(LightningModule):
         dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
     ) -> None:
         super().__init__()
-        if not 0 <= guidance_scale <= 100:
-            raise UserError(
-                f"{guidance_scale} is out of range; give 0 to 100, the recipe's is 3.0",
-                "model.guidance_scale",
-            )
-        if not 1 <= num_inference_steps <= 1000:
-            raise UserError(
-                f"{num_inference_steps} is out of range; give 1 to 1000", "model.num_inference_steps"
-            )
         self.pipeline = pipeline
         self.base = base
         self.drift = check_drift(drift, "model.drift")
-        self.guidance_scale = guidance_scale
-        self.num_inference_steps = num_inference_steps
-        self.negative_prompt = negative_prompt
-        self.height = height
-        self.width = width
-        self.generator_device = generator_device
+        self.sampling = Sampling.read(
+            "model",
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            generator_device=generator_device,
+        )
         self.dtype_name = dtype
         self.parts: StableDiffusion | None = None
         self._hash = self._base_hash = ""
@@ -182,9 +163,10 @@ class Dreamer(LightningModule):
             found = interpolated(found, base, self.drift)
             self._base_hash = files_hash(base.files)[:10]
         parts = load_opened(found)
-        check_size(parts, "model", self.height, self.width)
+        check_size(parts, "model", self.sampling.height, self.sampling.width)
         side = native_size(parts)
-        self.height, self.width = self.height or side, self.width or side
+        height, width = self.sampling.height or side, self.sampling.width or side
+        self.sampling = replace(self.sampling, height=height, width=width)
         self.parts = parts
         self.unet, self.text_encoder = parts.unet, parts.text_encoder
         self._hash = parts.hash[:10]
@@ -196,8 +178,7 @@ class Dreamer(LightningModule):
             UserError: If noise is to be drawn on a CUDA device that is not there.
         """
         assert self.parts is not None
-        if self.generator_device == "cuda" and not torch.cuda.is_available():
-            raise UserError("there is no CUDA device here; use cpu", "model.generator_device")
+        self.sampling.check_device("model")
         auto = torch.float16 if self.device.type == "cuda" else torch.float32
         for module in (self.unet, self.text_encoder):
             torch.nn.Module.to(module, DTYPES.get(self.dtype_name, auto))
@@ -205,17 +186,9 @@ class Dreamer(LightningModule):
 
     def describe(self, request: DreamRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a request's picture; the text holds what decides it, but rounding."""
-        text = dream_text(
-            request.prompt,
-            self.negative_prompt,
-            steps=self.num_inference_steps,
-            guidance_scale=self.guidance_scale,
-            seed=request.seed,
-            size=(self.width or 0, self.height or 0),
-            model=(self._hash, Path(self.pipeline).stem),
-            drawn_on=self.generator_device,
-            dialled=None if self.drift == 1 else (self.drift, self._base_hash),
-        )
+        model = (self._hash, Path(self.pipeline).stem)
+        drift = None if self.drift == 1 else (self.drift, self._base_hash)
+        text = dream_text(request.prompt, request.seed, self.sampling, model, drift)
         return f"{slug(request.prompt)}_seed{request.seed:04d}", {"parameters": text}
 
     def predict_step(self, batch: list[DreamRequest], *_: Any) -> list[Picture]:
@@ -223,17 +196,8 @@ class Dreamer(LightningModule):
         if not batch:
             return []
         assert self.parts is not None
-        images = dream(
-            self.parts,
-            [request.prompt for request in batch],
-            [request.seed for request in batch],
-            negative_prompt=self.negative_prompt,
-            guidance_scale=self.guidance_scale,
-            num_inference_steps=self.num_inference_steps,
-            height=self.height,
-            width=self.width,
-            generator_device=self.device if self.generator_device == "cuda" else "cpu",
-        )
+        prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
+        images = dream(self.parts, prompts, seeds, self.sampling)
         pictures = []
         for request, image in zip(batch, images, strict=True):
             name, text = self.describe(request)

@@ -1,4 +1,4 @@
-"""The base model's statistics that every milestone is measured against: kept in checkpoints and on disk."""
+"""DriftBase: statistics of the base model, against which every milestone is measured."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ROUNDING = ("device", "trainer.precision", "seed_grid.batch_size")
 
 @dataclass(frozen=True)
 class DriftBase:
-    """What is known of the base model.
+    """What is known of the base model. It is kept in checkpoints, and in a cache folder between runs.
 
     Attributes:
         settings: Everything that its pictures and embeddings follow from, in plain values by option.
-        pictures: Features of its pictures, in the order of the probe keys.
+        pictures: Features of its pictures, in the order of the probes' keys.
         texts: The frozen CLIP's embeddings of the prompts, shape (p, d); None without CLIP.
-        latents: What the language probe is shown, shape (n, c, h, w); None without the probe.
-        energies: The base's own language probe.
+        latents: Latents that the language probe is shown, shape (n, c, h, w); None without the probe.
+        energies: What the language probe measured of the base, by name; empty without the probe.
     """
 
     settings: dict[str, Any]
@@ -41,8 +41,14 @@ class DriftBase:
     latents: Tensor | None = None
     energies: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def clip_hash(self) -> str | None:
+        """The hash of the CLIP that took its embeddings; None if it was taken without one."""
+        name: str | None = self.settings["clip_drift.clip"]
+        return name
+
     def without_clip(self) -> DriftBase:
-        """The same without what a CLIP saw."""
+        """The same without the embeddings."""
         return replace(self, pictures=replace(self.pictures, clip=None), texts=None)
 
     def state(self) -> dict[str, Any]:
@@ -55,10 +61,10 @@ class DriftBase:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> DriftBase:
-        """Undo `state`; tensors are copied, for a checkpoint's lie in a mapped file.
+        """Undo `state`. Tensors are copied, because a checkpoint's lie in a mapped file.
 
         Raises:
-            UserError: It was written by another version.
+            UserError: Another version wrote it.
         """
         if state.get("settings", {}).get("format") != FORMAT:
             raise UserError("the base model's statistics were kept by another version of lightning-drift")
@@ -84,7 +90,7 @@ class DriftBase:
         state = self.state()
         plain = {name: json.dumps(state[name], sort_keys=True) for name in ("settings", "energies")}
         tensors = {name: tensor.contiguous() for name, tensor in state["tensors"].items()}
-        with atomic_write(_path(folder, self.settings)) as file:
+        with atomic_write(_path(folder, self.settings), shared=True) as file:
             file.write(to_bytes(tensors, metadata=plain))
 
     @classmethod
@@ -100,37 +106,15 @@ class DriftBase:
             return None
 
 
-def differences(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Names of the settings in which a kept base differs from what is wanted, but for rounding."""
-    names = [name for name in {**kept, **wanted} if name not in ROUNDING]
-    return [name for name in names if kept.get(name) != wanted.get(name)]
-
-
-def recall(
-    kept: Mapping[str, Any] | None, settings: Mapping[str, Any], cache_dir: str | None
-) -> tuple[DriftBase | None, str]:
-    """The base that a checkpoint holds, else that of the cache; None, and why, if neither fits.
-
-    One that was looked at with another CLIP is taken if there is no better: the measures without CLIP hold.
+def differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """Names of the requested settings in which the recorded ones differ, except those of ``ROUNDING``.
 
     Args:
-        kept: What `DriftBase.state` gave to the checkpoint; None if it gave nothing.
-        settings: What this run's base follows from.
-        cache_dir: The cache folder, if there is one.
+        recorded: What statistics were taken with.
+        requested: What they are asked for with; settings that it leaves out may be anything.
     """
-    mine, why = None, "this run began without a grid at step 0"
-    if kept:
-        try:
-            mine = DriftBase.from_state(kept)
-            different = differences(mine.settings, settings)
-            if not different:
-                return mine, ""
-            if different != ["clip_drift.clip"]:
-                mine, why = None, f"the checkpoint's were made with another {', another '.join(different)}"
-        except UserError as error:
-            why = str(error)
-    cached = DriftBase.load(Path(cache_dir), settings) if cache_dir else None
-    return cached or mine, why
+    names = [name for name in requested if name not in ROUNDING]
+    return [name for name in names if recorded.get(name) != requested[name]]
 
 
 def _path(folder: Path, settings: Mapping[str, Any]) -> Path:

@@ -1,7 +1,8 @@
-"""Measure weights as a fit's ClipDrift measured its milestones, from what it kept in a checkpoint.
+"""CheckpointEvaluator: measures weights as a fit measured its milestones.
 
-The probe pictures' prompts, seeds and settings, the base's and the photos' features and the photos' latents
-are there; only the pictures of the weights that are measured have to be rendered.
+A checkpoint of a fit with ClipDrift holds the probe pictures' prompts, seeds and settings, the features of
+the base's pictures and of the photos, and the photos' latents. Only the pictures of the weights that are
+measured have to be rendered.
 """
 
 from collections.abc import Mapping
@@ -13,21 +14,41 @@ from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.drift.base import DriftBase
+from lightning_drift.drift.default_clip import default_clip
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.measures.photo_loss import photo_errors, photo_loss
 from lightning_drift.drift.metric import DriftMetric, Role
 from lightning_drift.drift.photo_base import PhotoBase
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.drift.state import DriftState
+from lightning_drift.drift.verdict import Thresholds
 from lightning_drift.stable_diffusion.interpolation import load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
-from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.stable_diffusion.sampling import Sampling, dream_all
 from lightning_drift.weights.files import Weights
 
 SEEDS = 4
 """Seeds of each prompt that are rendered at most."""
+
+_ADVICE = "fit with a seed grid at step 0 and clip_drift"
+
+
+class NoReferences(UserError):
+    """A model comes without the statistics of ClipDrift that its drift would be measured against.
+
+    Args:
+        message: As of every `UserError`.
+        advice: What to do about it in another fit; empty if the model is not of a fit.
+
+    Attributes:
+        advice: Likewise.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class CheckpointEvaluator:
@@ -40,20 +61,24 @@ class CheckpointEvaluator:
         base: Its base.
         clip: The CLIP that ClipDrift measured with; None for the pocket's own, or ViT-L/14.
 
+    Attributes:
+        thresholds: Where the zones of the fit's verdicts end.
+
     Raises:
-        UserError: The checkpoint holds no statistics of ClipDrift, or the CLIP is another or not there.
+        NoReferences: The model is no checkpoint, or holds no statistics of ClipDrift.
+        UserError: The CLIP is another or not there.
     """
 
     def __init__(self, parts: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> None:
-        self.kept, self.photos, self.photo_base = _kept(parts)
-        self.eye = FrozenClip.load(clip or _usual_clip(base))
-        if self.eye.hash != self.kept.settings["clip_drift.clip"]:
+        self.base, self.photos, self.photo_base, self.thresholds = _references(parts)
+        self.clip = FrozenClip.load(clip or default_clip(base), option="--clip")
+        if self.clip.hash != self.base.clip_hash:
             raise UserError(
-                f"{self.eye.name} is not the CLIP that this checkpoint was measured with during its "
+                f"{self.clip.name} is not the CLIP that this checkpoint was measured with during its "
                 "fit; name that one (its clip_drift.clip)",
                 "--clip",
             )
-        self.keys, self.roles, self.index = probe_pictures(self.kept)
+        self.keys, self.roles, self.index = probe_pictures(self.base)
         self._parts = parts
         self._model: StableDiffusion | None = None
 
@@ -68,16 +93,15 @@ class CheckpointEvaluator:
         """
         model = self._loaded()
         load_weights_({part: getattr(model, part) for part in TRAINED}, weights)
-        features = Features.of(self._pictures(model, title), self.eye)
-        meter = DriftMetric(
-            self.keys, self.roles, self.kept.pictures[self.index], self.photos, self.kept.texts, sync=False
-        )
-        meter.update(range(len(self.keys)), features)
-        measures = meter.compute()
-        if (base := self.photo_base) is not None:
+        features = Features.of(self._pictures(model, title), self.clip)
+        pictures, texts = self.base.pictures[self.index], self.base.texts
+        metric = DriftMetric(self.keys, self.roles, pictures, self.photos, texts, sync=False)
+        metric.update(range(len(self.keys)), features)
+        measures = metric.compute()
+        if (known := self.photo_base) is not None:
             scheduler = DDPMScheduler.from_config(model.scheduler_config)
-            errors = photo_errors(model, scheduler, base.latents, base.input_ids)
-            measures["photo_loss"] = photo_loss(base.errors, errors)
+            errors = photo_errors(model, scheduler, known.latents, known.input_ids)
+            measures["photo_loss"] = photo_loss(known.errors, errors)
         return measures
 
     def _loaded(self) -> StableDiffusion:
@@ -87,50 +111,35 @@ class CheckpointEvaluator:
             for module in (model.unet, model.text_encoder):
                 torch.nn.Module.to(module, device, torch.float16 if device == "cuda" else torch.float32)
             model.vae.to(device)
-            self.eye.to(device)
+            self.clip.to(device)
             self._model = model
         return self._model
 
     def _pictures(self, model: StableDiffusion, title: str) -> list[Any]:
         """The probe pictures, made with the settings that the base's were made with."""
-        images, settings = [], self.kept.settings
-        size = settings["seed_grid.batch_size"]
+        fields = Sampling().settings()
+        sampling = Sampling(**{name: self.base.settings[f"seed_grid.{name}"] for name in fields})
         with tqdm(total=len(self.keys), desc=title, unit="img", leave=False) as bar:
-            for start in range(0, len(self.keys), size):
-                batch = self.keys[start : start + size]
-                images += dream(
-                    model,
-                    [prompt for prompt, _ in batch],
-                    [seed for _, seed in batch],
-                    negative_prompt=settings["seed_grid.negative_prompt"],
-                    guidance_scale=settings["seed_grid.guidance_scale"],
-                    num_inference_steps=settings["seed_grid.num_inference_steps"],
-                    height=settings["seed_grid.height"],
-                    width=settings["seed_grid.width"],
-                )
-                bar.update(len(batch))
-        return images
+            return dream_all(model, self.keys, sampling, advance=bar.update)
 
 
-def _kept(parts: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None]:
-    """What ClipDrift kept in a checkpoint of the base, of the photos and, if it did, of the base on them."""
+def _references(parts: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None, Thresholds]:
+    """From a checkpoint: the base, the photos, the base's loss on them if the fit took it, the thresholds."""
     if not parts.source.endswith(".ckpt") or parts.step is None:
-        raise UserError(f"{parts.source} is not a checkpoint of a fit")
-    state = read_checkpoint(parts.source).get("callbacks", {}).get("ClipDrift", {})
-    if "base" not in state or "photos" not in state:
-        raise UserError(f"{parts.source} holds nothing of ClipDrift to measure against")
+        raise NoReferences(f"{parts.source} is not a checkpoint of a fit")
+    state = DriftState.from_checkpoint(parts.source)
     try:
-        base, photos = DriftBase.from_state(state["base"]), Features.from_tensors(state["photos"])
-        seen = PhotoBase.from_state(state["photo_base"]) if "photo_base" in state else None
+        base, photos, photo_base = state.base(), state.photos(), state.photo_base()
+        thresholds = state.thresholds()
     except UserError as error:
-        raise UserError(f"what {parts.source} holds of ClipDrift cannot be used ({error})") from error
+        raise NoReferences(
+            f"what {parts.source} holds of ClipDrift cannot be used ({error})", _ADVICE
+        ) from error
+    if base is None or photos is None:
+        raise NoReferences(f"{parts.source} holds nothing of ClipDrift to measure against", _ADVICE)
     if base.texts is None or base.pictures.clip is None or photos.clip is None:
-        raise UserError(f"{parts.source} was measured without a CLIP")
-    return base, photos, seen
-
-
-def _usual_clip(base: OpenedPipeline) -> str:
-    return "pocket" if base.source == "pocket" else "openai/clip-vit-large-patch14"
+        raise NoReferences(f"{parts.source} was measured without a CLIP", _ADVICE)
+    return base, photos, photo_base, thresholds
 
 
 def probe_pictures(base: DriftBase) -> tuple[list[tuple[str, int]], dict[str, Role], list[int]]:

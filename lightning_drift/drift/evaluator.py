@@ -1,4 +1,4 @@
-"""DriftEvaluator: from pictures and a model to a reading; it knows nothing of when, and writes nothing."""
+"""DriftEvaluator: makes a reading from pictures and a model. When that happens is not its concern."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class DriftEvaluator:
             self.unavailable = probes.no_language
         else:
             try:
-                self.clip = FrozenClip.load(clip)
+                self.clip = FrozenClip.load(clip, option="clip_drift.clip")
             except UserError as error:
-                self.unavailable = f"no CLIP. {str(error)[0].upper()}{str(error)[1:]}"
+                self.unavailable = f"no CLIP; {error}"
 
     def settings(self, module: Any, grid: SeedGrid, precision: str) -> dict[str, Any]:
         """Everything that the base's pictures and embeddings follow from, by option.
@@ -78,12 +78,7 @@ class DriftEvaluator:
             "seed_grid.groups": [
                 [prompt, seed, self.probes.roles[prompt]] for prompt, seed in self.probes.keys
             ],
-            "seed_grid.guidance_scale": grid.guidance_scale,
-            "seed_grid.num_inference_steps": grid.num_inference_steps,
-            "seed_grid.negative_prompt": grid.negative_prompt,
-            "seed_grid.height": grid.height,
-            "seed_grid.width": grid.width,
-            "seed_grid.batch_size": grid.batch_size,
+            **{f"seed_grid.{name}": value for name, value in grid.sampling.settings().items()},
             "clip_drift.clip": self.clip.hash if self.clip else None,
             "trainer.precision": precision,
             "device": module.device.type,
@@ -92,8 +87,16 @@ class DriftEvaluator:
     # -- features ---------------------------------------------------------------------------------------
 
     def features(self, images: Sequence[Image.Image], device: torch.device) -> Features:
-        """Features of pictures, with CLIP embeddings if there is a CLIP."""
-        return self._with_clip(device, lambda: Features.of(images, self.clip))
+        """Features of pictures, with CLIP embeddings if there is a CLIP.
+
+        A CLIP with damaged weights is reported and done without from then on.
+        """
+        try:
+            return self._with_clip(device, lambda: Features.of(images, self.clip))
+        except UserError as error:
+            notice(str(error))
+            self.clip, self.unavailable = None, str(error)
+            return Features.of(images)
 
     def _with_clip(self, device: torch.device, work: Callable[[], T]) -> T:
         """Do work with the CLIP on a device, or on the CPU if it has no room there."""
@@ -207,9 +210,9 @@ class DriftEvaluator:
             context: Makes the context of the networks' calls.
         """
         now = self.pooled(module, context)
-        found = {"text": text_similarity.similarity(base, now)}
+        measures = {"text": text_similarity.similarity(base, now)}
         structure = text_similarity.structure(base, now)
-        return found if structure is None else found | {"text_structure": structure}
+        return measures if structure is None else measures | {"text_structure": structure}
 
     def language(self, base: DriftBase, module: Any, context: Context) -> dict[str, float]:
         """What prompts mean to the denoiser against the base, by tag; nothing if the base was not probed."""
@@ -241,19 +244,19 @@ class DriftEvaluator:
             loss: The loss on the photos; None if the base's is not known, and the pictures alone decide.
         """
         clip, unavailable = self.clip, self.unavailable
-        if clip is not None and (base.settings["clip_drift.clip"] != clip.hash or photos.clip is None):
+        if clip is not None and (base.clip_hash != clip.hash or photos.clip is None):
             clip = None
             unavailable = (
-                "the base model was looked at with another CLIP or none when this run began; begin a new fit "
-                "with this one, or name the former in clip_drift.clip"
+                "the base model was measured with another CLIP, or without one, when this run began; begin "
+                "a new fit with this one, or name the former in clip_drift.clip"
             )
         if clip is None:
             base = base.without_clip()
             features, photos = replace(features, clip=None), replace(photos, clip=None)
-        meter = DriftMetric(self.probes.keys, self.probes.roles, base.pictures, photos, base.texts)
-        meter.distributed_available_fn = lambda: False  # the first rank has all pictures and measures alone
-        meter.update(range(len(self.probes.keys)), features)
-        measures = meter.compute() | ({} if loss is None else {"photo_loss": loss})
+        keys, roles = self.probes.keys, self.probes.roles
+        metric = DriftMetric(keys, roles, base.pictures, photos, base.texts, sync=False)
+        metric.update(range(len(keys)), features)
+        measures = metric.compute() | ({} if loss is None else {"photo_loss": loss})
         return Reading(
             step=step,
             measures=measures,
@@ -263,5 +266,5 @@ class DriftEvaluator:
             weights=weights,
             thresholds=self.thresholds,
             clip=clip.name if clip else None,
-            doubts=meter.doubts(),
+            doubts=metric.doubts(),
         )

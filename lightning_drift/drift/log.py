@@ -1,4 +1,4 @@
-"""What a milestone's reading says, and where it is written: TensorBoard, a JSON file, a sentence."""
+"""A milestone's reading, and where it is written: to TensorBoard, to a JSON file, and in a sentence."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ COMPARED = (
     "spread",
     "pull",
     "aim",
+    "likeness",
     "copy",
     "photo_loss",
 )
@@ -62,11 +63,12 @@ class Reading:
 
     @property
     def markdown(self) -> str:
-        """The verdict in a line, with the zone in bold."""
+        """The verdict in a line, with the zone in bold; a broken model has no position."""
         if self.verdict is None:
             return f"verdict not available: {self.unavailable}"
         border = f" (borderline {self.verdict.borderline})" if self.verdict.borderline else ""
-        return f"**{self.verdict.zone}**{border}, {self.verdict.position:.0f} of 100. {self.verdict.reason}"
+        position = "" if self.verdict.position is None else f", {self.verdict.position:.0f} of 100"
+        return f"**{self.verdict.zone}**{border}{position}. {self.verdict.reason}"
 
     @property
     def line(self) -> str:
@@ -76,21 +78,23 @@ class Reading:
     def scalars(self) -> dict[str, float]:
         """Everything that is a number, by TensorBoard tag.
 
-        Zone and borderline are indices in ``ZONES``; -1 is not borderline. ``corridor/*`` are the lines that
-        the charts of the corridor are drawn against.
+        Zone and borderline are indices in ``ZONES``; -1 is not borderline. A broken model has no position, so
+        the curve of positions has no point there. ``corridor/*`` are the lines that the charts of the
+        corridor are drawn against.
         """
-        found = {f"drift/{name}": value for name, value in self.explaining.items()}
+        scalars = {f"drift/{name}": value for name, value in self.explaining.items()}
         for name, interval in self.measures.items():
-            found[f"drift/{name}"] = interval.value
-            found[f"drift_low/{name}"], found[f"drift_high/{name}"] = interval.low, interval.high
+            scalars[f"drift/{name}"] = interval.value
+            scalars[f"drift_low/{name}"], scalars[f"drift_high/{name}"] = interval.low, interval.high
         if self.verdict is not None:
             border = self.verdict.borderline
-            found["drift/position"] = self.verdict.position
-            found["drift/zone"] = ZONES.index(self.verdict.zone)
-            found["drift/borderline"] = -1 if border is None else ZONES.index(border)
-            found["corridor/position_low"], found["corridor/position_high"] = DREAMING_BAND
-            found |= {f"corridor/{name}": value for name, value in asdict(self.thresholds).items()}
-        return found
+            if self.verdict.position is not None:
+                scalars["drift/position"] = self.verdict.position
+            scalars["drift/zone"] = ZONES.index(self.verdict.zone)
+            scalars["drift/borderline"] = -1 if border is None else ZONES.index(border)
+            scalars["corridor/position_low"], scalars["corridor/position_high"] = DREAMING_BAND
+            scalars |= {f"corridor/{name}": value for name, value in asdict(self.thresholds).items()}
+        return scalars
 
     def save(self, path: Path) -> None:
         """Write the whole reading as JSON, complete or not at all.
@@ -174,6 +178,7 @@ def charts() -> dict[str, dict[str, list[Any]]]:
             "spread between prompts: collapsed below": against("spread", "spread"),
             "pull towards the photos: cooked above": against("pull", "pull"),
             "aim at the photos: cooked above": against("aim", "aim"),
+            "likeness to a photo: cooked above": against("likeness", "likeness"),
             "copies of photos: cooked above": against("copy", "copy"),
             "loss on the photos: damage above": against("photo_loss", "photo_loss"),
         },

@@ -1,4 +1,4 @@
-"""DriftMetric: all measures of a checkpoint against the base, from features that arrive in any order."""
+"""DriftMetric: all measures of a checkpoint against the base, from pictures' features in any order."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class DriftMetric(Metric):
     Pictures are named by their index in ``keys``. Which prompts enter a measure follows from their role:
 
     - language prompts (short, without the identifier, spread over things, hours and styles): language,
-      adherence, retrieval, spread, vendi and clip_t. A dream prompt of adjectives has little to be retrieved.
+      adherence, retrieval, spread, vendi and clip_t. A dream prompt is made of adjectives, by which a picture
+      is hardly recognised.
     - all prompts, dream prompts too: drift, drift_prompt, tilt, pull, aim, coherence, colour, delta_e,
       palette_pull, copy, likeness and diversity. Each prompt weighs the same, however many seeds it has.
 
@@ -77,7 +78,7 @@ class DriftMetric(Metric):
     full_state_update = False
     is_differentiable = False
     higher_is_better = None
-    seen: Tensor
+    counts: Tensor
     layout: Tensor
     lab: Tensor
     thumbnail: Tensor
@@ -106,16 +107,18 @@ class DriftMetric(Metric):
         if texts is not None and len(texts) != len(roles):
             raise ValueError(f"{len(texts)} text embeddings for {len(roles)} prompts")
         if len(photos) == 0:
-            raise UserError("clip_drift: there are no photos to measure against")
+            raise UserError("there are no photos to measure against", "clip_drift")
         for prompt in roles:
             if (count := sum(key[0] == prompt for key in keys)) < 2:
                 raise UserError(
-                    f"clip_drift: the prompt {prompt!r} has {count} seed; give two or more, four to judge by"
+                    f"the prompt {prompt!r} has {count} seed; give two or more, four to judge by",
+                    "clip_drift",
                 )
         if texts is not None and len(self.language_prompts) < 2:
             raise UserError(
-                f"clip_drift: {len(self.language_prompts)} language prompt cannot show whether prompts still "
-                "matter; give two or more, eight to judge by"
+                f"{len(self.language_prompts)} language prompt cannot show whether prompts still matter; "
+                "give two or more, eight to judge by",
+                "clip_drift",
             )
         self.keys, self.base, self.photos = list(keys), base, photos
         self.draws = SeedDraws(keys, draws, seed)
@@ -123,7 +126,7 @@ class DriftMetric(Metric):
         self.texts = None if texts is None else texts[[order.index(p) for p in self.language_prompts]].cpu()
         # Sums over ranks of slots that one rank fills: the same numbers for any split, and a rank that has
         # no picture takes part all the same.
-        self.add_state("seen", torch.zeros(len(keys)), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(len(keys)), dist_reduce_fx="sum")
         for name, tensor in base.tensors().items():
             self.add_state(name, torch.zeros_like(tensor), dist_reduce_fx="sum")
 
@@ -134,15 +137,15 @@ class DriftMetric(Metric):
             indices: Index in ``keys`` of each picture.
             features: Their features; with CLIP embeddings exactly when the base has them.
         """
-        index = torch.as_tensor(indices, dtype=torch.long, device=self.seen.device)
+        index = torch.as_tensor(indices, dtype=torch.long, device=self.counts.device)
         if len(index) != len(features):
             raise ValueError(f"{len(index)} indices for {len(features)} pictures")
         tensors = features.tensors()
         if set(tensors) != set(self.base.tensors()):
             raise ValueError("the pictures and the base's pictures have different features")
-        self.seen[index] = 1.0
+        self.counts[index] = 1.0
         for name, tensor in tensors.items():
-            getattr(self, name)[index] = tensor.to(self.seen.device)
+            getattr(self, name)[index] = tensor.to(self.counts.device)
 
     def compute(self) -> dict[str, Interval]:
         """Every measure with its interval, in the order of ``MEASURES``.
@@ -150,22 +153,22 @@ class DriftMetric(Metric):
         Raises:
             ValueError: Pictures of some keys have not been brought.
         """
-        seen = self.seen.cpu()
-        if not seen.all():
-            missing = [self.keys[i] for i in torch.nonzero(seen == 0)[:, 0].tolist()]
+        counts = self.counts.cpu()
+        if not counts.all():
+            missing = [self.keys[i] for i in torch.nonzero(counts == 0)[:, 0].tolist()]
             raise ValueError(f"{len(missing)} pictures are missing, the first is {missing[0]}")
         # Two ranks may have brought the same picture.
         now = Features.from_tensors(
             {
-                name: getattr(self, name).cpu() / seen.view(-1, *[1] * (getattr(self, name).ndim - 1))
+                name: getattr(self, name).cpu() / counts.view(-1, *[1] * (getattr(self, name).ndim - 1))
                 for name in self.base.tensors()
             }
         )
-        found = {name: self.draws.interval(*self._bounded(name, value)) for name, value in self._all(now)}
+        measures = {name: self.draws.interval(*self._bounded(name, value)) for name, value in self._all(now)}
         if now.clip is not None:
             part, values = self._language(now.clip)
-            found |= {name: part.interval(*self._bounded(name, value)) for name, value in values.items()}
-        return {name: found[name] for name in MEASURES if name in found}
+            measures |= {name: part.interval(*self._bounded(name, value)) for name, value in values.items()}
+        return {name: measures[name] for name in MEASURES if name in measures}
 
     def doubts(self) -> list[str]:
         """Sentences on why the verdict should be read with care; empty when all is well."""
@@ -191,7 +194,7 @@ class DriftMetric(Metric):
     def _all(self, now: Features) -> list[tuple[str, Tensor]]:
         """Measures over all prompts."""
         draws, base, photos = self.draws, self.base, self.photos
-        found = [
+        measures = [
             ("tilt", composition.tilt(draws, base.layout, now.layout)),
             ("colour", colour.colour(draws, base.lab, now.lab)),
             ("delta_e", colour.delta_e(draws, base.lab, now.lab)),
@@ -200,7 +203,7 @@ class DriftMetric(Metric):
             ("likeness", copying.likeness(draws, base.thumbnail, now.thumbnail, photos.thumbnail)),
         ]
         if base.clip is None or now.clip is None or photos.clip is None:
-            return found
+            return measures
         by_photos: list[Callable[[SeedDraws, Tensor, Tensor, Tensor], Tensor]] = [by_clip.pull, by_clip.aim]
         by_base: list[Callable[[SeedDraws, Tensor, Tensor], Tensor]] = [
             by_clip.drift,
@@ -208,8 +211,8 @@ class DriftMetric(Metric):
             by_clip.coherence,
             by_clip.diversity,
         ]
-        found += [(f.__name__, f(draws, base.clip, now.clip, photos.clip)) for f in by_photos]
-        return found + [(f.__name__, f(draws, base.clip, now.clip)) for f in by_base]
+        measures += [(f.__name__, f(draws, base.clip, now.clip, photos.clip)) for f in by_photos]
+        return measures + [(f.__name__, f(draws, base.clip, now.clip)) for f in by_base]
 
     def _language(self, now: Tensor) -> tuple[SeedDraws, dict[str, Tensor]]:
         """Measures over the language prompts."""

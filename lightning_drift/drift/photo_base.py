@@ -1,4 +1,4 @@
-"""What the loss on the photos is measured against: the photos and the base model's errors on them."""
+"""PhotoBase: the photos and the base model's errors on them, against which the loss on the photos is set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.drift.base import ROUNDING
 
 FORMAT = 1
 
@@ -41,14 +40,14 @@ class PhotoBase:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> PhotoBase:
-        """Undo `state`; tensors are copied, for a checkpoint's lie in a mapped file.
+        """Undo `state`. Tensors are copied, because a checkpoint's lie in a mapped file.
 
         Raises:
-            UserError: It was written by another version.
+            UserError: Another version wrote it.
         """
         if state.get("settings", {}).get("format") != FORMAT:
             raise UserError("the base's loss on the photos was kept by another version of lightning-drift")
-        return cls(dict(state["settings"]), **{name: kept.clone() for name, kept in state["tensors"].items()})
+        return cls(dict(state["settings"]), **{name: t.clone() for name, t in state["tensors"].items()})
 
 
 def photo_settings(
@@ -62,30 +61,11 @@ def photo_settings(
         photos: The training photos, of one size; with none, photos and prompt are left out.
     """
     shared = ("model.pipeline", "the autoencoder", "the noise schedule", "trainer.precision", "device")
-    found = {"format": FORMAT, **{name: settings[name] for name in shared}}
+    own = {"format": FORMAT, **{name: settings[name] for name in shared}}
     if photos and input_ids is not None:
-        found["model.instance_prompt"] = input_ids.flatten().tolist()
-        found["data.instance_dir"] = photos_hash(photos)
-    return found
-
-
-def recall_photos(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> tuple[PhotoBase | None, str]:
-    """The base on the photos that a checkpoint holds; None, and why, if it does not fit.
-
-    Args:
-        kept: What `PhotoBase.state` gave to the checkpoint; None if it gave nothing.
-        wanted: `photo_settings` of this run, which it may differ from by rounding.
-    """
-    if not kept:
-        return None, "the checkpoint holds none"
-    try:
-        base = PhotoBase.from_state(kept)
-    except UserError as error:
-        return None, str(error)
-    names = [name for name in wanted if name not in ROUNDING]
-    if different := [name for name in names if base.settings.get(name) != wanted[name]]:
-        return None, f"the checkpoint's was taken with another {', another '.join(different)}"
-    return base, ""
+        own["model.instance_prompt"] = input_ids.flatten().tolist()
+        own["data.instance_dir"] = photos_hash(photos)
+    return own
 
 
 def photos_hash(photos: Sequence[Image.Image]) -> str:

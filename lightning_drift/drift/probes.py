@@ -54,14 +54,14 @@ def find_probes(groups: Groups, dream: str | None, language: str | None, instanc
     pictures: dict[str, list[int]] = {}
     roles: dict[str, Role] = {}
     remarks = []
-    wanted: list[tuple[Role, str | None]] = [("language", language), ("dream", dream)]
-    for role, name in wanted:
+    options: list[tuple[Role, str | None]] = [("language", language), ("dream", dream)]
+    for role, name in options:
         if name is None:
             continue
         if name not in groups:
-            there = ", ".join(groups) or "none"
+            names = ", ".join(groups) or "none"
             remarks.append(
-                f"clip_drift.{role}: seed_grid.groups holds no group {name!r} (there is {there}), so its "
+                f"clip_drift.{role}: seed_grid.groups holds no group {name!r} (there is {names}), so its "
                 "prompts are not measured; name one that is there, or null"
             )
             continue
@@ -88,16 +88,9 @@ def instance_photos(data: Any) -> list[Image.Image]:
     """The training photos as squares of the model's size, cropped in the middle; none where data offers none.
 
     Args:
-        data: A datamodule with ``images()`` and ``side``, such as `InstanceImages`; its stream is left alone.
+        data: A datamodule with ``squares()``, such as `InstanceImages`; its stream is left alone.
 
     Raises:
         UserError: The photos cannot be used.
     """
-    if not hasattr(data, "images"):
-        return []
-    side, photos = int(data.side), []
-    for pixels in data.images():
-        height, width = pixels.shape[:2]
-        top, left = (height - side) // 2, (width - side) // 2
-        photos.append(Image.fromarray(pixels[top : top + side, left : left + side].numpy()))
-    return photos
+    return data.squares() if hasattr(data, "squares") else []

@@ -27,31 +27,35 @@ PROVENANCE = "calibrated on the pocket model; not yet checked on Stable Diffusio
 class Thresholds:
     """Where the zones end. Calibrated on the pocket model; not yet checked on SD v1.5.
 
-    Most come from the study of the pocket's prototype and were kept, for they agree with what was said blind
-    of the grids of nine photo sets (training/calibration/labels).
+    Most were set on an early version of the pocket model, called prototype below. They still agree with the
+    labels that a person gave to the grids of nine photo sets without knowing which was which
+    (training/calibration/labels).
 
     Args:
         drift_prompt: Below it, and below ``tilt``, a checkpoint is under-drifted; in distances between the
             base's prompts. Prototype: 0.02-0.05 while nothing is seen, 0.07-0.34 while dreaming.
         tilt: Likewise for the composition, in re-rolls of the seed. Prototype: up to 0.18 while nothing is
             seen.
-        language_keep: Below it language is being forgotten. Set on the blind labels of one set (coffee:
+        language_keep: Below it language is being forgotten. Set on the labels of one photo set (coffee:
             dreaming down to 0.78, forgetting from 0.73).
-        language_lost: Below it language is lost. Prototype, and agreed on by eye on a held-out subject.
+        language_lost: Below it language is lost. Prototype, and confirmed by eye on another subject.
         spread: Below it different prompts give one picture. Prototype: 0.48 or more before, then under 0.1.
-        copy: Share of pictures that are copies of a photo from which on a checkpoint is cooked. Synthetic
-            blends with photos only: the prototype copied nothing.
-        pull: Above it, and above ``aim``, what lost its language went to the photos: cooked. Prototype:
-            0.5 and more when cooked, under 0.16 when broken.
+        copy: Share of pictures that are copies of a photo above which a checkpoint is cooked. Set on
+            artificial blends with photos, because the prototype copied nothing.
+        pull: A checkpoint that lost its language is cooked if it went to the photos, and broken if not. It
+            went there if it is above this pull, above ``aim`` and above ``likeness``. Prototype: 0.5 and more
+            when cooked, under 0.16 when broken.
         aim: See ``pull``. Prototype: 0.6 and more when cooked, 0.1-0.3 when broken.
         stray: What left the base with less pull than this share of ``drift_prompt`` is broken, not dreaming.
             Prototype: 0.5 and more while dreaming. Random changes of the base's weights mostly lie below it,
-            but large ones may happen to head to the photos (see ``photo_loss``); the first tens of steps of a
-            steep fit may not.
+            but large ones may happen to head to the photos (see ``photo_loss``), and the first tens of steps
+            of a steep fit may not.
         photo_loss: What left the base without a loss on the photos below this share of the base's is broken:
             it has become no better at the photos. 1 is no calibration: every fit makes a model better at its
             own photos. Pocket: fits at most 0.92 after ten steps, 0.72 after a hundred; random changes 1.02
-            and more once pictures had drifted. A hundred lets the pictures alone decide.
+            and more once pictures had drifted. A value of 100 lets the pictures alone decide.
+        likeness: See ``pull``. Noise and empty pictures resemble no photo, even where a CLIP finds them near
+            the photos. Set on the labels of one photo set (galaxies).
     """
 
     drift_prompt: float = 0.06
@@ -90,14 +94,15 @@ class Verdict:
         borderline: The zone it may be in instead, where the interval of a measure crosses a threshold; None
             where the zone is clear.
         position: 0 the base, 25 where dreaming begins, 50 where forgetting begins, 75 where language is lost,
-            100 nothing but the photos, or nothing at all. While dreaming it follows the distance from the
-            base or the loss of language, whichever is farther; later the loss of language.
+            100 nothing but the photos. While dreaming it follows the distance from the base or the loss of
+            language, whichever is farther; later the loss of language. None for a broken model, which is off
+            the corridor.
         reason: A sentence on why, with the numbers that decided in brackets.
     """
 
     zone: str
     borderline: str | None
-    position: float
+    position: float | None
     reason: str
 
 
@@ -125,7 +130,7 @@ def judge(measures: Mapping[str, Interval], thresholds: Thresholds | None = None
     return Verdict(
         zone=zone,
         borderline=_borderline(measures, values, zone, limits),
-        position=round(_position(values, zone, limits), 2),
+        position=_position(values, zone, limits),
         reason=_REASONS[zone](values, limits),
     )
 
@@ -158,18 +163,27 @@ def _damaged(m: Mapping[str, float], limits: Thresholds) -> bool:
 def _borderline(
     measures: Mapping[str, Interval], values: Mapping[str, float], zone: str, limits: Thresholds
 ) -> str | None:
-    """The other zone that the largest part of a deciding measure's interval lies in, if any."""
-    parts = 40
+    """The other zone that the largest part of a deciding measure's interval lies in, if any.
+
+    A model whose loss on the photos is clearly below the base's (its whole interval is below the threshold)
+    is not called borderline broken because of its pictures' intervals: it is known to have become better at
+    the photos, so it is not damaged. At the beginning of a dream the pull is small and its interval wide.
+    This does not hold for a cooked model, which differs from a broken one by its pictures alone.
+    """
+    loss, parts = measures.get("photo_loss"), 40
+    better = zone != "cooked" and loss is not None and loss.high < limits.photo_loss
     share: dict[str, float] = {}
     for name in (*DECIDING, *(name for name in WITH_MODEL if name in measures)):
         low, high = measures[name].low, measures[name].high
-        found = [_zone({**values, name: low + (high - low) * i / parts}, limits) for i in range(parts + 1)]
-        for other in set(found) - {zone}:
-            share[other] = max(share.get(other, 0.0), found.count(other) / len(found))
+        zones = [_zone({**values, name: low + (high - low) * i / parts}, limits) for i in range(parts + 1)]
+        for other in set(zones) - {zone} - ({"broken"} if better else set()):
+            share[other] = max(share.get(other, 0.0), zones.count(other) / len(zones))
     return max(share, key=lambda other: share[other]) if share else None
 
 
-def _position(m: Mapping[str, float], zone: str, limits: Thresholds) -> float:
+def _position(m: Mapping[str, float], zone: str, limits: Thresholds) -> float | None:
+    if zone == "broken":
+        return None
     keep, lost = limits.language_keep, limits.language_lost
     if zone == "under-drifted":
         parts, start = [m["drift_prompt"] / limits.drift_prompt, m["tilt"] / limits.tilt], 0
@@ -182,7 +196,7 @@ def _position(m: Mapping[str, float], zone: str, limits: Thresholds) -> float:
     else:
         language, spread = (lost - m["language"]) / lost, (limits.spread - m["spread"]) / limits.spread
         parts, start = [language, spread, (m["copy"] - limits.copy) / (1 - limits.copy)], 75
-    return start + 25 * min(max(0.0, *parts), 1.0)
+    return round(start + 25 * min(max(0.0, *parts), 1.0), 2)
 
 
 # -- reasons --------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.text import byte_size
 from lightning_drift.export.check import _compare, _has_sd15_shape, probe, refuse_beyond_half
 from lightning_drift.export.delta_lora import SMALL, drift_changes, report, small_bytes, write_small
 from lightning_drift.export.diffusers_folder import write_folder
@@ -29,7 +30,7 @@ from lightning_drift.stable_diffusion.loading import (
 )
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline
 from lightning_drift.stable_diffusion.sampling import native_size
-from lightning_drift.weights.files import sha256
+from lightning_drift.weights.hashes import sha256
 
 if TYPE_CHECKING:
     from lightning_drift.drift.checkpoint_evaluator import CheckpointEvaluator
@@ -40,7 +41,7 @@ _MARGIN = 64 * 2**20  # bytes left free beside the export
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: where, its size in bytes, its hash (``model_hash``) in hex, and what was measured."""
+    """What was written: where, its size in bytes, its hash in hex, and what was measured."""
 
     path: Path
     size: int
@@ -48,8 +49,7 @@ class Exported:
     report: str = ""
 
     def __str__(self) -> str:
-        unit, scale = ("GiB", 2**30) if self.size >= 2**30 else ("MiB", 2**20)
-        wrote = f"wrote {self.path} ({self.size / scale:.2f} {unit}), model hash {self.hash[:10]}"
+        wrote = f"wrote {self.path} ({byte_size(self.size)}), model hash {self.hash[:10]}"
         return f"{self.report}\n\n{wrote}" if self.report else wrote
 
 
@@ -271,8 +271,7 @@ def _refuse_full(target: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size + _MARGIN:
         raise UserError(
-            f"no room for {target}: it needs {(size + _MARGIN) / 2**30:.2f} GiB and "
-            f"{free / 2**30:.2f} GiB are free"
+            f"no room for {target}: it needs {byte_size(size + _MARGIN)} and {byte_size(free)} are free"
         )
 
 

@@ -123,7 +123,7 @@ def drift_changes(bench: "CheckpointEvaluator", parts: OpenedPipeline, written: 
         lines.append(f"| {name.replace('_', ' ')} | {before:.3f} | {after:.3f} | {after - before:+.3f} |")
     seeds, prompts = len(bench.keys), len(bench.roles)
     return (
-        f"Drift measures against the base, by {bench.eye.name}, on {seeds} of the fit's probe pictures "
+        f"Drift measures against the base, by {bench.clip.name}, on {seeds} of the fit's probe pictures "
         f"({prompts} prompts):\n\n" + "\n".join(lines)
     )
 

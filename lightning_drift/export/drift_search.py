@@ -56,7 +56,8 @@ class Search:
         lines = [heads, ["---"] * len(heads)]
         for tried in sorted(self.tried, key=lambda tried: tried.drift):
             values = [f"{tried.measures[name].value:.2f}" for name in shown]
-            lines.append([f"{tried.drift:g}", tried.verdict.zone, f"{tried.verdict.position:.0f}", *values])
+            position = "-" if tried.verdict.position is None else f"{tried.verdict.position:.0f}"
+            lines.append([f"{tried.drift:g}", tried.verdict.zone, position, *values])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return (
             f"{table}\n\nThe drift of {self.drift:g} is the largest, to {PRECISION:g}, at which the model "

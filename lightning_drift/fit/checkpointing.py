@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.text import byte_size
 from lightning_drift.fit.milestones import Milestones
 
 MARGIN = 64 * 2**20  # bytes left free beside a checkpoint, for event files and pictures
@@ -38,8 +39,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         need, free = checkpoint_bytes(checkpoint) + MARGIN, shutil.disk_usage(path.parent).free
         if need > free:
             raise UserError(
-                f"no room for the checkpoint {path}: it needs {need / 2**30:.2f} GiB of the "
-                f"{free / 2**30:.2f} GiB that are free. Make room and resume from the last "
+                f"no room for the checkpoint {path}: it needs {byte_size(need)} of the "
+                f"{byte_size(free)} that are free. Make room and resume from the last "
                 "checkpoint, or set step_checkpoint.keep"
             )
         try:

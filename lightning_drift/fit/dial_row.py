@@ -1,4 +1,4 @@
-"""One picture at several drifts: the model of this moment, with some of its steps taken back or added."""
+"""One picture at several drifts: the change of this moment's model scaled down or up."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from lightning_drift.stable_diffusion.opened_pipeline import TRAINED
 
 
 def read_values(values: str | float | Iterable[float] | None, option: str) -> list[float]:
-    """Drift values in 0 to 1.5; none for None.
+    """Drift values from 0 to 1.5; an empty list for None.
 
     Raises:
-        UserError: They are no numbers or out of range.
+        UserError: They are not numbers, or out of range.
     """
     return [check_drift(value, option) for value in decimals(values, option)] if values is not None else []
 

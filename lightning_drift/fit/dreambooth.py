@@ -5,12 +5,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.rng import generator
+from lightning_drift.fit.optimizer import group_settings, make_optimizer, set_groups
+from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
+from lightning_drift.fit.step_log import LogSteps
 from lightning_drift.fit.step_watch import StepWatch
 from lightning_drift.fit.weight_change import WeightChange
 from lightning_drift.stable_diffusion.autoencoder import vae_factor
@@ -49,7 +52,7 @@ class DreamBooth(LightningModule):
         weight_change_every_n_steps: How often to log the relative weight change of each block; 0 for never.
         log_every_n_steps: How often to log loss, gradient norm, loss scale and learning rate.
         base: Where to find the base pipeline if ``pipeline`` is a checkpoint of an earlier fit.
-        seed: The run's seed (the command line links it to ``seed_everything``).
+        seed: The run's seed (the command line takes it from ``seed_everything``).
     """
 
     def __init__(
@@ -186,10 +189,7 @@ class DreamBooth(LightningModule):
 
     def on_train_start(self) -> None:
         """Apply this run's optimizer settings, which a checkpoint's optimizer state would else override."""
-        for group, settings in zip(
-            self.trainer.optimizers[0].param_groups, self._group_settings, strict=True
-        ):
-            group.update(settings)
+        set_groups(self.trainer.optimizers[0], self._group_settings)
 
     def draw(self, position: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Everything random about one sample, as a function of the seed and its position; drawn on the CPU.
@@ -279,26 +279,14 @@ class DreamBooth(LightningModule):
         """One parameter group for the UNet and one for the text encoder.
 
         Raises:
-            UserError: If the optimizer does not take the arguments.
+            UserError: The optimizer does not take the arguments.
         """
         rates = {
             "unet": self.learning_rate,
             "text_encoder": self.text_encoder_learning_rate or self.learning_rate,
         }
-        groups = [
-            {"params": [p for p in module.parameters() if p.requires_grad], "lr": rates[name]}
-            for name, module in self.trained().items()
-        ]
-        try:
-            optimizer = self.optimizer(groups, **self.optimizer_args)
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{self.optimizer.__name__} refuses them: {error}", "model.optimizer_args"
-            ) from error
-        self._group_settings = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in optimizer.param_groups
-        ]
+        optimizer = make_optimizer(self.optimizer, self.trained(), rates, self.optimizer_args)
+        self._group_settings = group_settings(optimizer)
         return optimizer
 
     def configure_gradient_clipping(
@@ -315,10 +303,10 @@ class DreamBooth(LightningModule):
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             if gradient_clip_val:
                 self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        self.watch.see_grad_norm(norm, self.global_step + 1, can_be_skipped=self._scaler is not None)
+        self.watch.see_grad_norm(norm, self.global_step + 1, can_be_skipped=self.loss_scaler is not None)
 
     @property
-    def _scaler(self) -> Any:
+    def loss_scaler(self) -> Any:
         """The loss scaler of float16 training, if there is one."""
         return getattr(self._trainer and self._trainer.strategy.precision_plugin, "scaler", None)
 
@@ -348,61 +336,15 @@ class DreamBooth(LightningModule):
         """Log steps through a callback, which comes before those that save (see `LogSteps`)."""
         return [LogSteps()]
 
-    def log_step(self, batch_idx: int) -> None:
-        """Log what the last optimizer step did, under the number of steps taken."""
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
-            return
-        step, loss = self.global_step, self.watch.take_loss()
-        if step % self.log_every_n_steps == 0 or step == self.trainer.max_steps:
-            self.check_finite()
-            metrics = {"train/loss": float(loss), "train/learning_rate": self.learning_rate}
-            if self.train_text_encoder and self.text_encoder_learning_rate is not None:
-                metrics["train/text_encoder_learning_rate"] = self.text_encoder_learning_rate
-            if self.watch.grad_norm is not None:
-                metrics["train/grad_norm"] = float(self.watch.grad_norm)
-            if self._scaler is not None:
-                metrics["train/loss_scale"] = float(self._scaler.get_scale())
-            self.log("loss", loss, prog_bar=True, logger=False)
-            self._log(metrics)
-        if self._weight_change and step % self.weight_change_every_n_steps == 0:
-            self._log({f"drift/weights/{block}": change for block, change in self.weight_changes().items()})
-
     def weight_changes(self) -> dict[str, float]:
         """Relative change of each trained block against the base (`WeightChange`); empty if not watched."""
         return self._weight_change.measure(self.trained()) if self._weight_change else {}
-
-    def _log(self, metrics: dict[str, float]) -> None:
-        if self.logger is not None:
-            self.logger.log_metrics(metrics, step=self.global_step)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
     def recipe(self) -> dict[str, Any]:
         """What decides this run's weights, in plain values; stored in every checkpoint and export."""
-        assert self.parts is not None
-        trainer: Any = self._trainer
-        data: Any = getattr(trainer, "datamodule", None)
-        return {
-            "base": self.parts.source,
-            "base_revision": self.parts.revision,
-            "instance_prompt": self.instance_prompt,
-            "learning_rate": self.learning_rate,
-            "train_text_encoder": self.train_text_encoder,
-            "text_encoder_learning_rate": self.text_encoder_learning_rate,
-            "optimizer": f"{self.optimizer.__module__}.{self.optimizer.__qualname__}",
-            "optimizer_args": dict(self.optimizer_args),
-            "pad_tokens": self.pad_tokens,
-            "latents": self.latents_mode,
-            "prediction_type": self.scheduler.config.prediction_type,
-            "resolution": getattr(data, "side", None) or self.resolution,
-            "seed": self.seed,
-            "clip_grad_norm": getattr(trainer, "gradient_clip_val", None),
-            "precision": str(getattr(trainer, "precision", "32-true")),
-            "accumulate": int(getattr(trainer, "accumulate_grad_batches", 1)),
-            "batch_size": getattr(data, "batch_size", None),
-            "data_hash": getattr(data, "data_hash", None),
-            "instance_count": len(data) if hasattr(data, "__len__") else None,
-        }
+        return recipe_of(self, self._trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe."""
@@ -414,43 +356,12 @@ class DreamBooth(LightningModule):
         Raises:
             UserError: If it is not a checkpoint of this trainer, or keys or shapes differ; it names them.
         """
-        if "recipe" not in checkpoint:
-            raise UserError(
-                "the checkpoint holds no recipe: it was not made by this trainer and cannot be resumed"
-            )
-        stored, mine = checkpoint["state_dict"], self.state_dict()
-        wrong = [f"missing {key}" for key in mine if key not in stored]
-        wrong += [f"unexpected {key}" for key in stored if key not in mine]
-        wrong += [f"shape of {key}" for key in mine if key in stored and stored[key].shape != mine[key].shape]
-        if wrong:
-            shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-            base = checkpoint["recipe"].get("base")
-            raise UserError(f"the checkpoint does not fit {self.pipeline} ({shown}); it was made from {base}")
+        check_checkpoint(checkpoint, self.state_dict(), self.pipeline)
         if self.trainer.state.fn != "fit":
             return
-        now = self.recipe()
-        self.resumed_changes = {
-            key: (old, now[key])
-            for key, old in checkpoint["recipe"].items()
-            if key in now and now[key] != old
-        }
+        self.resumed_changes = recipe_changes(checkpoint["recipe"], self.recipe())
         for key, (old, new) in self.resumed_changes.items():
             notice(f"resuming with another {key}: {old} when the checkpoint was saved, {new} now")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing to compute: a ``validate`` run only has its callbacks render the checkpoint."""
-
-
-class LogSteps(Callback):
-    """Logs a step before anything saves it.
-
-    Lightning runs callbacks that save after all others, and the module's own hook after these: a run that is
-    killed between the two would go on behind a step that was never logged.
-    """
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Have the module log the step."""
-        assert isinstance(pl_module, DreamBooth)
-        pl_module.log_step(batch_idx)

@@ -9,7 +9,7 @@ from lightning_drift.common.number_lists import integers
 class Milestones:
     """Counts optimizer steps for a callback, on the boundaries of gradient accumulation only.
 
-    After a resume the step resumed from counts as done, so nothing is saved or rendered over again.
+    After a resume the step of the checkpoint counts as done, so nothing is saved or rendered again.
 
     Args:
         steps: Optimizer steps, such as ``800,1200,1600``; empty for none.

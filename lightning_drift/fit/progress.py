@@ -7,6 +7,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+FIT_BAR = "fit"
+"""What the bar of the optimizer steps is called."""
+GRID_BAR = "grid at step"
+"""What a seed grid's bar is called; the step follows. A corridor reads both in the logs of its fits."""
+
 
 class StepProgressBar(TQDMProgressBar):
     """Counts optimizer steps, not the batches of an epoch, and goes on counting after a resume.
@@ -21,7 +26,7 @@ class StepProgressBar(TQDMProgressBar):
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Begin at the step resumed from; the speed is that of this session."""
         self.train_progress_bar = Tqdm(
-            desc="fit",
+            desc=FIT_BAR,
             total=trainer.max_steps if trainer.max_steps > 0 else None,
             initial=trainer.global_step,
             unit="step",

@@ -1,4 +1,4 @@
-"""Run folders: ``tb_logs/<subject>/<run>``, chosen once, found again when a run is resumed."""
+"""Run folders, ``tb_logs/<subject>/<run>``: where a fit writes, and what it resumes from."""
 
 import os
 import re
@@ -8,9 +8,8 @@ from pathlib import Path
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.fit.checkpointing import read_checkpoint
 
-CHILD_RUN = (
-    "LIGHTNING_DRIFT_RUN"  # tells the processes of a multi-device run which folder the first one chose
-)
+CHILD_RUN = "LIGHTNING_DRIFT_RUN"
+"""Environment variable: tells the processes of a multi-device run which folder the first one chose."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ def choose_run(
 ) -> Run:
     """Decide where a fit writes.
 
-    A named run that exists is gone on with if ``ckpt_path`` is given, and never written into otherwise: a
-    fresh start gets a new folder beside it.
+    With ``ckpt_path`` a named run goes on in its folder. Without it nothing is written into a run that
+    exists: a fresh start gets a new folder beside it.
 
     Args:
         root: The TensorBoard log folder.
@@ -60,11 +59,11 @@ def choose_run(
         checkpoint = find_checkpoint(ckpt_path, root / subject / name)
         return Run(root, subject, name, checkpoint, int(read_checkpoint(checkpoint)["global_step"]))
     if name is None or _used(root / subject / name):
-        taken = name
+        former = name
         name = _new_name(root / subject, safe_name(default[1]))
-        if taken is not None:
+        if former is not None:
             notice(
-                f"{root / subject / taken} holds a run; starting afresh in {root / subject / name} "
+                f"{root / subject / former} holds a run; starting afresh in {root / subject / name} "
                 "(pass --ckpt_path last to go on with it)"
             )
     if ckpt_path is None:
@@ -80,24 +79,70 @@ def choose_run(
 
 
 def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
-    """Resolve ``last`` or a file name.
+    """Resolve ``last``, the newest checkpoint of a run that can be read, or a file name.
+
+    Args:
+        ckpt_path: ``last`` or a file name.
+        folder: The run folder that ``last`` is looked for in.
 
     Raises:
-        UserError: If there is no such checkpoint.
+        UserError: There is no such checkpoint, or none of the run's can be read.
     """
     if ckpt_path != "last":
         path = Path(ckpt_path)
         if not path.is_file():
             raise UserError(f"there is no checkpoint {path}", "ckpt_path")
         return path
-    found = [path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()]
-    if not found:
+    steps, damaged = checkpoint_steps(folder)
+    for path in damaged:
+        notice(f"{path} cannot be read and is passed over")
+    if not steps:
+        what = "no checkpoint that can be read" if damaged else "no checkpoint to resume from"
         raise UserError(
-            f"{folder} holds no checkpoint to resume from; start afresh without --ckpt_path, or name a file",
-            "ckpt_path",
+            f"{folder} holds {what}; start afresh without --ckpt_path, or name a file", "ckpt_path"
         )
     # After a kill between two saves the newest step checkpoint can be ahead of last.ckpt.
-    return max(found, key=lambda path: (int(read_checkpoint(path)["global_step"]), path.name == "last.ckpt"))
+    return max(steps, key=lambda path: (steps[path], path.name == "last.ckpt"))
+
+
+def checkpoint_steps(folder: Path) -> tuple[dict[Path, int], list[Path]]:
+    """A run folder's checkpoints: those that can be read, with their steps, and those that cannot."""
+    steps: dict[Path, int] = {}
+    damaged: list[Path] = []
+    for path in sorted(path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()):
+        try:
+            steps[path] = int(read_checkpoint(path)["global_step"])
+        except UserError:
+            damaged.append(path)
+    return steps, damaged
+
+
+def run_name(version: int | str | None) -> str | None:
+    """The run's folder that a logger's ``version`` names; Lightning makes ``version_3`` of the number 3.
+
+    >>> run_name(3)
+    'version_3'
+    """
+    return f"version_{version}" if isinstance(version, int) else version
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate as people write it.
+
+    >>> rate_text(0.00016)
+    '1.6e-4'
+    """
+    mantissa, _, exponent = f"{rate:e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def rate_name(rate: float) -> str:
+    """What the name of a run at a learning rate begins with.
+
+    >>> rate_name(2e-6)
+    'lr2e-6'
+    """
+    return f"lr{rate_text(rate)}"
 
 
 def run_of(checkpoint: Path) -> Path | None:

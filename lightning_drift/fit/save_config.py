@@ -1,10 +1,10 @@
 """SaveConfig: what a fit leaves behind so that it can be understood and resumed."""
 
+import re
 import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
@@ -13,6 +13,10 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import notice
 from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.configuration import differences
+
+# Set by the resume itself, not by a person.
+_OF_THE_RESUME = re.compile(r"(.*\.)?(ckpt_path|dict_kwargs)")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -23,7 +27,7 @@ class SaveConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: photos and base model must be found good first."""
+        """Nothing yet: photos and base model are checked first."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration before training starts."""
@@ -34,12 +38,15 @@ class SaveConfig(SaveConfigCallback):
         text = self.parser.dump(self.config, skip_none=False)
         if path.exists():
             step = int(read_checkpoint(self.config.ckpt_path)["global_step"])
-            changes = _differences(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text))
+            changes = differences(
+                yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text), _OF_THE_RESUME
+            )
             header = f"# Resumed at step {step} from {self.config.ckpt_path}\n"
+            options = [key.rpartition(".")[2] for key in changes]
             recipe: dict[str, tuple[object, object]] = getattr(pl_module, "resumed_changes", {})
-            told = [change.partition(":")[0].rpartition(".")[2] for change in changes]
-            changes += [f"{key}: {old} -> {new}" for key, (old, new) in recipe.items() if key not in told]
-            text = header + "".join(f"# changed: {change}\n" for change in changes) + text
+            changes |= {key: change for key, change in recipe.items() if key not in options}
+            lines = [f"# changed: {key}: {old} -> {new}\n" for key, (old, new) in changes.items()]
+            text = header + "".join(lines) + text
             path = path.with_name(f"config.resume-{step:05d}.yaml")
         with atomic_write(path) as file:
             file.write(text.encode())
@@ -71,15 +78,3 @@ def _remove_event_files(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
             folder.parent.rmdir()  # only if no other run is in it
-
-
-# Set by the resume itself, not by a person.
-_OF_THE_RESUME = ("ckpt_path", "dict_kwargs")
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """``key: old -> new`` for every leaf that differs between two configurations."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [key for key in {**old, **new} if key not in _OF_THE_RESUME]
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{prefix}{key}.")]
-    return [] if old == new else [f"{prefix.rstrip('.')}: {old} -> {new}"]

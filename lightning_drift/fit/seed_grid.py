@@ -1,8 +1,9 @@
 """SeedGrid: the same prompts and seeds at every milestone, so that the drift can be seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
@@ -18,9 +19,33 @@ from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
 from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
 from lightning_drift.fit.milestones import Milestones
+from lightning_drift.fit.progress import GRID_BAR
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.png import save_png
-from lightning_drift.stable_diffusion.sampling import check_size, dream
+from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream_all
+
+
+@dataclass(frozen=True)
+class GridPictures:
+    """What a seed grid has rendered at one milestone.
+
+    Attributes:
+        step: Optimizer steps; 0 is the base model.
+        images: Pictures by (prompt, seed); only the first rank renders, and all others have none.
+    """
+
+    step: int
+    images: Mapping[tuple[str, int], Image.Image] = field(default_factory=dict)
+
+
+class GridListener(Protocol):
+    """Something that is handed a seed grid's pictures."""
+
+    def on_grid(self, trainer: Trainer, module: Any, pictures: GridPictures) -> None:
+        """Take a milestone's pictures, in ``fit`` and in ``validate``, on every rank.
+
+        The grid is written by then. The step's checkpoint is not saved yet.
+        """
 
 
 class SeedGrid(Callback):
@@ -42,11 +67,14 @@ class SeedGrid(Callback):
         batch_size: Pictures sampled together.
         height: Picture height in pixels, a multiple of 8 for SD v1.5; null for the model's own size.
         width: Picture width likewise.
-        drift_dial: Values such as ``0.5,1,1.25`` for one row more at each milestone after 0: the first
+        drift_dial: Values such as ``0.5,1,1.25`` for one more row at each milestone after 0: the first
             group's first prompt and seed with the drift turned to each (W0 + value (W - W0), 0 to 1.5), on
-            ``dial_step=01200.png`` and in TensorBoard as ``dial/<prompt>``. It tells whether some steps could
-            be taken back, or more taken. Keeps a copy of the weights in the computer's memory meanwhile; null
-            for no row.
+            ``dial_step=01200.png`` and in TensorBoard as ``dial/<prompt>``. It shows whether taking back some
+            of the change, or adding to it, would be better. Needs a copy of the weights in the computer's
+            memory while it is made; null for no row.
+
+    Attributes:
+        listeners: What is handed each milestone's pictures, in this order.
     """
 
     def __init__(
@@ -61,14 +89,15 @@ class SeedGrid(Callback):
         width: int | None = None,
         drift_dial: str | float | list[float] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(
-                f"{batch_size} is not a number of pictures; give 1 or more", "seed_grid.batch_size"
-            )
-        if not 1 <= num_inference_steps <= 1000:
-            raise UserError(
-                f"{num_inference_steps} is out of range; give 1 to 1000", "seed_grid.num_inference_steps"
-            )
+        self.sampling = Sampling.read(
+            "seed_grid",
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            batch_size=batch_size,
+        )
         self.milestones = Milestones(steps, "seed_grid.steps")
         self.groups: dict[str, tuple[list[str], list[int]]] = {}
         for name, group in (groups or {}).items():
@@ -85,18 +114,10 @@ class SeedGrid(Callback):
                     "or case, and their grids would share a name; keep one of them",
                     "seed_grid.groups",
                 )
-        self.guidance_scale = guidance_scale
-        self.num_inference_steps = num_inference_steps
-        self.negative_prompt = negative_prompt
-        self.batch_size = batch_size
-        self.height = height
-        self.width = width
         self.dial_values = read_values(drift_dial, "seed_grid.drift_dial")
         if self.dial_values and "dial" in self.groups:
             raise UserError("the name dial is taken by seed_grid.drift_dial; use another", "seed_grid.groups")
-        #: Pictures of the newest milestone by (prompt, seed), for other callbacks.
-        self.images: dict[tuple[str, int], Image.Image] = {}
-        self.step = -1  # the step that `images` shows
+        self.listeners: list[GridListener] = []
 
     # -- when -------------------------------------------------------------------------------------------
 
@@ -107,7 +128,7 @@ class SeedGrid(Callback):
             UserError: The picture size does not suit the model.
         """
         if self.groups:
-            check_size(pl_module.parts, "seed_grid", self.height, self.width)
+            check_size(pl_module.parts, "seed_grid", self.sampling.height, self.sampling.width)
             self.milestones.announce(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,41 +156,45 @@ class SeedGrid(Callback):
 
     def _milestone(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         run = trainer.log_dir  # asks all ranks
-        if trainer.is_global_zero and self.groups:
-            self.images = self.render(trainer, pl_module, f"grid at step {step}")
-            self.step = step
+        if not self.groups:
+            return
+        pictures = GridPictures(step)
+        if trainer.is_global_zero:
+            images = self.render(trainer, pl_module, f"{GRID_BAR} {step}")
+            pictures = GridPictures(step, images)
             validating = trainer.state.fn == "validate"
             folder = Path(trainer.default_root_dir if validating else run or trainer.default_root_dir)
             place = folder / (f"validate/step={step:05d}" if validating else "grids")
-            self._write(place, step, over_time=not validating)
+            self._write(place, pictures, over_time=not validating)
             if not validating:
-                self._log(trainer, step)
+                self._log(trainer, pictures)
             if self.dial_values and step:
                 self._turn_dial(trainer, pl_module, place, step)
         trainer.strategy.barrier()
+        for listener in self.listeners:
+            listener.on_grid(trainer, pl_module, pictures)
 
     def render(self, trainer: Trainer, pl_module: Any, title: str) -> dict[tuple[str, int], Image.Image]:
         """Sample every (prompt, seed) of all groups once, in the groups' order.
 
         Modes of all submodules are restored one by one afterwards, and no generator but our own is used.
         """
-        wanted = list(
+        keys = list(
             dict.fromkeys((p, s) for prompts, seeds in self.groups.values() for p in prompts for s in seeds)
         )
-        return dict(zip(wanted, self.sample(trainer, pl_module, wanted, title), strict=True))
+        return dict(zip(keys, self.sample(trainer, pl_module, keys, title), strict=True))
 
     def sample(
-        self, trainer: Trainer, pl_module: Any, wanted: Sequence[tuple[str, int]], title: str
+        self, trainer: Trainer, pl_module: Any, keys: Sequence[tuple[str, int]], title: str
     ) -> list[Image.Image]:
         """Sample pictures of (prompt, seed) with the grid's settings; modes are restored as in ``render``."""
         precision = trainer.strategy.precision_plugin
-        images: list[Image.Image] = []
         vae = pl_module.parts.vae
         with (
             eval_mode(pl_module.unet, pl_module.text_encoder, vae),
             placed(vae, pl_module.device),
             tqdm(
-                total=len(wanted),
+                total=len(keys),
                 desc=title,
                 unit="img",
                 leave=trainer.state.fn == "validate",
@@ -177,21 +202,7 @@ class SeedGrid(Callback):
                 disable=not _bar_shown(trainer),
             ) as bar,
         ):
-            for start in range(0, len(wanted), self.batch_size):
-                batch = wanted[start : start + self.batch_size]
-                images += dream(
-                    pl_module.parts,
-                    [prompt for prompt, _ in batch],
-                    [seed for _, seed in batch],
-                    negative_prompt=self.negative_prompt,
-                    guidance_scale=self.guidance_scale,
-                    num_inference_steps=self.num_inference_steps,
-                    height=self.height,
-                    width=self.width,
-                    forward_context=precision.forward_context,
-                )
-                bar.update(len(batch))
-        return images
+            return dream_all(pl_module.parts, keys, self.sampling, precision.forward_context, bar.update)
 
     def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
         """The row of drift values; a base that cannot be read again or a full disk costs the row only."""
@@ -212,32 +223,32 @@ class SeedGrid(Callback):
         if trainer.state.fn != "validate":
             self._add_row(trainer, f"dial/{slug(prompts[0])}", images, step)
 
-    def _write(self, folder: Path, step: int, over_time: bool) -> None:
-        """One labelled sheet a group. A full disk costs the sheets, not the run."""
+    def _write(self, folder: Path, pictures: GridPictures, over_time: bool) -> None:
+        """One labelled sheet per group. A full disk costs the sheets, not the run."""
         try:
             for name, (prompts, seeds) in self.groups.items():
                 sheet = contact_sheet(
-                    [self.images[prompt, seed] for prompt in prompts for seed in seeds],
+                    [pictures.images[prompt, seed] for prompt in prompts for seed in seeds],
                     rows=[prompt or "(empty prompt)" for prompt in prompts],
                     columns=[str(seed) for seed in seeds],
                 )
-                save_png(folder / f"{name}_step={step:05d}.png", sheet)
+                save_png(folder / f"{name}_step={pictures.step:05d}.png", sheet)
             if over_time:
-                save_pictures(folder, step, self.images)
+                save_pictures(folder, pictures.step, pictures.images)
                 for name, (prompts, seeds) in self.groups.items():
                     save_drift_sheet(folder / f"{name}_drift.png", prompts, seeds)
         except OSError as error:
             notice(f"cannot write the grids in {folder}: {error.strerror or error}; the fit goes on")
 
-    def _log(self, trainer: Trainer, step: int) -> None:
+    def _log(self, trainer: Trainer, pictures: GridPictures) -> None:
         """Each prompt's row of pictures under one tag over all steps."""
         rows: dict[str, list[int]] = {}
         for prompts, seeds in self.groups.values():
             for prompt in prompts:
                 rows[prompt] = list(dict.fromkeys([*rows.get(prompt, []), *seeds]))
         for prompt, seeds in rows.items():
-            images = [self.images[prompt, seed] for seed in seeds]
-            self._add_row(trainer, f"grid/{slug(prompt)}", images, step)
+            images = [pictures.images[prompt, seed] for seed in seeds]
+            self._add_row(trainer, f"grid/{slug(prompt)}", images, pictures.step)
 
     def _add_row(self, trainer: Trainer, tag: str, images: Sequence[Image.Image], step: int) -> None:
         writer: Any = getattr(trainer.logger, "experiment", None)

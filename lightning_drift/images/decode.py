@@ -42,7 +42,7 @@ class Decoded:
     remarks: tuple[str, ...]
 
 
-def decode(path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> Decoded:
+def decode(source: Path | bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Decoded:
     """Read a picture as a person sees it.
 
     EXIF orientation is applied, the embedded ICC profile converted to sRGB (relative colorimetric with black
@@ -50,7 +50,7 @@ def decode(path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> De
     pages the first is taken. 16-bit samples are scaled to 8 bits; floating-point samples are read as 0 to 1.
 
     Args:
-        path: The file; its content and not its name decides the format.
+        source: The file, or its bytes; the content and not the name decides the format.
         background: The sRGB colour seen through transparent parts, 0 to 255 each.
 
     Returns:
@@ -59,16 +59,25 @@ def decode(path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> De
     Raises:
         UndecodableError: The file is no picture, is damaged, or cannot be read.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UndecodableError(f"cannot be opened ({error.strerror or error})") from error
+    data = source if isinstance(source, bytes) else read_file(source)
     if not data:
         raise UndecodableError("is empty (0 bytes)")
     with warnings.catch_warnings():
         # Pillow warns above 89 megapixels and refuses above 178; phones do take 108: refusing is enough.
         warnings.simplefilter("ignore")
         return _decode(data, background)
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes, for `decode`.
+
+    Raises:
+        UndecodableError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UndecodableError(f"cannot be opened ({error.strerror or error})") from error
 
 
 def _decode(data: bytes, background: tuple[int, int, int]) -> Decoded:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lightning_drift.assets import PHOTOS
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.text import listed
 from lightning_drift.images.decode import EXTENSIONS
 
 _SIDECARS = (".txt", ".caption", ".json", ".md", ".xmp", ".aae")
@@ -68,9 +69,3 @@ def find_pictures(folder: Path) -> list[Path]:
     if others:
         notice(f"not read in {folder}: {listed(others)} (photos end in {kinds})")
     return pictures
-
-
-def listed(names: list[str], most: int = 8) -> str:
-    """Join names for a sentence, the rest counted."""
-    shown, rest = names[:most], len(names) - most
-    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")

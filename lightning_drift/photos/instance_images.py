@@ -13,20 +13,24 @@ from PIL import Image, ImageColor
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.rng import generator
+from lightning_drift.common.text import listed
 from lightning_drift.images.contact_sheet import contact_sheet
-from lightning_drift.images.decode import UndecodableError, decode
-from lightning_drift.photos.folder import find_folder, find_pictures, listed
+from lightning_drift.images.decode import UndecodableError, decode, read_file
+from lightning_drift.images.png import save_png
+from lightning_drift.photos.folder import find_folder, find_pictures
 from lightning_drift.photos.near_duplicates import alike, perceptual_hash, pixel_digest
 from lightning_drift.photos.posteriors import cached_posteriors
-from lightning_drift.photos.stream import PhotoStream, image_at, random_crop
+from lightning_drift.photos.stream import PhotoStream, image_at, middle_crop, random_crop
 
 
 @dataclass
 class _Photo:
-    """One photograph: what ``setup`` learnt of it, and its sized pixels once they are known."""
+    """One photograph, read once: what ``setup`` learnt of it, and its pixels at the model's size.
+
+    While that size is not known, ``content`` holds the file's bytes, a few MB, in their place.
+    """
 
     path: Path
     file_hash: bytes
@@ -34,6 +38,7 @@ class _Photo:
     look: NDArray[np.bool_]
     size: tuple[int, int]
     sized: Tensor | None = None
+    content: bytes = b""
 
 
 class InstanceImages(LightningDataModule):
@@ -72,11 +77,11 @@ class InstanceImages(LightningDataModule):
     ) -> None:
         super().__init__()
         if resolution is not None and (resolution < 8 or resolution % 8):
-            raise UserError(f"data.resolution must be a multiple of 8, not {resolution}")
+            raise UserError(f"{resolution} is not a size; give a multiple of 8", "data.resolution")
         if batch_size < 1:
-            raise UserError(f"data.batch_size must be 1 or more, not {batch_size}")
+            raise UserError(f"{batch_size} is not a number of photos; give 1 or more", "data.batch_size")
         if num_workers < 0:
-            raise UserError(f"data.num_workers must be 0 or more, not {num_workers}")
+            raise UserError(f"{num_workers} is not a number of processes; give 0 or more", "data.num_workers")
         try:
             self.ground = ImageColor.getrgb(background)[:3]
         except ValueError as error:
@@ -111,7 +116,8 @@ class InstanceImages(LightningDataModule):
         photos: list[_Photo] = []
         for path in paths:
             try:
-                picture = decode(path, self.ground)
+                content = read_file(path)
+                picture = decode(content, self.ground)
                 if self.resolution is not None:
                     self._check_size(picture.image.size, self.resolution)
             except UndecodableError as error:
@@ -119,16 +125,18 @@ class InstanceImages(LightningDataModule):
                 continue
             for remark in picture.remarks:
                 remarks.setdefault(remark, []).append(path.name)
-            photos.append(
-                _Photo(
-                    path,
-                    hashlib.blake2b(path.read_bytes(), digest_size=16).digest(),
-                    pixel_digest(picture.image),
-                    perceptual_hash(picture.image),
-                    picture.image.size,
-                    None if self.resolution is None else self._fit(picture.image, self.resolution),
-                )
+            photo = _Photo(
+                path,
+                hashlib.blake2b(content, digest_size=16).digest(),
+                pixel_digest(picture.image),
+                perceptual_hash(picture.image),
+                picture.image.size,
             )
+            if self.resolution is None:
+                photo.content = content
+            else:
+                photo.sized = self._fit(picture.image, self.resolution)
+            photos.append(photo)
         if refused:
             raise _refusal(folder, len(paths), refused)
         self._photos = photos
@@ -174,7 +182,8 @@ class InstanceImages(LightningDataModule):
             image = image.resize(size, Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(image))
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """The number of photographs."""
         self.setup("fit")
         return len(self._photos)
@@ -185,7 +194,7 @@ class InstanceImages(LightningDataModule):
         if self.resolution is not None:
             return self.resolution
         if self.trainer is None:
-            raise UserError("data.resolution is not set, and there is no model to take it from")
+            raise UserError("it is not set, and there is no model to take it from", "data.resolution")
         module: Any = self.trainer.lightning_module
         return int(module.resolution)
 
@@ -201,12 +210,17 @@ class InstanceImages(LightningDataModule):
             try:
                 self._check_size(photo.size, side)
                 if photo.sized is None:
-                    photo.sized = self._fit(decode(photo.path, self.ground).image, side)
+                    photo.sized = self._fit(decode(photo.content, self.ground).image, side)
+                    photo.content = b""
             except UndecodableError as error:
                 refused[photo.path.name] = str(error)
         if refused:
             raise _refusal(self._photos[0].path.parent, len(self._photos), refused)
         return [photo.sized for photo in self._photos if photo.sized is not None]
+
+    def squares(self) -> list[Image.Image]:
+        """The photographs as squares of the model's size, cropped in the middle whatever ``crop`` is."""
+        return [Image.fromarray(middle_crop(image, self.side).numpy()) for image in self.images()]
 
     @property
     def data_hash(self) -> str:
@@ -271,8 +285,7 @@ class InstanceImages(LightningDataModule):
             captions=[photo.path.name for photo in self._photos],
             cell=None if count <= 36 else 256,
         )
-        with atomic_write(path) as file:
-            sheet.save(file, format="PNG")
+        save_png(Path(path), sheet)
 
 
 def _refusal(folder: Path, count: int, refused: dict[str, str]) -> UserError:

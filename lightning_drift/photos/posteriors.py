@@ -1,16 +1,16 @@
 """The VAE's posterior of each instance image, computed once and kept on disk."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import notice
 from lightning_drift.common.modules import weights_hash
 from lightning_drift.stable_diffusion.autoencoder import posteriors
@@ -33,36 +33,35 @@ def cached_posteriors(
     Returns:
         ``(mean, std)``, float32 ``[n, C, h, w]`` on the CPU, without the VAE's scaling factor.
     """
-    if cache_dir is None:
-        notice("encoding the photos once")
-        return posteriors(vae, images, device)
-    digest = hashlib.blake2b(
-        f"{weights_hash(vae)} {device.type} {tuple(images[0].shape)}".encode(), digest_size=16
-    )
-    for image in images:
-        digest.update(image.numpy().tobytes())
-    file = cache_dir / f"{digest.hexdigest()}.safetensors"
-    if file.is_file():
+    file = None if cache_dir is None else cache_dir / _name(vae, images, device)
+    if file is not None and file.is_file():
         try:
-            kept = load_file(file)
-            mean, std = kept["mean"], kept["std"]
-            if len(mean) != len(images) or mean.shape != std.shape:
-                raise ValueError("unexpected shapes")
-            return mean, std
-        except Exception as error:
-            notice(f"{file} cannot be read ({error}): encoding the photos again")
+            return _read(file, len(images))
+        except Exception as error:  # a damaged file fails in many ways
+            notice(f"{file} cannot be read ({error})")
     notice("encoding the photos once")
     mean, std = posteriors(vae, images, device)
-    # Ranks of one run, and runs side by side, may write at once: each has its own partial file.
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
+    if file is not None:
         try:
-            save_file({"mean": mean, "std": std}, partial)
-            os.replace(partial, file)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except (OSError, SafetensorError) as error:
-        notice(f"the photos' posteriors could not be kept in {cache_dir} ({error})")
+            with atomic_write(file, shared=True) as target:  # ranks, and runs side by side, may write at once
+                target.write(to_bytes({"mean": mean, "std": std}))
+        except OSError as error:
+            notice(f"the photos' posteriors could not be kept in {cache_dir} ({error})")
+    return mean, std
+
+
+def _name(vae: Any, images: Sequence[Tensor], device: torch.device) -> str:
+    """The cache file's name: a hash of what the numbers follow from."""
+    settings = f"{weights_hash(vae)} {device.type} {tuple(images[0].shape)}"
+    digest = hashlib.blake2b(settings.encode(), digest_size=16)
+    for image in images:
+        digest.update(image.numpy().tobytes())
+    return f"{digest.hexdigest()}.safetensors"
+
+
+def _read(file: Path, count: int) -> tuple[Tensor, Tensor]:
+    tensors = load_file(file)
+    mean, std = tensors["mean"], tensors["std"]
+    if len(mean) != count or mean.shape != std.shape:
+        raise ValueError("unexpected shapes")
     return mean, std

@@ -33,6 +33,18 @@ def random_crop(image: Tensor, side: int, seed: int, position: int) -> Tensor:
     return image[top : top + side, left : left + side]
 
 
+def middle_crop(image: Tensor, side: int) -> Tensor:
+    """The ``side x side`` window in the middle.
+
+    Args:
+        image: ``[H, W, C]``, neither side below ``side``.
+        side: Pixels.
+    """
+    height, width = image.shape[:2]
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
 class PhotoStream(IterableDataset[dict[str, Any]]):
     """Batches ``first_batch, first_batch + 1, …`` of one rank, without end and without length.
 
@@ -90,13 +102,13 @@ class PhotoStream(IterableDataset[dict[str, Any]]):
         """
         start = (number * self.world_size + self.rank) * self.batch_size
         positions = range(start, start + self.batch_size)
-        chosen = [image_at(position, self.count, self.seed) for position in positions]
-        batch: dict[str, Any] = {"position": list(positions), "index": chosen}
+        indices = [image_at(position, self.count, self.seed) for position in positions]
+        batch: dict[str, Any] = {"position": list(positions), "index": indices}
         if isinstance(self.content, tuple):
             mean, std = self.content
-            return batch | {"mean": mean[chosen], "std": std[chosen]}
+            return batch | {"mean": mean[indices], "std": std[indices]}
         crops = [
             random_crop(self.content[index], self.resolution, self.seed, position)
-            for index, position in zip(chosen, positions, strict=True)
+            for index, position in zip(indices, positions, strict=True)
         ]
         return batch | {"pixel_values": to_pixel_values(torch.stack(crops))}

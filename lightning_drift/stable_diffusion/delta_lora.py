@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
-from lightning_drift.weights.files import Weights, files_hash, listed
+from lightning_drift.weights.files import Weights
+from lightning_drift.weights.hashes import files_hash
 from lightning_drift.weights.metadata import METADATA, metadata_entry
 
 CHANGE = "change"

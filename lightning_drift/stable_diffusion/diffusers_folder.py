@@ -1,15 +1,15 @@
 """A pipeline in diffusers' folder layout: a config and weights in a folder per part."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
-
-from transformers import CLIPTokenizer
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline, wrong_family
-from lightning_drift.weights.files import Weights, listed, open_weights
+from lightning_drift.weights.clip_tokenizer import read_tokenizer
+from lightning_drift.weights.configs import read_config
+from lightning_drift.weights.files import Weights, open_weights
 from lightning_drift.weights.ldm_names import current_vae_name
 
 _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -18,18 +18,15 @@ _TORCH_NAMES = {
     "text_encoder": "pytorch_model.bin",
 }
 
-HUB_PATTERNS: Mapping[str, Any] = {
-    "allow_patterns": [
-        "model_index.json",
-        "scheduler/scheduler_config.json",
-        "tokenizer/*.json",
-        "tokenizer/merges.txt",
-        *(f"{part}/config.json" for part in PARTS),
-        *(f"{part}/{stem}.safetensors*" for part, stem in _STEMS.items()),
-        *(f"{part}/{stem}-*-of-*.safetensors" for part, stem in _STEMS.items()),
-    ]
-}
-"""What to fetch of a hub pipeline: no safety checker, no second precision, no single files."""
+_NEEDED = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/*.json",
+    "tokenizer/merges.txt",
+    *(f"{part}/config.json" for part in PARTS),
+    *(f"{part}/{stem}.safetensors*" for part, stem in _STEMS.items()),
+    *(f"{part}/{stem}-*-of-*.safetensors" for part, stem in _STEMS.items()),
+)
 
 _OTHER_CLASSES = {
     "XL": "a Stable Diffusion XL pipeline",
@@ -38,6 +35,11 @@ _OTHER_CLASSES = {
     "Inpaint": "an inpainting pipeline",
     "InstructPix2Pix": "an InstructPix2Pix pipeline",
 }
+
+
+def pipeline_files(files: Sequence[str]) -> list[str]:
+    """Of a hub pipeline's files those to fetch: no safety checker, no second precision, no single files."""
+    return [file for file in files if any(fnmatch(file, pattern) for pattern in _NEEDED)]
 
 
 def read_folder(folder: Path) -> OpenedPipeline:
@@ -53,9 +55,9 @@ def read_folder(folder: Path) -> OpenedPipeline:
         files = sorted(
             path.relative_to(folder).as_posix() for path in inside if path.suffix in {".safetensors", ".ckpt"}
         )
-        hint = f" It holds {listed(files)}: give one of these files." if files else ""
-        raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json.{hint}")
-    kind = str(_read_json(folder / "model_index.json").get("_class_name", ""))
+        hint = f". It holds {listed(files)}: give one of these files" if files else ""
+        raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json{hint}")
+    kind = str(read_config(folder / "model_index.json").get("_class_name", ""))
     for mark, what in _OTHER_CLASSES.items():
         if mark in kind:
             raise wrong_family(str(folder), what)
@@ -63,7 +65,7 @@ def read_folder(folder: Path) -> OpenedPipeline:
     lacking = [part for part in (*PARTS, "tokenizer", "scheduler") if not (folder / part).is_dir()]
     if lacking:
         raise UserError(f"{folder} is not a whole Stable Diffusion 1.x pipeline: it lacks {listed(lacking)}")
-    configs = {part: _read_json(folder / part / "config.json") for part in PARTS}
+    configs = {part: read_config(folder / part / "config.json") for part in PARTS}
     if "text_config" in configs["text_encoder"]:  # a whole CLIP's config, as early conversions wrote
         configs["text_encoder"] = configs["text_encoder"]["text_config"]
     weights = {part: _open_part(folder / part, part) for part in PARTS}
@@ -76,8 +78,8 @@ def read_folder(folder: Path) -> OpenedPipeline:
             "text_encoder": text_encoder_weights(weights["text_encoder"]),
             "vae": weights["vae"].renamed({current_vae_name(key): key for key in weights["vae"].shapes}),
         },
-        tokenizer=_read_tokenizer(folder / "tokenizer"),
-        scheduler_config=_read_json(folder / "scheduler" / "scheduler_config.json"),
+        tokenizer=read_tokenizer(folder / "tokenizer"),
+        scheduler_config=read_config(folder / "scheduler" / "scheduler_config.json"),
         files={f.relative_to(folder).as_posix(): f for part in PARTS for f in weights[part].files},
     )
 
@@ -101,23 +103,3 @@ def _open_part(folder: Path, part: str) -> Weights:
         if (folder / name).is_file():
             return open_weights(folder / name)
     raise UserError(f"{folder} holds no weights: expected {names[0]}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no such file: {path}; the pipeline's folder is not complete") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a config: it holds a {type(value).__name__}")
-    return value
-
-
-def _read_tokenizer(folder: Path) -> CLIPTokenizer:
-    try:
-        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # transformers raises many kinds, tokenizers plain Exception
-        raise UserError(f"{folder} holds no readable CLIP tokenizer ({error})") from error
-    return tokenizer

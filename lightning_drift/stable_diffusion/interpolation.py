@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
-from lightning_drift.weights.files import Weights, listed
+from lightning_drift.weights.files import Weights
 
 MOST = 1.5
 

@@ -9,32 +9,19 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from lightning_drift.assets import POCKET
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.delta_lora import is_change, over_base, recorded_base
-from lightning_drift.stable_diffusion.diffusers_folder import HUB_PATTERNS, read_folder
+from lightning_drift.stable_diffusion.diffusers_folder import pipeline_files, read_folder
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline, empty_models
 from lightning_drift.stable_diffusion.single_file import read_single_file
-from lightning_drift.weights.files import (
-    Weights,
-    files_hash,
-    fill,
-    from_state_dict,
-    listed,
-    load_torch_file,
-    open_weights,
-    sha256,
-)
+from lightning_drift.weights.files import Weights, from_state_dict, load_torch_file, open_weights
+from lightning_drift.weights.fill import fill
+from lightning_drift.weights.hashes import files_hash
+from lightning_drift.weights.hub import fetch_folder
 
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 
@@ -71,7 +58,7 @@ class StableDiffusion:
 
     @cached_property
     def hash(self) -> str:
-        """The sha256 of the weights on disk, computed when first asked for; see ``model_hash``."""
+        """The sha256 of the weights on disk, computed when first asked for; see ``files_hash``."""
         return files_hash(self.weight_files)
 
 
@@ -99,7 +86,7 @@ def load_stable_diffusion(
 
 
 def load_opened(parts: OpenedPipeline) -> StableDiffusion:
-    """Build the models of a pipeline that was found and read their weights, strictly."""
+    """Build the models of an opened pipeline and read their weights, strictly."""
     models: dict[str, Any] = empty_models(parts.configs, parts.source)
     for part in PARTS:
         fill(models[part], parts.weights[part], part.replace("_", " "))
@@ -117,23 +104,6 @@ def load_opened(parts: OpenedPipeline) -> StableDiffusion:
         step=parts.step,
         weight_files=parts.files,
     )
-
-
-def model_hash(pipeline: str, revision: str | None = None) -> str:
-    r"""The sha256 in hex of a model's weights on disk; its first 10 digits are A1111's model hash.
-
-    For one file it is the sha256 of the file. For a folder it is the sha256 of the lines
-    ``<relative path> <sha256 of the file>\n`` of its weight files, sorted by path. A file is read once, then
-    remembered while it is unchanged.
-
-    Args:
-        pipeline: What ``load_stable_diffusion`` takes.
-        revision: Branch, tag or commit, for a hub id.
-    """
-    path = Path(pipeline).expanduser()
-    if pipeline != "pocket" and path.is_file():
-        return sha256(path)
-    return files_hash(open_pipeline(pipeline, revision).files)
 
 
 def open_pipeline(pipeline: str, revision: str | None = None, base: str | None = None) -> OpenedPipeline:
@@ -157,7 +127,12 @@ def open_pipeline(pipeline: str, revision: str | None = None, base: str | None =
     if pipeline in _MOVED:
         notice(f"{pipeline} was removed from the hub; taking {_MOVED[pipeline]}, the same weights")
         pipeline = _MOVED[pipeline]
-    folder = _fetch(pipeline, revision)
+    folder = fetch_folder(
+        pipeline,
+        pipeline_files,
+        instead="a local diffusers folder or a single .safetensors file",
+        revision=revision,
+    )
     return replace(read_folder(folder), source=pipeline, revision=folder.name)
 
 
@@ -202,8 +177,8 @@ def _read_change(weights: Weights, path: Path, base: str | None) -> OpenedPipeli
     """A base and what a fine-tune changed of it: a delta or a LoRA of our own export."""
     name, revision = recorded_base(weights, path)
     beside = path.parent / name  # where a base that had no public name may have been copied
-    found = base or (str(beside) if beside.exists() else name)
-    parts = _find_base(path, found, None if base else revision, "which")
+    source = base or (str(beside) if beside.exists() else name)
+    parts = _find_base(path, source, None if base else revision, "which")
     return over_base(parts, weights, path)
 
 
@@ -215,29 +190,6 @@ def _find_base(path: Path, name: str, revision: str | None, needed: str) -> Open
             f"{path} was fine-tuned from {name}, {needed} it needs, but that cannot be "
             f"loaded: {error}. If it lies elsewhere, name it with base"
         ) from error
-
-
-def _fetch(name: str, revision: str | None) -> Path:
-    """The snapshot folder of a hub pipeline, fetched where the cache lacks it."""
-    advice = (
-        "Give a local diffusers folder or a single .safetensors file instead, or fetch it once where the hub "
-        f"can be reached and copy it into the cache folder {constants.HF_HUB_CACHE}."
-    )
-    at = f"{name} at {revision}" if revision else name
-    try:
-        return Path(snapshot_download(name, revision=revision, **HUB_PATTERNS))
-    except RevisionNotFoundError as error:
-        raise UserError(f"{name} has no revision {revision} on the hub") from error
-    except GatedRepoError as error:
-        raise UserError(
-            f"{name} asks for consent on its hub page; give it there and log in with `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"{name} is neither a local folder nor a public model on the hub. {advice}"
-        ) from error
-    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(f"{at} is not in the cache and the hub cannot be reached. {advice}") from error
 
 
 def _fitting_tokenizer(parts: OpenedPipeline) -> CLIPTokenizer:

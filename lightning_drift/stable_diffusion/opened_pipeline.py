@@ -12,6 +12,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.weights.configs import model_options
 from lightning_drift.weights.files import Weights
 
 PARTS = ("unet", "text_encoder", "vae")
@@ -25,7 +26,7 @@ _FOREIGN_OPTIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_
 
 @dataclass(frozen=True)
 class OpenedPipeline:
-    """A pipeline found but not yet read: opened weights beside the configs they belong to.
+    """A pipeline opened but not yet read: weights beside the configs that they belong to.
 
     Attributes:
         source: What loads it again: ``pocket``, a hub id, or an absolute path.
@@ -66,7 +67,7 @@ def empty_models(configs: Mapping[str, Mapping[str, Any]], origin: str) -> dict[
         UserError: The configs describe another family of models.
     """
     _check_family(configs, origin)
-    unet, text, vae = (_plain(configs[part]) for part in PARTS)
+    unet, text, vae = (model_options(configs[part]) for part in PARTS)
     for config, part, keys in (
         (unet, "UNet", ("dropout",)),
         (text, "text encoder", ("attention_dropout", "dropout")),
@@ -87,20 +88,6 @@ def empty_models(configs: Mapping[str, Mapping[str, Any]], origin: str) -> dict[
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise UserError(f"a config of {origin} describes no Stable Diffusion 1.x model: {error}") from error
     return {part: model.eval() for part, model in models.items()}
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without what says only who wrote it and how it is stored."""
-    drop = {
-        "_class_name",
-        "_diffusers_version",
-        "_name_or_path",
-        "architectures",
-        "model_type",
-        "dtype",
-        "torch_dtype",
-    }
-    return {key: value for key, value in config.items() if key not in drop | {"transformers_version"}}
 
 
 class _Quiet:

@@ -1,8 +1,9 @@
-"""Dreams: pictures from prompts and seeds by deterministic DDIM, one starting noise a seed."""
+"""Dreams: pictures from prompts and seeds by deterministic DDIM; each seed has one starting noise."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler
@@ -24,6 +25,75 @@ NOISE_SCHEDULE = (
     "rescale_betas_zero_snr",
     "timestep_spacing",
 )
+
+
+MOST_STEPS = 1000
+"""DDIM steps at most: the training timesteps of Stable Diffusion 1.x."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are sampled: what decides them beside the model, the prompt and the seed.
+
+    Attributes:
+        num_inference_steps: DDIM steps, 1 to 1000.
+        guidance_scale: Classifier-free guidance, 0 to 100; at 1 or less there is none.
+        negative_prompt: What to steer away from; it takes the place of the empty prompt in the guidance.
+        height: Pixels, a whole number of latent cells (8 for SD v1.5); None for the model's own size.
+        width: Likewise.
+        batch_size: Pictures that `dream_all` samples together, 1 or more; changes pictures by rounding only.
+        generator_device: Where the starting noise is drawn: "cpu" gives the same picture on any machine,
+            "cuda" the noise of ``torch.Generator("cuda")`` on the model's device.
+
+    Raises:
+        UserError: A number is out of range; the error's option is the attribute's name.
+    """
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 3.0
+    negative_prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    batch_size: int = 4
+    generator_device: Literal["cpu", "cuda"] = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_inference_steps <= MOST_STEPS:
+            raise UserError(
+                f"{self.num_inference_steps} is out of range; give 1 to {MOST_STEPS}", "num_inference_steps"
+            )
+        if not 0 <= self.guidance_scale <= 100:
+            raise UserError(
+                f"{self.guidance_scale:g} is out of range; give 0 to 100, the recipe's is 3.0",
+                "guidance_scale",
+            )
+        if self.batch_size < 1:
+            raise UserError(f"{self.batch_size} is not a number of pictures; give 1 or more", "batch_size")
+
+    @classmethod
+    def read(cls, option: str, **values: Any) -> "Sampling":
+        """Make it from the values of options that begin with a name.
+
+        Raises:
+            UserError: A value is refused; the error names the option, such as ``seed_grid.guidance_scale``.
+        """
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise error.of(f"{option}.{error.option}") from error
+
+    def settings(self) -> dict[str, Any]:
+        """What decides a picture's bits on one device, in plain values by name; `read` takes them back."""
+        return {name: value for name, value in asdict(self).items() if name != "generator_device"}
+
+    def check_device(self, option: str) -> None:
+        """Refuse to draw noise on a device that is not there.
+
+        Raises:
+            UserError: ``generator_device`` is "cuda" and there is no CUDA device.
+        """
+        if self.generator_device == "cuda" and not torch.cuda.is_available():
+            raise UserError("there is no CUDA device here; use cpu", f"{option}.generator_device")
 
 
 def ddim(scheduler_config: Mapping[str, Any]) -> DDIMScheduler:
@@ -94,13 +164,9 @@ def dream(
     model: StableDiffusion,
     prompts: Sequence[str],
     seeds: Sequence[int],
+    sampling: Sampling | None = None,
     *,
-    negative_prompt: str = "",
-    guidance_scale: float | Sequence[float] = 3.0,
-    num_inference_steps: int = 50,
-    height: int | None = None,
-    width: int | None = None,
-    generator_device: str | torch.device = "cpu",
+    guidance_scales: Sequence[float] | None = None,
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     encode: Callable[[StableDiffusion, Sequence[str]], Tensor] = encode_prompts,
 ) -> list[Image.Image]:
@@ -111,17 +177,11 @@ def dream(
     the noise, and no global generator is touched. The caller sets evaluation mode.
 
     Args:
-        model: The parts; UNet and text encoder on one device, the autoencoder anywhere (it is used where it
-            lies).
-        prompts: One prompt a picture.
-        seeds: One seed a picture, as many as prompts.
-        negative_prompt: Takes the place of the empty prompt in the guidance.
-        guidance_scale: 1 or less samples without guidance. One for all pictures or one for each, then all
-            above 1 or none.
-        num_inference_steps: DDIM steps, 1 to the number of training timesteps.
-        height: Pixels, a multiple of 8 for SD v1.5; None means the model's own size.
-        width: Likewise.
-        generator_device: Where starting noise is drawn; "cpu" gives the same picture on any machine.
+        model: UNet and text encoder on one device, the autoencoder anywhere (it is used where it lies).
+        prompts: One prompt per picture.
+        seeds: One seed per picture.
+        sampling: How to sample; None for the defaults. Its batch size is not used.
+        guidance_scales: One scale per picture in place of ``sampling.guidance_scale``; all above 1 or none.
         forward_context: Makes the context of the networks' calls, such as autocast.
         encode: Gives the text-encoder states of prompts.
 
@@ -131,24 +191,27 @@ def dream(
     Raises:
         ValueError: Some guidance scales are above 1 and some are not.
     """
-    factor = vae_factor(model)
-    height, width = height or native_size(model), width or native_size(model)
+    sampling = sampling or Sampling()
+    factor, side = vae_factor(model), native_size(model)
+    height, width = sampling.height or side, sampling.width or side
     shape = (1, int(model.unet.config.in_channels), height // factor, width // factor)
     device = model.unet.device
     scheduler = ddim(model.scheduler_config)
-    scheduler.set_timesteps(num_inference_steps, device=device)
-    scales = [guidance_scale] if isinstance(guidance_scale, int | float) else list(guidance_scale)
+    scheduler.set_timesteps(sampling.num_inference_steps, device=device)
+    scales = guidance_scales or [sampling.guidance_scale]
     guided = any(scale > 1.0 for scale in scales)
     if guided and not all(scale > 1.0 for scale in scales):
         raise ValueError("pictures with and without guidance are not sampled together")
     scale = torch.tensor(scales, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
-    latents = torch.cat([starting_noise(seed, shape, generator_device) for seed in seeds]).to(device)
+    drawn_on = device if sampling.generator_device == "cuda" else torch.device("cpu")
+    latents = torch.cat([starting_noise(seed, shape, drawn_on) for seed in seeds]).to(device)
+    negative = sampling.negative_prompt
     with forward_context():
-        texts = list(dict.fromkeys([negative_prompt, *prompts] if guided else prompts))
+        texts = list(dict.fromkeys([negative, *prompts] if guided else prompts))
         states = encode(model, texts).to(model.unet.dtype)
         condition = states[[texts.index(prompt) for prompt in prompts]]
         if guided:
-            condition = torch.cat([states[texts.index(negative_prompt)].expand_as(condition), condition])
+            condition = torch.cat([states[texts.index(negative)].expand_as(condition), condition])
         for timestep in scheduler.timesteps:
             noisy = torch.cat([latents, latents]) if guided else latents
             prediction = model.unet(noisy.to(model.unet.dtype), timestep, condition, return_dict=False)[
@@ -159,3 +222,27 @@ def dream(
                 prediction = unconditional + scale * (conditional - unconditional)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
     return [decode_latent(model, latent) for latent in latents]
+
+
+def dream_all(
+    model: StableDiffusion,
+    pictures: Sequence[tuple[str, int]],
+    sampling: Sampling,
+    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    advance: Callable[[int], object] = bool,
+) -> list[Image.Image]:
+    """Sample pictures of (prompt, seed) in batches of ``sampling.batch_size``; see `dream`.
+
+    Args:
+        model: As for `dream`.
+        pictures: A prompt and a seed for each picture.
+        sampling: How to sample.
+        forward_context: As for `dream`.
+        advance: Called with the number of new pictures after each batch, such as a progress bar's ``update``.
+    """
+    images: list[Image.Image] = []
+    for start in range(0, len(pictures), sampling.batch_size):
+        prompts, seeds = zip(*pictures[start : start + sampling.batch_size], strict=True)
+        images += dream(model, prompts, seeds, sampling, forward_context=forward_context)
+        advance(len(prompts))
+    return images

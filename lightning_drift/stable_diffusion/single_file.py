@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline, empty_models, wrong_family
 from lightning_drift.stable_diffusion.sd15 import sd15_config
 from lightning_drift.weights import ldm_names
 from lightning_drift.weights.clip_tokenizer import sd15_tokenizer, tokenizer_from_json
-from lightning_drift.weights.files import Weights, listed
+from lightning_drift.weights.files import Weights
 from lightning_drift.weights.metadata import METADATA, metadata_entry
 
 # Noise schedule buffers of LDM's training module; the schedule is in scheduler_config instead.

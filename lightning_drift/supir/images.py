@@ -61,7 +61,7 @@ class _Requests(Dataset[UpscaleRequest]):
             try:
                 with request.path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256")
-            except OSError:  # said when the picture is read
+            except OSError:  # the error is reported when the picture is read
                 return request
             request.content = digest.hexdigest()[:10]
             if request.seed < 0:
@@ -72,15 +72,15 @@ class _Requests(Dataset[UpscaleRequest]):
 class UpscaleImages(LightningDataModule):
     """The pictures to upscale.
 
-    Beside ``photo.png`` a file ``photo.txt`` may hold its caption, and ``photo.tiles.txt`` a caption a line
-    for the windows of tiled sampling, row by row. Further samples of an image are named ``photo_2``,
+    Beside ``photo.png`` a file ``photo.txt`` may hold its caption, and ``photo.tiles.txt`` one caption per
+    line for each window of tiled sampling, row by row. Further samples of an image are named ``photo_2``,
     ``photo_3``, ….
 
     Args:
-        images: A folder of images, one image, or a list of both. Of a folder hidden files, subfolders and
-            ``contact_sheet.png`` are left out.
-        seed: Seed of the noise, the same for every image; -1 gives each image its own, 0 to 65535, which
-            follows from its contents, so that a stopped run goes on with the same.
+        images: A folder of images, one image, or a list of both. Hidden files, subfolders and
+            ``contact_sheet.png`` in a folder are left out.
+        seed: Seed of the noise, the same for every image; -1 gives each image its own, 0 to 65535. That
+            follows from the image's contents, so that a stopped run goes on with the same seeds.
         num_samples: Pictures to make of each image, which differ in their noise.
         captions: Use the captions found beside the images.
         batch_size: Pictures of equal size to restore together. A picture does not depend on it beyond
@@ -102,17 +102,17 @@ class UpscaleImages(LightningDataModule):
             raise UserError(f"{batch_size} is not a number of pictures; give 1 or more", "data.batch_size")
         if seed < -1:
             raise UserError(
-                f"{seed} is not a seed; give 0 or more, or -1 for one of each image's own", "data.seed"
+                f"{seed} is not a seed; give 0 or more, or -1 to give each image its own", "data.seed"
             )
         paths = [
             path for name in ([images] if isinstance(images, str) else images) for path in _find(Path(name))
         ]
         stems = Counter(path.stem for path in paths)
         names = [path.stem if stems[path.stem] == 1 else path.name for path in paths]
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
             raise UserError(
-                f"several images are called {twice[0]}; give their folders one at a time", "data.images"
+                f"several images are called {repeated[0]}; give their folders one at a time", "data.images"
             )
         self.requests = [
             UpscaleRequest(
@@ -144,15 +144,15 @@ def _find(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"no such file or folder: {path}", "data.images")
-    found = sorted(
+    images = sorted(
         file
         for file in path.iterdir()
         if file.is_file() and file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
     )
-    found = [file for file in found if file.stem != "contact_sheet"]
-    if not found:
+    images = [file for file in images if file.stem != "contact_sheet"]
+    if not images:
         raise UserError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)})", "data.images")
-    return found
+    return images
 
 
 def _read_caption(path: Path) -> str:

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 
 from lightning_drift.supir.memory.levels import Memory
-from lightning_drift.supir.sampling.samplers import Sampling
-from lightning_drift.supir.sampling.tiling import windows
+from lightning_drift.supir.sampling.samplers import EdmSampling
+from lightning_drift.supir.sampling.tiling import Tiling
 
 LATENT = 8
 """Pixels a side of one latent cell of SDXL's autoencoder."""
@@ -34,10 +34,9 @@ class Method:
         compile: Compile the network.
         size: Edge of the original and the target picture that the networks are told.
         cell: Pixels a side of one latent cell of the base's autoencoder.
-        reference: Reference behaviour throughout.
     """
 
-    sampling: Sampling
+    sampling: EdmSampling
     prompt: str = ""
     negative_prompt: str = ""
     color_fix: Literal["Wavelet", "AdaIn", "None"] = "Wavelet"
@@ -52,13 +51,20 @@ class Method:
     compile: bool = False
     size: int = 1024
     cell: int = LATENT
-    reference: bool = False
+
+    @property
+    def reference(self) -> bool:
+        """Whether everything is done as the reference does it; decided by the sampling."""
+        return self.sampling.reference
+
+    @property
+    def tiling(self) -> Tiling:
+        """The windows of sampling."""
+        return Tiling(self.tile, self.stride, self.tile_batch, self.reference)
 
     def window_count(self, width: int, height: int) -> int:
         """Windows of a picture of so many pixels as processed."""
-        if not self.tile:
-            return 1
-        return len(windows(height // self.cell, width // self.cell, self.tile, self.stride, self.reference))
+        return len(self.tiling.windows(height // self.cell, width // self.cell))
 
     def described(self) -> dict[str, object]:
         """What decides a picture's pixels, prompts apart, in the words of image metadata."""

@@ -1,4 +1,4 @@
-"""The predict stage that prints: SUPIR on an SDXL base."""
+"""The predict stage that upscales pictures: SUPIR on an SDXL base."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,15 +13,23 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.images.decode import Source, UndecodableError, read_source
 from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
+from lightning_drift.supir.failures import Failures
 from lightning_drift.supir.images import UpscaleRequest
 from lightning_drift.supir.memory.levels import Memory
-from lightning_drift.supir.network.find import find_model
+from lightning_drift.supir.network.find import find_sdxl, find_supir
 from lightning_drift.supir.network.weights import Checkpoints, open_checkpoints
+from lightning_drift.supir.options import (
+    Dtype,
+    check_autoencoder_tiles,
+    check_ranges,
+    check_windows,
+    precision,
+)
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise, Noise, ReferenceNoise
-from lightning_drift.supir.sampling.samplers import Sampling
+from lightning_drift.supir.sampling.samplers import EdmSampling
 from lightning_drift.supir.settings import LATENT, Method
-from lightning_drift.supir.sizes import Frame, frame, to_image, to_tensor
+from lightning_drift.supir.sizes import Frame, Sizing, to_image, to_tensor
 
 LICENCE = (
     "SUPIR's weights are licensed by their owner, SupPixel, for non-commercial use only; none come with this "
@@ -29,14 +37,12 @@ LICENCE = (
 )
 PROMPT = "sharp textures, fine grain, rich color depth"
 NEGATIVE_PROMPT = "blurry, low quality, jpeg artifacts"
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 class SupirUpscaler(LightningModule):
     """Upscales pictures with SUPIR v0 (Yu et al. 2024, arXiv:2401.13627) on an SDXL base model.
 
-    The defaults are those of the essay's prints, 512x512 to 2048x2048. Every result is exactly `upscale`
+    The defaults enlarge 512x512 to 2048x2048. Every result is exactly `upscale`
     times its input; transparency and an RGB profile are kept. SUPIR's weights are licensed for non-commercial
     use.
 
@@ -124,42 +130,31 @@ class SupirUpscaler(LightningModule):
         decoder_tile_size: int = 0,
     ) -> None:
         super().__init__()
-        _check_range("upscale", upscale, 0.25, 16)
-        _check_range("min_size", min_size, 64, 8192)
-        _check_range("edm_steps", edm_steps, 2, 999)
-        for name, value in (("s_cfg", s_cfg), ("spt_linear_cfg", spt_linear_cfg)):
-            _check_range(name, value, 0, 30)
-        _check_range("s_stage1", s_stage1, -100, 100)
-        for name, value in (("control_scale", control_scale), ("spt_linear_control", spt_linear_control)):
-            _check_range(name, value, 0, 1)
-        _check_range("s_churn", s_churn, 0, 1000)
-        _check_range("s_noise", s_noise, 0, 2)
-        _check_range("eta", eta, 0, 1)
-        _check_range("size_condition", size_condition, 256, 4096)
-        _check_range("tile_batch", tile_batch, 1, 1024)
-        if tile_size and (tile_size < 256 or tile_size % 32):
-            raise UserError(f"{tile_size} is not 0 or a multiple of 32 of at least 256", "model.tile_size")
-        if tile_size and (not 0 <= tile_overlap < tile_size or tile_overlap % LATENT):
-            raise UserError(
-                f"{tile_overlap} is no multiple of {LATENT} below tile_size, {tile_size}",
-                "model.tile_overlap",
-            )
-        if bool(encoder_tile_size) != bool(decoder_tile_size):
-            raise UserError("model.encoder_tile_size and model.decoder_tile_size: give both or neither")
-        if encoder_tile_size and not reference_numerics:
-            raise UserError(
-                "model.encoder_tile_size belongs to reference_numerics; without it model.memory: sequential "
-                "tiles the autoencoder exactly"
-            )
-        if encoder_tile_size:
-            _check_range("encoder_tile_size", encoder_tile_size, 64, 8192)
-            _check_range("decoder_tile_size", decoder_tile_size, 8, 1024)
+        check_ranges(
+            {
+                "upscale": upscale,
+                "min_size": min_size,
+                "edm_steps": edm_steps,
+                "s_cfg": s_cfg,
+                "spt_linear_cfg": spt_linear_cfg,
+                "s_stage1": s_stage1,
+                "control_scale": control_scale,
+                "spt_linear_control": spt_linear_control,
+                "s_churn": s_churn,
+                "s_noise": s_noise,
+                "eta": eta,
+                "size_condition": size_condition,
+                "tile_batch": tile_batch,
+            }
+        )
+        check_windows(tile_size, tile_overlap)
+        check_autoencoder_tiles(encoder_tile_size, decoder_tile_size, reference_numerics)
         if compile and memory == "stream":
-            raise UserError("model.compile does not go with model.memory: stream; switch one of them off")
+            raise UserError("does not go with model.memory: stream; switch one of them off", "model.compile")
         self.supir, self.sdxl = supir, sdxl
         self.prompt, self.negative_prompt = prompt, negative_prompt
-        self.upscale, self.min_size = upscale, min_size
-        self.sampling = Sampling(
+        self.sizing = Sizing(upscale, min_size, reference_numerics)
+        self.sampling = EdmSampling(
             sampler=sampler,
             steps=edm_steps,
             s_cfg=s_cfg,
@@ -179,10 +174,9 @@ class SupirUpscaler(LightningModule):
         self.memory: Memory = memory
         self.compile_network = compile
         self.size_condition = size_condition
-        self.reference = reference_numerics
         self.vae_tiles = (encoder_tile_size, decoder_tile_size) if encoder_tile_size else None
         self.checkpoints: Checkpoints | None = None
-        self.failures: list[str] = []
+        self.failures = Failures()
         self._restorer: Restorer | None = None
         self._hashes: dict[str, str] = {}
         self._sources: tuple[Path, Source] | None = None
@@ -198,9 +192,7 @@ class SupirUpscaler(LightningModule):
         if self.supir != "pocket":
             notice(LICENCE)
         if self.checkpoints is None:
-            self.checkpoints = open_checkpoints(
-                find_model(self.supir, "supir"), find_model(self.sdxl, "sdxl")
-            )
+            self.checkpoints = open_checkpoints(find_supir(self.supir), find_sdxl(self.sdxl))
             self._hashes = self.checkpoints.hashes()
             if self.cell != LATENT and self.vae_tiles is not None:
                 raise UserError(
@@ -227,29 +219,18 @@ class SupirUpscaler(LightningModule):
             tile=self.tile_size // self.cell,
             stride=(self.tile_size - self.tile_overlap) // self.cell,
             tile_batch=self.tile_batch,
-            diff_dtype=DTYPES[self._precision("diff")],
-            ae_dtype=DTYPES[self._precision("ae")],
+            diff_dtype=precision(self.diff_dtype, "network", self.device),
+            ae_dtype=precision(self.ae_dtype, "autoencoder", self.device),
             vae_tiles=self.vae_tiles,
             memory=self.memory,
             compile=self.compile_network,
             size=self.size_condition,
             cell=self.cell,
-            reference=self.reference,
         )
-
-    def _precision(self, part: Literal["diff", "ae"]) -> str:
-        chosen = self.diff_dtype if part == "diff" else self.ae_dtype
-        if chosen != "auto":
-            return chosen
-        if self.device.type == "cpu":
-            return "float32"
-        if part == "diff":
-            return "float16"
-        return "bfloat16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
     def on_predict_start(self) -> None:
         """Forget failures of an earlier run."""
-        self.failures.clear()
+        self.failures = Failures()
 
     # -- pictures ----------------------------------------------------------------------------------
 
@@ -258,9 +239,11 @@ class SupirUpscaler(LightningModule):
         settings: dict[str, object] = {
             **self.method().described(),
             "Seed": request.seed,
-            "Sample": f"{request.sample + 1} of {request.samples}" if self.reference else request.sample + 1,
-            "Upscale": f"{self.upscale:g}",
-            "Min size": self.min_size,
+            "Sample": f"{request.sample + 1} of {request.samples}"
+            if self.sampling.reference
+            else request.sample + 1,
+            "Upscale": f"{self.sizing.upscale:g}",
+            "Min size": self.sizing.min_size,
             "Model": Path(self.sdxl).stem,
             "SUPIR": Path(self.supir).stem,
             **self._hashes,
@@ -268,7 +251,7 @@ class SupirUpscaler(LightningModule):
         if request.tile_captions:
             settings["Tile captions"] = " | ".join(request.tile_captions)
         settings["Input hash"] = request.content
-        separator = "" if self.reference else ", "
+        separator = "" if self.sampling.reference else ", "
         prompt = separator.join(text for text in (request.caption, self.prompt) if text)
         return request.name, {"parameters": infotext(prompt, self.negative_prompt, settings)}
 
@@ -281,10 +264,10 @@ class SupirUpscaler(LightningModule):
                 try:
                     source, sizes = self._read(request)
                 except UserError as error:
-                    self._fail(request, str(error))
+                    self._skip(request, str(error))
                     continue
                 # The reference's noise comes from one stream for each image.
-                key = (sizes.padded, request.path if self.reference else None)
+                key = (sizes.padded, request.path if self.sampling.reference else None)
                 groups.setdefault(key, []).append((request, source, sizes))
             return [picture for group in groups.values() for picture in self._upscale(group)]
 
@@ -295,7 +278,7 @@ class SupirUpscaler(LightningModule):
             except UndecodableError as error:
                 raise UserError(str(error)) from error
         source = self._sources[1]
-        sizes = frame(*source.image.size, self.upscale, self.min_size, self.reference)
+        sizes = self.sizing.frame(*source.image.size)
         count = self.method().window_count(*sizes.padded)
         if request.tile_captions and len(request.tile_captions) != count:
             raise UserError(
@@ -309,7 +292,7 @@ class SupirUpscaler(LightningModule):
         names = ", ".join(request.name for request, _, _ in group)
         try:
             with self._bar(names) as bar:
-                made = restorer.restore(
+                results = restorer.restore(
                     torch.stack([to_tensor(source.image, sizes) for _, source, sizes in group]),
                     [request.captions for request, _, _ in group],
                     [self._noise(request) for request, _, _ in group],
@@ -324,11 +307,11 @@ class SupirUpscaler(LightningModule):
                 "model.memory: sequential, stream or 8bit, a smaller model.tile_size, or data.batch_size 1"
             )
             for request, _, _ in group:
-                self._fail(request, f"does not fit into the device's memory; try {advice}")
+                self._skip(request, f"does not fit into the device's memory; try {advice}")
             return []
         return [
-            self._finish(request, source, to_image(pixels, sizes, self.reference))
-            for (request, source, sizes), pixels in zip(group, made, strict=True)
+            self._finish(request, source, to_image(pixels, sizes))
+            for (request, source, sizes), pixels in zip(group, results, strict=True)
         ]
 
     def _ready(self) -> Restorer:
@@ -336,7 +319,7 @@ class SupirUpscaler(LightningModule):
         if self._restorer is None:
             assert self.checkpoints is not None
             self._restorer = Restorer(self.checkpoints, self.method(), self.device)
-            self._restorer.encode_prompts(self._all_captions())
+            self._restorer.prompts.encode(self._all_captions())
         return self._restorer
 
     def _all_captions(self) -> Iterable[str]:
@@ -344,8 +327,11 @@ class SupirUpscaler(LightningModule):
         requests: list[UpscaleRequest] = getattr(data, "requests", [])
         return [caption for request in requests for caption in request.captions]
 
+    def _skip(self, request: UpscaleRequest, reason: str) -> None:
+        self.failures.add(request.path, reason, tell=request.sample == 0)
+
     def _noise(self, request: UpscaleRequest) -> Noise:
-        if self.reference:
+        if self.sampling.reference:
             return ReferenceNoise(request.seed, request.sample, request.samples, self.device)
         return AddressedNoise(request.seed, request.sample, self.device)
 
@@ -362,15 +348,6 @@ class SupirUpscaler(LightningModule):
         name, text = self.describe(request)
         return Picture(request, name, image, text, source.icc_profile)
 
-    # -- failures ----------------------------------------------------------------------------------
-
-    def _fail(self, request: UpscaleRequest, reason: str) -> None:
-        sentence = f"{request.path} {reason}" if not reason.startswith(str(request.path)) else reason
-        if request.sample == 0 or sentence not in self.failures:
-            notice(f"skipped: {sentence}")
-        if sentence not in self.failures:
-            self.failures.append(sentence)
-
     def on_predict_end(self) -> None:
         """Let the weights go and report what failed.
 
@@ -378,24 +355,9 @@ class SupirUpscaler(LightningModule):
             UserError: Pictures could not be made; the message lists them.
         """
         self._restorer = None
-        failures = list(self.failures)
-        if self.trainer.world_size > 1:
-            gathered: list[list[str]] = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(gathered, failures)
-            failures = list(dict.fromkeys(failure for rank in gathered for failure in rank))
-        if failures:
-            listing = "".join(f"\n  {failure}" for failure in failures)
-            number = "one image" if len(failures) == 1 else f"{len(failures)} images"
-            if not self.trainer.is_global_zero:
-                raise SystemExit(2)  # the first process says it for all
-            raise UserError(f"{number} could not be upscaled, the others are done:{listing}")
+        self.failures.report(self.trainer)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     """A GPU's refusal has a class of its own, a CPU's only its words."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{value:g} is out of range; give {low:g} to {high:g}", f"model.{name}")

@@ -8,6 +8,7 @@ from typing import Any
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.number_lists import decimals, integers
 from lightning_drift.stable_diffusion.interpolation import check_drift
+from lightning_drift.stable_diffusion.sampling import Sampling
 from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.templates import Prompt, expand, sampled
 
@@ -24,7 +25,7 @@ class Cell:
         seed: Seed of the starting noise.
         guidance_scale: Guidance scale.
         num_inference_steps: DDIM steps.
-        checkpoint: The model's name, as it was given.
+        checkpoint: The model's name.
         drift: The dial: 0 the base, 1 the model.
     """
 
@@ -39,7 +40,7 @@ class Cell:
 
 @dataclass(unsafe_hash=True)  # not frozen: Lightning refuses to carry frozen ones to a device
 class SweepRequest:
-    """One picture to make. Cells with the same picture share it: a base belongs to many.
+    """One picture to make. Cells with the same picture share a request, as many cells share a base.
 
     Attributes:
         model: The model; for a drift of 0 its base.
@@ -99,15 +100,10 @@ class Product:
             raise UserError(f"{count} is not a number of prompts; give 1 or more", f"{option}.sample_prompts")
         scales = decimals(options["guidance_scale"], f"{option}.guidance_scale")
         for scale in scales:
-            if not 0 <= scale <= 100:
-                raise UserError(
-                    f"{scale:g} is out of range; give 0 to 100, the recipe's is 3.0",
-                    f"{option}.guidance_scale",
-                )
+            Sampling.read(option, guidance_scale=scale)
         steps = integers(options["num_inference_steps"], f"{option}.num_inference_steps")
         for number in steps:
-            if not 1 <= number <= 1000:
-                raise UserError(f"{number} is out of range; give 1 to 1000", f"{option}.num_inference_steps")
+            Sampling.read(option, num_inference_steps=number)
         drifts = decimals(options["drift"], f"{option}.drift")
         return cls(
             name,
@@ -151,8 +147,8 @@ class Grid:
 
     Attributes:
         cells: The cells, product by product.
-        requests: The picture of each cell.
-        bases: The picture of the base at the same prompt, seed, guidance and steps; empty if not asked for.
+        requests: For each cell, its picture.
+        bases: For each cell, the base's picture at the same prompt, seed, guidance and steps; or empty.
     """
 
     cells: list[Cell] = field(default_factory=list)
@@ -164,9 +160,9 @@ class Grid:
         """The cells of all products.
 
         Args:
-            products: The products; what is a cell of two is there twice, with one picture.
+            products: The products; a cell that two of them have is there twice, and has one picture.
             models: Models by name.
-            with_base: Whether every cell's base is needed too.
+            with_base: Whether to render every cell's base too.
         """
         grid = cls()
         for each in products:
@@ -184,10 +180,12 @@ class Grid:
     def pictures(self) -> list[SweepRequest]:
         """Every picture once, those of one model together, and of equal shape within."""
         order: dict[tuple[str, float], int] = {}
-        wanted = list(dict.fromkeys([*self.requests, *self.bases]))
-        for request in wanted:
+        pictures = list(dict.fromkeys([*self.requests, *self.bases]))
+        for request in pictures:
             order.setdefault((request.model.hash, request.drift), len(order))
-        return sorted(wanted, key=lambda request: (order[request.model.hash, request.drift], *shape(request)))
+        return sorted(
+            pictures, key=lambda request: (order[request.model.hash, request.drift], *shape(request))
+        )
 
     def batches(self, size: int) -> list[list[SweepRequest]]:
         """The pictures in batches that one call can sample: one model, one step count, all guided or none."""

@@ -1,4 +1,4 @@
-"""Sweep: which pictures a sweep is of, as the data of a ``predict`` run."""
+"""Sweep: the pictures of a sweep, as the data of a ``predict`` run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.dreams.dreamer import DREAM_PROMPT
 from lightning_drift.sweep.cells import Grid, Product, SweepRequest
 from lightning_drift.sweep.models import SweepModel, find_models
+from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
 MAIN = "sweep"
 _OPTIONS = ("prompts", "slots", "sample_prompts", "seeds", "guidance_scale", "num_inference_steps", "drift")
@@ -29,7 +30,7 @@ class Sweep(LightningDataModule):
             as ``ablations.yaml``. Prompts may be templates with slots, such as ``a city by {artist}``.
         slots: Values of each slot: a list, or a ``.txt`` file such as ``artists.txt``. A template with a slot
             twice takes pairs of different values.
-        sample_prompts: Keep so many of the prompts, chosen at random and the same each time; null for all.
+        sample_prompts: Keep this many of the prompts, chosen at random, always the same ones; null for all.
         seeds: Seeds, such as ``0-31`` or ``1,5,9``.
         guidance_scale: Guidance scales, such as ``1,3,7.5``.
         num_inference_steps: DDIM step counts, such as ``20,50``.
@@ -103,9 +104,18 @@ class Sweep(LightningDataModule):
             options = {**options, "slots": None, "sample_prompts": None}
         return Product.read(name, {**options, **changed}, self.checkpoints, option)
 
+    def setup(self, stage: str) -> None:
+        """Refuse a module that cannot render it, before anything is loaded.
+
+        Raises:
+            UserError: The module is not a `SweepDreamer`.
+        """
+        if self.trainer is not None and not isinstance(self.trainer.lightning_module, SweepDreamer):
+            raise UserError("a Sweep is rendered by model.class_path lightning_drift.SweepDreamer", "data")
+
     @property
     def models(self) -> dict[str, SweepModel]:
-        """The models by name; found when first asked for."""
+        """The models by name, opened on first use."""
         if self._models is None:
             self._models = find_models(self.checkpoints, self.base)
         return self._models

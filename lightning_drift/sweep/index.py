@@ -1,4 +1,4 @@
-"""The index of a sweep: a row a cell, with every parameter, measure and file, as CSV."""
+"""The index of a sweep: one row per cell, with every parameter, measure and file, as CSV."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,8 +31,8 @@ class Index:
     """The rows of a sweep.
 
     Attributes:
-        rows: For each cell its values by column; what is not known is missing.
-        slots: Names of the columns that hold what slots were filled with.
+        rows: For each cell its values by column; a measure that could not be taken is missing.
+        slots: Names of the columns that hold the slots' values.
     """
 
     rows: list[Row]

@@ -1,8 +1,9 @@
-"""What is measured of a sweep's pictures: against the base's of the same cell, the prompt and the photos."""
+"""Measures of a sweep's pictures, against the base's of the same cell, the prompt and the photos."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from lightning_drift.sweep.cells import AXES, Cell
 
 PICTURE_MEASURES = {
     "drift_from_base": "1 - cosine of the CLIP embeddings of the picture and the base's of the same cell",
-    "pull": "how far it went from the base's picture towards the photos; 1 is as near as they are together",
+    "pull": "how far it went from the base's picture to the photos; 1 is as near as they are to each other",
     "adherence": "cosine with its own prompt less the mean with the sweep's other prompts",
     "clip_t": "cosine with its own prompt",
     "diversity": "mean 1 - cosine between the seeds of its cell",
@@ -29,15 +30,15 @@ PICTURE_MEASURES = {
 
 
 @dataclass
-class Seen:
-    """What is known of a sweep's pictures.
+class SweepFeatures:
+    """Features of a sweep's pictures, and which of them belong to which cell.
 
     Attributes:
-        features: Of all pictures.
-        now: Position in them of each cell's picture.
-        base: Position of each cell's base; empty if there are none.
+        features: Features of all pictures.
+        now: For each cell, the position of its picture in them.
+        base: For each cell, the position of its base's picture; empty if the bases are not rendered.
         texts: The prompts' CLIP embeddings by prompt; None without CLIP.
-        photos: Features of the photos by checkpoint; those of which none are known are missing.
+        photos: Features of the photos by checkpoint, for the checkpoints whose photos are at hand.
     """
 
     features: Features
@@ -47,27 +48,30 @@ class Seen:
     photos: Mapping[str, Features]
 
 
-def measure(cells: Sequence[Cell], seen: Seen) -> list[dict[str, float]]:
-    """The measures of each cell's picture that can be taken.
+def measure(cells: Sequence[Cell], pictures: SweepFeatures) -> list[dict[str, float]]:
+    """Measure each cell's picture, as far as CLIP, bases and photos allow.
 
     Args:
         cells: The cells.
-        seen: Their pictures.
+        pictures: Features of their pictures.
 
     Returns:
         For each cell its measures by name, in the order of `PICTURE_MEASURES`.
     """
-    now = seen.features[seen.now]
-    base = seen.features[seen.base] if len(seen.base) else None
+    now = pictures.features[pictures.now]
+    base = pictures.features[pictures.base] if len(pictures.base) else None
     columns: dict[str, Tensor] = {"lightness": now.lab[:, 0], "chroma": now.lab[:, 1:].norm(dim=1)}
     if base is not None:
         apart = layout_directions(now.layout) - layout_directions(base.layout)
         columns["tilt"] = apart.square().sum(1) / 2
         columns["delta_e"] = (now.lab - base.lab).norm(dim=1)
     if now.clip is not None:
-        columns |= _by_clip(cells, now.clip, base.clip if base is not None else None, seen.texts)
-    rows = [dict(zip(columns, values, strict=True)) for values in _rows(columns)]
-    for name, photos in seen.photos.items():
+        columns |= _by_clip(cells, now.clip, base.clip if base is not None else None, pictures.texts)
+    rows = [
+        {name: value for name, value in zip(columns, values, strict=True) if not isnan(value)}
+        for values in _rows(columns)
+    ]
+    for name, photos in pictures.photos.items():
         own = [index for index, cell in enumerate(cells) if cell.checkpoint == name]
         for index, values in zip(own, _rows(_by_photos(own, now, base, photos)), strict=True):
             rows[index] |= dict(zip(("likeness", "pull"), values, strict=False))
@@ -75,8 +79,8 @@ def measure(cells: Sequence[Cell], seen: Seen) -> list[dict[str, float]]:
 
 
 def _rows(columns: Mapping[str, Tensor]) -> list[list[float]]:
-    found: list[list[float]] = torch.stack([column.double() for column in columns.values()], 1).tolist()
-    return found
+    rows: list[list[float]] = torch.stack([column.double() for column in columns.values()], 1).tolist()
+    return rows
 
 
 def _by_clip(
@@ -84,8 +88,6 @@ def _by_clip(
 ) -> dict[str, Tensor]:
     now = now.double()
     columns = {"diversity": _diversity(cells, now)}
-    if not columns["diversity"].isfinite().all():
-        del columns["diversity"]  # one seed tells nothing
     if base is not None:
         columns["drift_from_base"] = (now - base.double()).square().sum(1) / 2
     if texts is not None:
@@ -98,16 +100,17 @@ def _by_clip(
 
 
 def _diversity(cells: Sequence[Cell], now: Tensor) -> Tensor:
+    """For each cell, how its seeds differ; NaN where there is one seed, which tells nothing."""
     members = defaultdict(list)
     for index, cell in enumerate(cells):
         members[(cell.product, *(getattr(cell, axis) for axis in AXES if axis != "seed"))].append(index)
-    found = torch.full((len(cells),), torch.nan, dtype=torch.float64)
+    diversity = torch.full((len(cells),), torch.nan, dtype=torch.float64)
     for indices in members.values():
         count = len(indices)
         if count > 1:
             likeness = (now[indices].sum(0).square().sum() - count) / (count * (count - 1))
-            found[indices] = (1 - likeness).clamp(min=0)
-    return found
+            diversity[indices] = (1 - likeness).clamp(min=0)
+    return diversity
 
 
 def _by_photos(

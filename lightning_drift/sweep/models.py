@@ -9,17 +9,17 @@ from lightning_drift.stable_diffusion.interpolation import base_of
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 from lightning_drift.stable_diffusion.sampling import check_cells
-from lightning_drift.weights.files import files_hash
+from lightning_drift.weights.hashes import files_hash
 
 
 class SweepModel:
-    """A model that pictures are made with. Two of the same weights are one.
+    """A model that pictures are made with, opened and not yet loaded; its hash tells models apart.
 
     Args:
-        name: What loads it, as it was given.
+        name: What loads it, as ``checkpoints`` gives it.
         parts: Its parts.
         base: The model it was fine-tuned from; None for one that is a base itself.
-        base_name: Where the base was said to be, if it was.
+        base_name: The option ``base``, where the base was found by it; else None.
     """
 
     def __init__(
@@ -62,26 +62,26 @@ def find_models(checkpoints: Sequence[str], base: str | None) -> dict[str, Sweep
     A model that does not say what it was fine-tuned from is a base itself, unless ``base`` is given.
 
     Args:
-        checkpoints: What ``--model.pipeline`` takes, each.
+        checkpoints: The models' names: whatever ``--model.pipeline`` takes.
         base: Where to find the base of them all, if not where they say.
 
     Returns:
-        The models by the name that was given.
+        The models by name.
 
     Raises:
-        UserError: One cannot be found, or its base cannot.
+        UserError: A model or its base cannot be found.
     """
     if not checkpoints:
         raise UserError("the list of checkpoints is empty; give a model, such as pocket", "data.checkpoints")
     bases: dict[str, SweepModel] = {}
-    found: dict[str, SweepModel] = {}
+    models: dict[str, SweepModel] = {}
     for name in checkpoints:
         parts = open_pipeline(name, base=base)
         if parts.base is None and not base and not (parts.recipe or {}).get("base"):
             model = SweepModel(name, parts)
-            found[name] = bases.setdefault(model.hash, model)
+            models[name] = bases.setdefault(model.hash, model)
             continue
         origin = base_of(parts, base)
         own = SweepModel(base or origin.source, origin)
-        found[name] = SweepModel(name, parts, bases.setdefault(own.hash, own), base)
-    return found
+        models[name] = SweepModel(name, parts, bases.setdefault(own.hash, own), base)
+    return models

@@ -1,16 +1,22 @@
 """The plan of a sweep: how many cells and pictures, how long and how much disk, before anything is made."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from lightning_drift.common.errors import notice
+from lightning_drift.common.text import byte_size, duration
 from lightning_drift.sweep.cells import SweepRequest
-from lightning_drift.sweep.data import Sweep
 from lightning_drift.sweep.index import slot_column
 from lightning_drift.sweep.sheets import check_axes
-from lightning_drift.sweep.sweep_dreamer import SweepDreamer
+
+if TYPE_CHECKING:
+    from lightning_drift.sweep.data import Sweep
+    from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
 _TEXT = 1024  # bytes of a picture's parameters and headers
 
@@ -48,9 +54,9 @@ def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, 
     if there := len(pictures) - len(missing):
         lines.append(f"there    {there:,} already, {len(missing):,} to make")
     if missing:
-        lines.append(f"time     about {_duration(_seconds(data, module, missing, device) / devices)}")
+        lines.append(f"time     about {duration(_seconds(data, module, missing, device) / devices)}")
         needed, free = _bytes(module, missing), _free(folder)
-        lines.append(f"disk     up to {_size(needed)} in {folder}, {_size(free)} free")
+        lines.append(f"disk     up to {byte_size(needed)} in {folder}, {byte_size(free)} free")
         if needed > free:
             notice(f"the sweep may need more than is free in {folder}; it stops where the disk is full")
     return "\n".join(lines)
@@ -60,51 +66,36 @@ def _seconds(data: Sweep, module: SweepDreamer, missing: list[SweepRequest], dev
     """An estimate from a few steps of the first picture; others count by their size and guidance."""
     first = missing[0]
     loading, batch, step = module.trial(first, data.batch_size, device)
-    total, seen = 0.0, set()
+    total, loaded = 0.0, set()
     weight = _weight(module, first)
     for requests in _batches(data, missing):
         request = requests[0]
         relative = _weight(module, request) / weight
         total += batch + step * relative * request.num_inference_steps
-        if (key := (request.model.hash, request.drift)) not in seen:
-            seen.add(key)
+        if (key := (request.model.hash, request.drift)) not in loaded:
+            loaded.add(key)
             total += loading
     return total
 
 
 def _batches(data: Sweep, missing: list[SweepRequest]) -> list[list[SweepRequest]]:
-    there = set(missing)
+    left = set(missing)
     return [
-        batch for batch in data.grid.batches(data.batch_size) if any(request in there for request in batch)
+        batch for batch in data.grid.batches(data.batch_size) if any(request in left for request in batch)
     ]
 
 
 def _weight(module: SweepDreamer, request: SweepRequest) -> float:
-    height, width = request.model.size(module.height, module.width)
-    return height * width * (2 if request.guidance_scale > 1 else 1)
+    sampling = module.sampling_of(request)
+    return (sampling.height or 0) * (sampling.width or 0) * (2 if request.guidance_scale > 1 else 1)
 
 
 def _bytes(module: SweepDreamer, requests: list[SweepRequest]) -> int:
     """The most that pictures take: PNG is hardly ever larger than the pixels."""
-    sizes = (request.model.size(module.height, module.width) for request in requests)
-    return sum(3 * height * width + _TEXT for height, width in sizes)
+    sizes = (module.sampling_of(request) for request in requests)
+    return sum(3 * (size.height or 0) * (size.width or 0) + _TEXT for size in sizes)
 
 
 def _free(folder: Path) -> int:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
-
-
-def _size(count: float) -> str:
-    for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if count < 1024 or unit == "GiB":
-            return f"{count:.1f} {unit}"
-    raise AssertionError
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,6 +1,7 @@
-"""What follows when a sweep's pictures are there: measures, index, tables, contact sheets, ranking page."""
+"""What a sweep writes once all pictures are there: measures, index, tables, contact sheets, ranking page."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,29 @@ from tqdm import tqdm
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.drift.default_clip import default_clip
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.drift.state import DriftState
 from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.images.png import save_png
 from lightning_drift.photos.folder import find_folder, find_pictures
 from lightning_drift.sweep.cells import Cell, Grid, SweepRequest
 from lightning_drift.sweep.index import Index
-from lightning_drift.sweep.measure import Seen, measure
+from lightning_drift.sweep.measure import SweepFeatures, measure
 from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.page import write_page
 from lightning_drift.sweep.sheets import sheets
 from lightning_drift.sweep.summary import summary
 
-INDEX, PAGE, TABLES = "index.csv", "lab.html", "tables.md"
+INDEX, PAGE, TABLES = "index.csv", "sweep.html", "tables.md"
 THUMBNAIL = 256
 """Longest side of a thumbnail; smaller pictures are their own."""
 _CHUNK = 64
 
 
 class SweepReport(Callback):
-    """Measures a sweep's pictures and writes what shows them, in the first process, once all are there."""
+    """Measures a sweep's pictures and writes its report, in the first process, once all are there."""
 
     def __init__(self) -> None:
         self._eye: FrozenClip | None = None
@@ -65,9 +68,9 @@ class SweepReport(Callback):
         try:
             self._write(data, names, writer.output_dir, module)
         except OSError as error:
-            said = error.strerror or error
+            reason = error.strerror or error
             raise UserError(
-                f"cannot write {error.filename or writer.output_dir}: {said}. All pictures are there; the "
+                f"cannot write {error.filename or writer.output_dir}: {reason}. All pictures are there; the "
                 "same command goes on"
             ) from error
 
@@ -84,13 +87,12 @@ class SweepReport(Callback):
             file.write(summary(index, title).encode())
         count = 0
         for name, sheet in sheets(index, folder, data.sheet_axes, data.sheets) if data.sheets else ():
-            with atomic_write(folder / "sheets" / f"{name}.png") as file:
-                sheet.save(file, format="PNG")
+            save_png(folder / "sheets" / f"{name}.png", sheet)
             count += 1
         thumbnails = {name: _thumbnail(folder, name) for name in dict.fromkeys([*files, *bases])}
         write_page(folder / PAGE, index, thumbnails, title, _command_facts(data, module))
-        said = f"{count} contact sheet{'s' * (count != 1)} in {folder / 'sheets'}, " if count else ""
-        print(f"\n{said}the index in {folder / INDEX}, means in {folder / TABLES}")
+        sheet_count = f"{count} contact sheet{'s' * (count != 1)} in {folder / 'sheets'}, " if count else ""
+        print(f"\n{sheet_count}the index in {folder / INDEX}, means in {folder / TABLES}")
         print(f"Rank them:    {folder / PAGE}")
 
     def _measure(
@@ -109,7 +111,7 @@ class SweepReport(Callback):
         features = Features.from_tensors({name: torch.cat([p[name] for p in parts]) for name in parts[0]})
         texts = _texts(grid.cells, eye) if eye else None
         now, base = ([place[request] for request in some] for some in (grid.requests, grid.bases))
-        return measure(grid.cells, Seen(features, now, base, texts, self._photos))
+        return measure(grid.cells, SweepFeatures(features, now, base, texts, self._photos))
 
 
 def _texts(cells: list[Cell], eye: FrozenClip) -> dict[str, Tensor]:
@@ -120,12 +122,11 @@ def _texts(cells: list[Cell], eye: FrozenClip) -> dict[str, Tensor]:
 def _eye(clip: str | None, models: Mapping[str, SweepModel]) -> FrozenClip | None:
     """The CLIP; without one the measures that need none are taken, and it is said."""
     if clip == "auto":
-        pocket = all((model.base or model).parts.source == "pocket" for model in models.values())
-        clip = "pocket" if pocket else "openai/clip-vit-large-patch14"
+        clip = default_clip(*((model.base or model).parts for model in models.values()))
     try:
-        return FrozenClip.load(clip) if clip else None
+        return FrozenClip.load(clip, option="data.clip") if clip else None
     except UserError as error:
-        notice(f"data.{error}. Until then only what needs no CLIP is measured")
+        notice(f"{error}. Until then only what needs no CLIP is measured")
         return None
 
 
@@ -155,13 +156,14 @@ def _kept_photos(model: SweepModel, eye: FrozenClip | None) -> Features | None:
     """What ClipDrift kept of the photos in a checkpoint; without embeddings if another CLIP saw them."""
     if model.base is None or not model.parts.source.endswith(".ckpt"):
         return None
-    state = read_checkpoint(model.parts.source).get("callbacks", {}).get("ClipDrift", {})
+    state = DriftState.from_checkpoint(model.parts.source)
     try:
-        photos = Features.from_tensors({name: tensor.clone() for name, tensor in state["photos"].items()})
-        same = eye is not None and state["base"]["settings"]["clip_drift.clip"] == eye.hash
-    except (KeyError, UserError):
+        photos, base = state.photos(), state.base()
+    except UserError:
         return None
-    return photos if same else Features(photos.layout, photos.lab, photos.thumbnail)
+    if photos is None or base is None:
+        return None
+    return photos if eye is not None and base.clip_hash == eye.hash else replace(photos, clip=None)
 
 
 def _thumbnail(folder: Path, name: str) -> str:
@@ -179,12 +181,12 @@ def _thumbnail(folder: Path, name: str) -> str:
 
 
 def _command_facts(data: Any, module: Any) -> dict[str, Any]:
-    """What a command that makes one of the pictures again must say, beside the cell's own parameters."""
+    """The options, beside the cell's own parameters, of a command that makes one of the pictures again."""
     return {
-        "negative_prompt": module.negative_prompt,
-        "height": module.height,
-        "width": module.width,
-        "generator_device": module.generator_device,
+        "negative_prompt": module.sampling.negative_prompt,
+        "height": module.sampling.height,
+        "width": module.sampling.width,
+        "generator_device": module.sampling.generator_device,
         "dtype": module.dtype_name,
         "base": data.base,
     }

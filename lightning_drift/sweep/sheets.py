@@ -1,8 +1,10 @@
-"""Labelled XY contact sheets: two parameters along the sides, a sheet for each value of the others."""
+"""Labelled XY contact sheets: two parameters along the sides, one sheet per combination of the others."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -14,11 +16,13 @@ from lightning_drift.sweep.index import Index, Row, number
 SIDE = 8192
 """Pixels; larger pictures shrink to keep a sheet below it."""
 MOST_VALUES = 100
+NAME_BYTES = 150
+"""Longest name of a sheet, without its ending; file systems take 255 bytes."""
 _USUAL = ("num_inference_steps", "guidance_scale", "drift", "checkpoint", "seed", "prompt")
 
 
 def check_axes(axes: tuple[str | None, str | None], parameters: list[str]) -> None:
-    """Refuse axes that there are not.
+    """Refuse axes that are no parameters of the sweep.
 
     Raises:
         UserError: A name is no parameter, or both are one.
@@ -31,10 +35,10 @@ def check_axes(axes: tuple[str | None, str | None], parameters: list[str]) -> No
 
 
 def choose_axes(part: Index, axes: tuple[str | None, str | None]) -> tuple[str, str] | None:
-    """Columns and rows of a product's sheets: those given, and for others the first that are varied.
+    """Columns and rows of a product's sheets: the given ones, else the first parameters that vary.
 
     Returns:
-        Two parameters; None where fewer than two pictures would be on a sheet.
+        Two parameters; None where a sheet would hold one picture only.
     """
     varied = [name for name in _USUAL if 1 < len(part.values(name)) <= MOST_VALUES]
     free = [name for name in varied if name not in axes]
@@ -56,47 +60,69 @@ def sheets(
         index: The index.
         folder: Where the files that it names lie.
         axes: Parameters along the columns and the rows; None to choose.
-        most: Sheets to make at most; how many are left out is said.
+        most: Sheets to make at most; a notice says how many that leaves out.
     """
-    wanted: list[tuple[str, str, dict[str, Any], Index]] = []
+    plans: list[_Plan] = []
     for product in index.values("product"):
         part = index.only(product=product)
-        chosen = choose_axes(part, axes)
-        if chosen is None:
+        sides = choose_axes(part, axes)
+        if sides is None:
             continue
-        others = [name for name in part.varied if name not in chosen and name not in ("product", "group")]
-        # Slots and their prompt say the same: the sheets go by slots if one is an axis, else by the prompt.
-        same = ["prompt"] if set(chosen) & set(index.slots) else index.slots
+        others = [name for name in part.varied if name not in sides and name not in ("product", "group")]
+        # Slots and their prompt say the same: sheets go by slots if one is an axis, else by prompts.
+        same = ["prompt"] if set(sides) & set(index.slots) else index.slots
         others = [name for name in others if name not in same]
         combinations = dict.fromkeys(tuple(row.get(name) for name in others) for row in part.rows)
         for values in combinations:
             rest = dict(zip(others, values, strict=True))
-            wanted.append((*chosen, rest, part.only(**rest)))
-    if len(wanted) > most > 0:
-        notice(f"{most} of {len(wanted)} contact sheets are written; data.sheets sets how many")
-    for columns, rows, rest, part in wanted[:most]:
-        title = ", ".join(f"{_label(name)} {_said(value)}" for name, value in rest.items())
-        name = f"{part.rows[0]['product']}_{rows}-by-{columns}"
-        name += "".join(f"_{slug(str(number(value)))}" for value in rest.values())
-        yield name[:150], _sheet(part, folder, columns, rows, title)
+            plans.append(_Plan(*sides, rest, part.only(**rest)))
+    if len(plans) > most > 0:
+        notice(f"{most} of {len(plans)} contact sheets are written; data.sheets sets how many")
+    for name, plan in zip(_file_names(plans), plans[:most], strict=False):
+        title = ", ".join(f"{_label(key)} {_text(value)}" for key, value in plan.rest.items())
+        yield name, _sheet(plan.part, folder, plan.columns, plan.rows, title)
+
+
+class _Plan(NamedTuple):
+    """A sheet: the parameters along its sides, the others' values, and the rows of the index on it."""
+
+    columns: str
+    rows: str
+    rest: dict[str, Any]
+    part: Index
+
+
+def _file_names(plans: list[_Plan]) -> list[str]:
+    """A file name for each sheet; those that are too long or alike end in a digest of what they are of."""
+    names = []
+    for plan in plans:
+        name = f"{slug(str(plan.part.rows[0]['product']))}_{plan.rows}-by-{plan.columns}"
+        names.append(name + "".join(f"_{slug(number(value))}" for value in plan.rest.values()))
+    counts = Counter(names)
+    for index, (name, plan) in enumerate(zip(names, plans, strict=True)):
+        if counts[name] > 1 or len(name.encode()) > NAME_BYTES:
+            what = repr((plan.part.rows[0]["product"], plan.rows, plan.columns, plan.rest))
+            start = name.encode()[: NAME_BYTES - 9].decode(errors="ignore")
+            names[index] = f"{start}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+    return names
 
 
 def _sheet(part: Index, folder: Path, columns: str, rows: str, title: str) -> Image.Image:
     across, down = (_ordered(part.values(name)) for name in (columns, rows))
     limit = max(32, SIDE // max(len(across), len(down)))
-    found: dict[tuple[Any, Any], Row] = {(row[rows], row[columns]): row for row in reversed(part.rows)}
+    cells: dict[tuple[Any, Any], Row] = {(row[rows], row[columns]): row for row in reversed(part.rows)}
     images = []
     for key in ((row, column) for row in down for column in across):
         image = Image.new("RGB", (8, 8))  # a cell that is not there
-        if key in found:
-            with Image.open(folder / found[key]["file"]) as opened:
+        if key in cells:
+            with Image.open(folder / cells[key]["file"]) as opened:
                 image = opened.convert("RGB")
             image.thumbnail((limit, limit))
         images.append(image)
     return contact_sheet(
         images,
-        rows=[f"{_label(rows)} {_said(value)}" for value in down],
-        columns=[f"{_label(columns)} {_said(value)}" for value in across],
+        rows=[f"{_label(rows)} {_text(value)}" for value in down],
+        columns=[f"{_label(columns)} {_text(value)}" for value in across],
         title=title or None,
     )
 
@@ -110,5 +136,5 @@ def _label(name: str) -> str:
     return {"prompt": "", "num_inference_steps": "steps", "guidance_scale": "guidance"}.get(name, name)
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return (number(value) if value is not None else "") or "(empty)"

@@ -15,7 +15,7 @@ class MeansTable:
     """A table of means.
 
     Attributes:
-        title: What it is of.
+        title: Its heading.
         head: Headings of its columns.
         lines: Its cells as text, line by line.
     """
@@ -33,11 +33,11 @@ class MeansTable:
 
 
 def tables(index: Index) -> list[MeansTable]:
-    """For each product of a sweep: a table a varied parameter, and one over guidance and steps.
+    """For each product of a sweep: one table per parameter that varies, and one over guidance and steps.
 
     Seeds are averaged over and get no table, nor do parameters with more than 100 values.
     """
-    found: list[MeansTable] = []
+    means: list[MeansTable] = []
     products = index.values("product")
     for product in products:
         part = index.only(product=product)
@@ -45,12 +45,12 @@ def tables(index: Index) -> list[MeansTable]:
         for parameter in part.varied:
             if parameter in ("seed", "product") or len(part.values(parameter)) > MOST_VALUES:
                 continue
-            found.append(_means(part, parameter, where))
+            means.append(_means(part, parameter, where))
         if {"guidance_scale", "num_inference_steps"} <= set(part.varied) and part.measures:
-            found += [
+            means += [
                 _grid(part, name, where) for name in ("drift_from_base", "tilt") if name in part.measures
             ]
-    return found
+    return means
 
 
 def _means(part: Index, parameter: str, where: str) -> MeansTable:
@@ -59,7 +59,7 @@ def _means(part: Index, parameter: str, where: str) -> MeansTable:
     for value in _ordered(part.values(parameter)):
         rows = part.only(**{parameter: value}).rows
         means = [_mean([row[name] for row in rows if name in row]) for name in measures]
-        lines.append([_said(value), str(len(rows)), *means])
+        lines.append([_text(value), str(len(rows)), *means])
     title = f"By {parameter.replace('_', ' ')}{where}"
     return MeansTable(
         title, [parameter.replace("_", " "), "pictures", *(n.replace("_", " ") for n in measures)], lines
@@ -79,13 +79,13 @@ def _grid(part: Index, measure: str, where: str) -> MeansTable:
 
 
 def _ordered(values: Sequence[object]) -> list[object]:
-    """Numbers by size, words as they come."""
+    """Numbers in ascending order, words in the order of the rows."""
     if all(isinstance(value, int | float) for value in values):
         return sorted(values, key=lambda value: float(value))  # type: ignore[arg-type]
     return list(values)
 
 
-def _said(value: object) -> str:
+def _text(value: object) -> str:
     text = number(value)
     return " ".join(text.split()) if text.strip() else "(none)"
 

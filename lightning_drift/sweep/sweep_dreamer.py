@@ -1,23 +1,26 @@
 """SweepDreamer: renders the pictures of a sweep, model by model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.dreams.dreamer import DTYPES, dream_text
+from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.images.png import Picture, parameters_digest
 from lightning_drift.stable_diffusion.interpolation import interpolated, load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
-from lightning_drift.stable_diffusion.sampling import dream, encode_prompts
+from lightning_drift.stable_diffusion.sampling import Sampling, dream, encode_prompts
 from lightning_drift.sweep.cells import SweepRequest
 from lightning_drift.sweep.models import SweepModel
+from lightning_drift.sweep.plan import plan
 from lightning_drift.sweep.report import SweepReport
 
 IMAGES = "images"
@@ -49,10 +52,9 @@ class SweepDreamer(LightningModule):
         dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
     ) -> None:
         super().__init__()
-        self.negative_prompt = negative_prompt
-        self.height = height
-        self.width = width
-        self.generator_device = generator_device
+        self.sampling = Sampling(
+            negative_prompt=negative_prompt, height=height, width=width, generator_device=generator_device
+        )
         self.dtype_name = dtype
         self._loaded: StableDiffusion | None = None
         self._model: SweepModel | None = None
@@ -69,28 +71,43 @@ class SweepDreamer(LightningModule):
         Raises:
             UserError: Noise is to be drawn on a CUDA device that is not there, or the data is not a sweep.
         """
-        if self.generator_device == "cuda" and not torch.cuda.is_available():
-            raise UserError("there is no CUDA device here; use cpu", "model.generator_device")
-        if not hasattr(self.trainer.datamodule, "grid"):  # type: ignore[attr-defined]
-            raise UserError("model: SweepDreamer renders sweeps; give it data of lightning_drift.sweep.Sweep")
+        self.sampling.check_device("model")
+        _check_sweep(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def predict_plan(self, trainer: Trainer, data: Any) -> str:
+        """What the sweep takes, in a few lines, before anything is made; the command line prints it.
+
+        Raises:
+            UserError: The data is not a sweep, a model cannot be found, or an option does not fit it.
+        """
+        _check_sweep(data)
+        writer = next(c for c in trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
+        return plan(data, self, writer.output_dir, trainer.strategy.root_device, trainer.world_size)
 
     def describe(self, request: SweepRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a picture; both follow from the request alone."""
-        height, width = request.model.size(self.height, self.width)
-        base = request.model.base
+        model, base = request.model, request.model.base
+        drift = None if request.drift == 1 or base is None else (request.drift, base.hash)
         text = dream_text(
-            request.prompt,
-            self.negative_prompt,
-            steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            seed=request.seed,
-            size=(width, height),
-            model=(request.model.hash, request.model.stem),
-            drawn_on=self.generator_device,
-            dialled=None if request.drift == 1 or base is None else (request.drift, base.hash),
+            request.prompt, request.seed, self.sampling_of(request), (model.hash, model.stem), drift
         )
         name = f"{slug(request.prompt)}_seed{request.seed:04d}_{parameters_digest(text)}"
         return f"{IMAGES}/{name}", {"parameters": text}
+
+    def sampling_of(self, request: SweepRequest) -> Sampling:
+        """How a picture is sampled: with its own guidance and steps, in the size of its model.
+
+        Raises:
+            UserError: The size is not a whole number of the model's latent cells.
+        """
+        height, width = request.model.size(self.sampling.height, self.sampling.width)
+        return replace(
+            self.sampling,
+            guidance_scale=request.guidance_scale,
+            num_inference_steps=request.num_inference_steps,
+            height=height,
+            width=width,
+        )
 
     def predict_step(self, batch: list[SweepRequest], *_: Any) -> list[Picture]:
         """Render a batch, all of one model, step count and guidance or none."""
@@ -112,17 +129,12 @@ class SweepDreamer(LightningModule):
         self._use(requests[0].model, requests[0].drift, device)
         assert self._loaded is not None
         filled = [*requests, *[requests[-1]] * (size - len(requests))]
-        height, width = requests[0].model.size(self.height, self.width)
         return dream(
             self._loaded,
             [request.prompt for request in filled],
             [request.seed for request in filled],
-            negative_prompt=self.negative_prompt,
-            guidance_scale=[request.guidance_scale for request in filled],
-            num_inference_steps=requests[0].num_inference_steps,
-            height=height,
-            width=width,
-            generator_device=device if self.generator_device == "cuda" else "cpu",
+            self.sampling_of(requests[0]),
+            guidance_scales=[request.guidance_scale for request in filled],
             encode=self._encode,
         )[: len(requests)]
 
@@ -176,7 +188,10 @@ def _at(model: SweepModel, drift: float) -> OpenedPipeline:
     return interpolated(model.parts, model.base.parts, drift)
 
 
+def _check_sweep(data: Any) -> None:
+    if not hasattr(data, "grid"):
+        raise UserError("SweepDreamer renders sweeps; give it data of lightning_drift.Sweep", "model")
+
+
 def _with_steps(request: SweepRequest, steps: int) -> SweepRequest:
-    return SweepRequest(
-        request.model, request.drift, request.prompt, request.seed, request.guidance_scale, steps
-    )
+    return replace(request, num_inference_steps=steps)

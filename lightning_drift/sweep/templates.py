@@ -24,12 +24,12 @@ PromptsGiven = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and where it comes from.
+    """A prompt, its group, and its template's slots.
 
     Attributes:
-        text: What the model is given.
+        text: The prompt itself.
         group: The group that it was listed under; empty for none.
-        slots: What its template's slots were filled with, by slot; two of one slot are joined by `` + ``.
+        slots: Its template's slots and their values; two values of one slot are joined by `` + ``.
     """
 
     text: str
@@ -57,21 +57,21 @@ def read_groups(value: PromptsGiven, option: str) -> dict[str, list[str]]:
 
 def _read_yaml(path: Path, option: str) -> Any:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the prompt file {path}: {error.strerror}", option) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}", option) from error
-    groups = found if isinstance(found, dict) else {"": found}
+    groups = content if isinstance(content, dict) else {"": content}
     for group, prompts in groups.items():
         if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
             where = f"{path}, {group}" if group else str(path)
             raise UserError(
-                f"{where} is not a list of prompts; write one a line after a dash, in quotes where "
+                f"{where} is not a list of prompts; write one per line after a dash, in quotes where "
                 "it is a number",
                 option,
             )
-    return found
+    return content
 
 
 def expand(
@@ -80,15 +80,15 @@ def expand(
     """All prompts that templates give.
 
     ``{artist}`` takes each value of the slot in turn. A template with the same slot twice takes each pair of
-    different values once (``{artist} and {artist}``), and so on; different slots are multiplied. A brace that
-    is meant is written twice.
+    different values once (``{artist} and {artist}``), and so on; different slots are multiplied. A literal
+    brace is written twice.
 
     >>> [prompt.text for prompt in expand("{who} and {who}", {"who": ["Ernst", "Klee", "Kubin"]})]
     ['Ernst and Klee', 'Ernst and Kubin', 'Klee and Kubin']
 
     Args:
         prompts: Prompts and templates, as `read_groups` takes them.
-        slots: Values of each slot: a list, or a text file with one a line.
+        slots: Values of each slot: a list, or a text file with one per line.
         option: What the options' names begin with.
 
     Returns:
@@ -98,7 +98,7 @@ def expand(
         UserError: A slot is not given, is not used or has too few values, or there are too many prompts.
     """
     values = {slot: read_prompts(given, f"{option}.slots.{slot}") for slot, given in (slots or {}).items()}
-    found: dict[str, Prompt] = {}
+    expanded: dict[str, Prompt] = {}
     used: set[str] = set()
     for group, templates in read_groups(prompts, f"{option}.prompts").items():
         for template in templates:
@@ -106,12 +106,12 @@ def expand(
             used |= set(names)
             _check(template, names, values, option)
             for prompt in _filled(template, names, values, group):
-                found.setdefault(prompt.text, prompt)
+                expanded.setdefault(prompt.text, prompt)
     if unused := [slot for slot in values if slot not in used]:
         raise UserError(
             f"no prompt has the slot {{{unused[0]}}}; add it to one, or leave it out", f"{option}.slots"
         )
-    return list(found.values())
+    return list(expanded.values())
 
 
 def _check(template: str, names: Sequence[str], values: Mapping[str, list[str]], option: str) -> None:
@@ -153,7 +153,7 @@ def _filled(
 
 
 def sampled(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
-    """A random choice of so many prompts, the same each time, in their order; all of them for None."""
+    """``count`` prompts at random, always the same ones, in their order; all of them for None."""
     if count is None or count >= len(prompts):
         return list(prompts)
     order = torch.randperm(len(prompts), generator=generator(0, "sample of prompts", len(prompts)))

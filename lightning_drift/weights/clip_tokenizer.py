@@ -1,14 +1,16 @@
-"""CLIP's tokenizer, which SD v1.5 and SDXL share: from its merges, or from a tokenizer.json's text."""
+"""CLIP's tokenizer, which SD v1.5 and SDXL share: from its merges, a folder, or a tokenizer.json's text."""
 
 import gzip
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
 from lightning_drift.assets import SD15
+from lightning_drift.common.errors import UserError
 
 
 def sd15_tokenizer() -> CLIPTokenizer:
@@ -20,6 +22,19 @@ def sd15_tokenizer() -> CLIPTokenizer:
 def tokenizer_from_json(text: str, model_max_length: int) -> CLIPTokenizer:
     """A CLIP tokenizer from the text of its ``tokenizer.json``."""
     return CLIPTokenizer(tokenizer_object=Tokenizer.from_str(text), model_max_length=model_max_length)
+
+
+def read_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer from a folder as transformers writes it.
+
+    Raises:
+        UserError: The folder holds none, or a damaged one.
+    """
+    try:
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # transformers raises many kinds, tokenizers plain Exception
+        raise UserError(f"{folder} holds no readable CLIP tokenizer ({error})") from error
+    return tokenizer
 
 
 @lru_cache(maxsize=1)

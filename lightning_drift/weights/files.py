@@ -1,23 +1,20 @@
 """Weight files read tensor by tensor: safetensors, whole or sharded, and torch files without code."""
 
-import hashlib
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.text import listed
 from lightning_drift.weights.int8_rows import EIGHT_BIT, ROW_SCALE
-
-_NAMES_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -101,11 +98,11 @@ def load_torch_file(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_HARMLESS_NAMES):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        found = re.search(
+        match = re.search(
             r"(?:GLOBAL|Unsupported (?:global|class|operand)[^\w]*(?:GLOBAL )?)\s*([\w.]+\.[\w.]+)",
             str(error),
         )
-        what = f" ({found.group(1)})" if found else ""
+        what = f" ({match.group(1)})" if match else ""
         raise UserError(
             f"{path} is damaged or holds Python objects besides weights{what}; it is not opened, because "
             "such a file can run code. Use a .safetensors version of the model"
@@ -171,86 +168,3 @@ def _open_shards(index: Path) -> Weights:
         files=tuple(file for shard in shards.values() for file in shard.files),
         metadata={},
     )
-
-
-def fill(model: nn.Module, weights: Weights, part: str) -> None:
-    """Give a model built on the meta device its weights, strictly and as float32 copies.
-
-    A tensor may differ from the model's by trailing dimensions of size 1 (a linear layer as a convolution).
-
-    Raises:
-        UserError: Keys are missing, unexpected, of another shape, or not floating point; it names them.
-    """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    faults = []
-    if missing := [name for name in expected if name not in weights.shapes]:
-        faults.append(f"missing {listed(missing)}")
-    if unexpected := [name for name in weights.shapes if name not in expected]:
-        faults.append(f"unexpected {listed(unexpected)}")
-    if misshapen := [
-        f"{name} {list(weights.shapes[name])} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in weights.shapes and _squeezed(weights.shapes[name]) != _squeezed(shape)
-    ]:
-        faults.append(f"of another shape {listed(misshapen)}")
-    if faults:
-        raise UserError(f"the {part} weights of {weights.origin} do not fit the model: {'; '.join(faults)}")
-
-    state = {}
-    for name, shape in expected.items():
-        try:
-            tensor = weights.read(name)
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"{weights.origin}: {name} cannot be read ({error}); fetch the file again"
-            ) from error
-        if not tensor.is_floating_point():
-            raise UserError(
-                f"the {part} weights of {weights.origin} hold {name} as {tensor.dtype}, not floating point"
-            )
-        # A copy, so that nothing depends on the mapped file once loaded.
-        state[name] = tensor.reshape(shape).to(torch.float32, copy=True)
-    model.load_state_dict(state, strict=True, assign=True)
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    while len(shape) > 1 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
-def listed(names: Iterable[str]) -> str:
-    """``a, b, c and 9 more``: names for a message, the first few of them."""
-    names = list(names)
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file in hex; remembered while the file is unchanged.
-
-    A file of the hub's cache is not read: there a large file's name is its sha256.
-    """
-    target = path.resolve()
-    if path.is_symlink() and target.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name):
-        return target.name
-    status = target.stat()
-    return _sha256(target, status.st_size, status.st_mtime_ns)
-
-
-def files_hash(files: Mapping[str, Path]) -> str:
-    r"""The sha256 in hex of a model's weight files, by the names that they have in it.
-
-    For one file it is the sha256 of the file, else that of its sorted lines
-    ``<name> <sha256 of the file>\n``.
-    """
-    if len(files) == 1:
-        return sha256(next(iter(files.values())))
-    lines = sorted(f"{name} {sha256(path)}\n" for name, path in files.items())
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,7 @@
 
 The file is plain safetensors with ``{"eight_bit": "int8 rows"}`` in its metadata: a weight is int8 under its
 own name, and its scales are float16 under ``<name>.row_scale``. `weights.files` widens them as they
-are read, so that no loader need know of it.
+are read, so that no loader needs to know of it.
 """
 
 from collections.abc import Mapping

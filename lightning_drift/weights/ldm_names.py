@@ -50,11 +50,11 @@ def unet_name(name: str, config: Mapping[str, Any]) -> str:
     level of the decoder is ``layers_per_block + 1`` blocks, with the upsampler appended to the last.
     """
     layers = int(config["layers_per_block"])
-    if found := re.fullmatch(
+    if match := re.fullmatch(
         r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", name
     ):
-        way, kind, rest = found[1], found[3], found[5]
-        level, layer = int(found[2]), int(found[4])
+        way, kind, rest = match[1], match[3], match[5]
+        level, layer = int(match[2]), int(match[4])
         if kind == "downsamplers":
             return f"{UNET_PREFIX}input_blocks.{(level + 1) * (layers + 1)}.0.op.{rest.removeprefix('conv.')}"
         if kind == "upsamplers":
@@ -65,16 +65,16 @@ def unet_name(name: str, config: Mapping[str, Any]) -> str:
         slot = 0 if kind == "resnets" else 1
         return f"{UNET_PREFIX}{place}.{slot}.{_replaced(rest, _UNET_RESNET) if kind == 'resnets' else rest}"
     renamed = _replaced(name, _UNET_ENDS)
-    if found := re.fullmatch(r"(middle_block\.[02])\.(.+)", renamed):
-        renamed = f"{found[1]}.{_replaced(found[2], _UNET_RESNET)}"
+    if match := re.fullmatch(r"(middle_block\.[02])\.(.+)", renamed):
+        renamed = f"{match[1]}.{_replaced(match[2], _UNET_RESNET)}"
     return UNET_PREFIX + renamed
 
 
 def vae_name(name: str, config: Mapping[str, Any]) -> str:
     """The LDM name of an ``AutoencoderKL`` weight; LDM counts the decoder's levels from the finest."""
     levels = len(config["block_out_channels"])
-    if found := re.fullmatch(r"(encoder|decoder)\.(.+)", name):
-        half, rest = found[1], _replaced(found[2], _VAE_ENDS)
+    if match := re.fullmatch(r"(encoder|decoder)\.(.+)", name):
+        half, rest = match[1], _replaced(match[2], _VAE_ENDS)
         if block := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", rest):
             level = int(block[2]) if block[1] == "down" else levels - 1 - int(block[2])
             inner = f"block.{block[4]}" if block[3] == "resnets" else block[3].removesuffix("rs")
@@ -114,8 +114,8 @@ def to_ldm_shape(ldm_name: str, tensor: Tensor) -> Tensor:
 
 def current_vae_name(name: str) -> str:
     """Today's diffusers name of an autoencoder weight; its attention was once query, key, value."""
-    if found := re.fullmatch(r"(.+\.attentions\.0)\.(query|key|value|proj_attn)\.(weight|bias)", name):
-        return f"{found[1]}.{_OLD_VAE_ATTENTION[found[2]]}.{found[3]}"
+    if match := re.fullmatch(r"(.+\.attentions\.0)\.(query|key|value|proj_attn)\.(weight|bias)", name):
+        return f"{match[1]}.{_OLD_VAE_ATTENTION[match[2]]}.{match[3]}"
     return name
 
 

@@ -156,6 +156,20 @@ def test_last_with_nothing_saved_is_an_error_and_not_a_fresh_start(copied: str, 
     assert "no run is named; pass the run's own configuration" in err
 
 
+def test_a_damaged_checkpoint_beside_a_good_one_is_passed_over(copied: str, capsys: Any) -> None:
+    damaged = RUN / "checkpoints" / "step=00002.ckpt"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    words = ("fit", "-c", copied, "--ckpt_path", "last", "--trainer.max_steps=5", "--seed_grid.steps=")
+    status, _, err = say(capsys, *words)
+    assert status == 0, err
+    assert f"{damaged} cannot be read and is passed over" in err
+    assert f"going on at step 4 in {RUN}" in err
+    (RUN / "checkpoints" / "last.ckpt").write_bytes(b"cut short")
+    status, _, err = say(capsys, *words)
+    assert status == 2
+    assert f"ckpt_path: {RUN} holds no checkpoint that can be read; start afresh" in err
+
+
 def test_validate_renders_a_checkpoint_under_its_own_step(copied: str, capsys: Any) -> None:
     events = {path: path.read_bytes() for path in RUN.glob("events*")}
     for checkpoint, step in (("last", 4), (str(RUN / "checkpoints" / "step=00002.ckpt"), 2)):
@@ -377,11 +391,73 @@ def test_changed_photos_are_recorded_when_a_run_goes_on(copied: str, capsys: Any
     assert "# changed: data_hash: " in record
 
 
+def test_a_run_named_by_a_number_is_in_the_folder_that_lightning_gives_it(capsys: Any) -> None:
+    name, few = "--trainer.logger.init_args.version", ["--seed_grid.steps=", "--clip_drift.steps="]
+    for number in ("0", "3"):
+        status, out, err = say(capsys, "fit", name, number, "--trainer.max_steps=1", *few)
+        assert status == 0, err
+        assert f"The run is in tb_logs/coffee/version_{number}" in out
+    config = "tb_logs/coffee/version_3/config.yaml"
+    status, _, err = say(capsys, "fit", "-c", config, "--ckpt_path", "last", "--trainer.max_steps=2")
+    assert status == 0, err
+    assert "going on at step 1 in tb_logs/coffee/version_3" in err
+    words = ("-c", config, name, "0", "--ckpt_path", "last", "--seed_grid.num_inference_steps=1")
+    status, out, err = say(capsys, "validate", *words)
+    assert status == 0, err
+    assert "The grids are in tb_logs/coffee/version_0/validate" in out
+    assert {path.name for path in Path("tb_logs/coffee").iterdir()} == {"version_0", "version_3"}
+
+
+def test_a_run_goes_on_with_the_prompts_that_it_began_with_and_is_shown_with_them(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    Path("mine.txt").write_text("# two\na red moon\na tower\n")
+    words = ("--clip_drift.steps=", "--seed_grid.steps=0,1,2", "--seed_grid.num_inference_steps=1")
+    groups = "--seed_grid.groups={dream: {prompts: mine.txt, seeds: 0-1}}"
+    tiny = f"--model.pipeline={DATA / 'tiny_sd'}"
+    status, _, err = say(capsys, "fit", tiny, groups, *words, "--trainer.max_steps=1")
+    assert status == 0, err
+    (run,) = Path("tb_logs/coffee").iterdir()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["seed_grid"]["groups"]["dream"] == {"prompts": ["a red moon", "a tower"], "seeds": "0-1"}
+
+    Path("mine.txt").write_text("something else\n")
+    resume = ("fit", "-c", str(run / "config.yaml"), "--ckpt_path", "last", "--trainer.max_steps=2")
+    status, _, err = say(capsys, *resume)
+    assert status == 0, err
+    assert len(list((run / "grids" / "step=00002").glob("a-red-moon_seed000?.png"))) == 2
+    record = (run / "config.resume-00001.yaml").read_text()
+    assert "# changed: trainer.max_steps: 1 -> 2" in record
+    assert record.count("# changed") == 1
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    status, _, err = say(capsys, "corridor", "report", str(tmp_path / run), "--to", "page.html")
+    assert status == 0, err
+    page = Path("page.html").read_text()
+    assert '"a red moon"' in page
+    assert "something else" not in page
+
+
 def test_validate_needs_no_photos(copied: str, capsys: Any) -> None:
     words = ("--data.instance_dir", "gone", "--ckpt_path", "last")
     status, _, err = say(capsys, "validate", "-c", copied, *words)
     assert status == 0, err
     assert (RUN / "validate" / "step=00004" / "dream_step=00004.png").exists()
+
+
+def test_a_users_own_module_may_plan_itself(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    Path("mine_that_plans.py").write_text(
+        "from lightning_drift import Dreamer\n"
+        "class Planned(Dreamer):\n"
+        "    def predict_plan(self, trainer, data):\n"
+        "        return f'{len(data.requests)} pictures on {trainer.world_size} device'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ("predict", "--model", "mine_that_plans.Planned", "--data.seeds=0-2")
+    status, out, err = say(capsys, *words, "--dry_run")
+    assert (status, out) == (0, "3 pictures on 1 device\n"), err
+    assert not Path("dreams").exists()
 
 
 def test_a_users_own_classes_need_no_seed(capsys: Any) -> None:

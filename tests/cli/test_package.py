@@ -1,5 +1,6 @@
 """The package from outside: cheap to import, whole when installed elsewhere."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -22,7 +23,17 @@ def test_every_public_name_can_be_loaded() -> None:
     assert set(dir(lightning_drift)) == set(lightning_drift.__all__)
 
 
-def test_the_wheel_installed_elsewhere_runs_the_default(tmp_path: Path) -> None:
+def test_no_two_public_classes_share_a_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "lightning_drift").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert len(homes) > 60
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
+
+
+def test_the_wheel_installed_elsewhere_runs_the_commands(tmp_path: Path) -> None:
     source, target, elsewhere = tmp_path / "source", tmp_path / "target", tmp_path / "elsewhere"
     shutil.copytree(
         ROOT / "lightning_drift", source / "lightning_drift", ignore=shutil.ignore_patterns("__pycache__")
@@ -43,20 +54,32 @@ def test_the_wheel_installed_elsewhere_runs_the_default(tmp_path: Path) -> None:
     inside = {path.relative_to(source) for path in (source / "lightning_drift").rglob("*") if path.is_file()}
     assert {str(path) for path in inside if not (target / path).is_file()} == set()
 
+    assert not [path for path in target.rglob("*.py") if "training" in path.relative_to(target).parts]
+
     elsewhere.mkdir()
-    few = ["--trainer.max_steps=1", "--seed_grid.num_inference_steps=1"]
-    result = subprocess.run(
-        [sys.executable, "-m", "lightning_drift", "fit", *few],
-        cwd=elsewhere,
-        env=os.environ | {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    fit = ["--trainer.max_steps=1", "--seed_grid.num_inference_steps=1"]
+    checkpoint = "tb_logs/coffee/lr4e-5_000/checkpoints/last.ckpt"
+    for words in (
+        ["fit", *fit],
+        ["predict", "--model.num_inference_steps=1", "--data.seeds=0", f"--model.pipeline={checkpoint}"],
+        ["corridor", "--lr=4e-5", "--steps=1", fit[1]],
+        ["export", f"--ckpt_path={checkpoint}", "--to=out", "--format=delta", "--measure=false"],
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "lightning_drift", *words],
+            cwd=elsewhere,
+            env=os.environ | {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, (words, result.stderr[-2000:])
     where = [sys.executable, "-c", "import lightning_drift; print(lightning_drift.__file__)"]
     found = subprocess.run(
         where, cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(target)}, capture_output=True, text=True
     ).stdout
     assert found.startswith(str(target))
     assert (elsewhere / "tb_logs" / "coffee" / "lr4e-5_000" / "grids" / "dream_step=00000.png").exists()
+    assert (elsewhere / "tb_logs" / "coffee" / "corridor" / "corridor.html").exists()
+    assert len(list((elsewhere / "dreams").glob("*.png"))) == 1
+    assert len(list((elsewhere / "out").glob("*.delta.safetensors"))) == 1

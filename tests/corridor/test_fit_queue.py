@@ -17,7 +17,7 @@ from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.fit_queue import find_slots
 from lightning_drift.corridor.fits import Fit
-from lightning_drift.corridor.plan import make_plan, take_up
+from lightning_drift.corridor.plan import Plan, make_plan, take_up
 from lightning_drift.corridor.read import read
 from lightning_drift.fit.checkpointing import read_checkpoint
 
@@ -109,6 +109,9 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
         assert int(read_checkpoint(run.folder / "checkpoints" / "step=00060.ckpt")["global_step"]) == 60
         assert (run.folder / "grids" / "step=00060" / "a-tree-a-moon_seed0001.png").exists()
 
+    plan = Plan(tmp_path / "tb_logs", "coffee", "corridor", (1e-4, 2e-4), (2, 60), {})
+    assert Fit(plan, 1e-4).doing() == "step 60 of 60"  # as its log's progress bar says
+
     files = {path: path.stat().st_mtime_ns for path in place.glob("lr*/**/*")}
     said.write_text("")
     assert corridor(tmp_path, *options).wait(120) == 0
@@ -141,6 +144,60 @@ def test_a_rate_that_fails_is_a_cell_and_a_later_step_is_reached_from_the_checkp
     run = next(run for run in read(place).runs if run.label == "1e-4")
     assert run.milestones == [0, 2, 4, 8]
     assert [step for step, _ in run.scalars["train/loss"]] == list(range(1, 9))
+
+
+def holds_lock(place: Path, name: str) -> bool:
+    """Whether a fit still runs in a run folder: it inherits the lock beside it."""
+    import fcntl
+
+    with open(place / f"{name}.lock", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        return False
+
+
+def test_a_fit_that_cannot_be_started_takes_the_running_ones_with_it(tmp_path: Path) -> None:
+    place, said = tmp_path / CORRIDOR, tmp_path / "said.txt"
+    (place / "lr2e-4" / "checkpoints").mkdir(parents=True)
+    (place / "lr2e-4" / "checkpoints" / "step=00002.ckpt").write_bytes(b"cut short")
+    process = corridor(tmp_path, "--lr=1e-4,2e-4", "--steps=2,100000", "--devices=cpu,cpu")
+    try:
+        assert process.wait(240) == 2
+        assert "lr2e-4 holds checkpoints that cannot be read" in said.read_text()
+        assert "lr 1e-4: fitting on the CPU" in said.read_text()
+        assert not holds_lock(place, "lr1e-4")
+    finally:
+        end_processes_of(place)
+
+
+@pytest.mark.parametrize("damage", ["{run}/config.yaml", "plan.yaml"])
+def test_a_corridor_that_cannot_be_read_any_more_leaves_no_fit_running(tmp_path: Path, damage: str) -> None:
+    place, said = tmp_path / CORRIDOR, tmp_path / "said.txt"
+    process = corridor(tmp_path, "--lr=1e-4", "--steps=2,100000", "--devices=cpu")
+    until(process, lambda: (place / "lr1e-4" / "config.yaml").exists(), tmp_path)
+    try:
+        (place / damage.format(run="lr1e-4")).write_text("lr: [unclosed")
+        assert process.wait(240) == 2
+        assert "Traceback" not in said.read_text()
+        assert not holds_lock(place, "lr1e-4")
+    finally:
+        end_processes_of(place)
+
+
+def end_processes_of(place: Path) -> None:
+    """Kill the fits that were left behind in a corridor, which are this test's own."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if (
+            str(place.relative_to(place.parents[2]) / "fit.yaml") in words
+            and (path.parent / "cwd").resolve() == place.parents[2]
+        ):
+            os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def test_slots_are_devices() -> None:
@@ -217,6 +274,10 @@ def say(capsys: Any, *words: str) -> tuple[int, str, str]:
         (["-c", "broken.yaml"], "broken.yaml is not a YAML file"),
         (["-c", "section.yaml"], "corridor: give a section of devices, lr, name, recipe, steps"),
         (["-c", "plain.yaml"], "corridor.lr: give it, for example --lr 1e-6,2e-6,4e-6"),
+        (["-c", "zero_lr.yaml"], "corridor.lr: '0' is not a learning rate"),
+        (["-c", "zero_steps.yaml"], "corridor.steps: give optimizer steps above 0"),
+        (["-c", "no_device.yaml"], "corridor.devices: '' is not a list of devices"),
+        (["-c", "no_name.yaml"], "corridor.name: '' is not a folder's name"),
         (["report", "nowhere"], "there is no folder nowhere"),
         (["report", ".", "--to", "page.txt"], "let it end in .html"),
     ],
@@ -228,11 +289,28 @@ def test_each_mistake_is_answered_with_a_sentence(
     Path("broken.yaml").write_text("corridor: [unclosed\n")
     Path("section.yaml").write_text("corridor: {rates: 1e-6}\n")
     Path("plain.yaml").write_text("seed_everything: 3\n")
+    Path("zero_lr.yaml").write_text("corridor: {lr: 0, steps: 8}\n")
+    Path("zero_steps.yaml").write_text("corridor: {lr: 1e-6, steps: 0}\n")
+    Path("no_device.yaml").write_text("corridor: {lr: 1e-6, steps: 8, devices: ''}\n")
+    Path("no_name.yaml").write_text("corridor: {lr: 1e-6, steps: 8, name: ''}\n")
     status, _, err = say(capsys, *words)
     assert status == 2
     assert sentence in err
     assert "Traceback" not in err
     assert not list(Path().glob("tb_logs/*"))
+
+
+def test_device_0_of_a_section_is_the_first_gpu_and_not_all_of_them(
+    capsys: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("corridor: {lr: 1e-6, steps: 8, devices: 0}\n")
+    # The fit ends at once, so that the test needs no GPU.
+    status, out, err = say(capsys, "-c", "mine.yaml", "--data.instance_dir=nowhere")
+    assert status == 1, err
+    assert "1 learning rate x 1 step in tb_logs/nowhere/corridor" in out
+    assert "lr 1e-6: fitting on GPU 0, log in" in out
+    assert "there is no folder nowhere" in out
 
 
 def test_a_section_names_its_recipe_and_the_command_line_wins(

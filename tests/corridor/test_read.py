@@ -12,8 +12,9 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.choice import choose
 from lightning_drift.corridor.fit_queue import unfinished
-from lightning_drift.corridor.plan import learning_rates, make_plan, rate_name, take_up
+from lightning_drift.corridor.plan import learning_rates, make_plan, take_up
 from lightning_drift.corridor.read import read
+from lightning_drift.fit.runs import rate_name
 
 DREAM = ("dreaming", None, 41.0)
 
@@ -100,6 +101,48 @@ def test_a_corridor_grows_and_is_not_mixed_with_another_one(tmp_path: Path) -> N
     take_up(make_plan(elsewhere, "1e-6", "8", "corridor"))  # where it computes is no other corridor
 
 
+def test_a_corridor_holds_the_prompts_that_its_files_held_when_it_began(tmp_path: Path) -> None:
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("a tree\na moon\n")
+    groups = {"dream": {"prompts": str(prompts), "seeds": "0-1"}}
+    fit = config(1e-6, (8,)) | {"trainer": _trainer(tmp_path), "seed_grid": {"groups": groups, "steps": "0"}}
+    plan = take_up(make_plan(fit, "1e-6", "8", "corridor"))
+    assert read(plan.folder).runs[0].prompts == {"a tree": [0, 1], "a moon": [0, 1]}
+    take_up(make_plan(fit, "2e-6", "8", "corridor"))  # the same prompts, from the same file
+    prompts.write_text("a tree\n")
+    assert read(plan.folder).runs[0].prompts == {"a tree": [0, 1], "a moon": [0, 1]}
+    with pytest.raises(UserError, match=r"seed_grid.groups.dream.prompts: \['a tree', 'a moon'\] -> "):
+        take_up(make_plan(fit, "2e-6", "8", "corridor"))
+    prompts.unlink()
+    with pytest.raises(UserError, match=r"^seed_grid.groups.dream.prompts: cannot read the prompt file"):
+        make_plan(fit, "2e-6", "8", "corridor")
+
+
+def test_prompts_that_a_resume_added_are_shown(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 2e-6, (8, 16))
+    later = config(2e-6, (8, 16))
+    later["seed_grid"]["groups"]["dream"] = {"prompts": ["a moon"], "seeds": "0-1"}
+    (folder / "config.resume-00008.yaml").write_text("# Resumed at step 8\n" + yaml.safe_dump(later))
+    run = read(folder).runs[0]
+    assert run.prompts == {PROMPTS[0]: [0, 3], PROMPTS[1]: [0, 3], "a moon": [0, 1]}
+    assert run.config["seed_grid"]["groups"]["dream"]["prompts"] == PROMPTS[0]
+
+
+def test_two_names_of_one_class_are_no_other_corridor(tmp_path: Path) -> None:
+    fit = config(1e-6, (8,)) | {"trainer": _trainer(tmp_path)}
+    fit["trainer"]["logger"]["class_path"] = "lightning.pytorch.loggers.tensorboard.TensorBoardLogger"
+
+    def of(class_path: str) -> dict[str, Any]:
+        return fit | {"model": fit["model"] | {"class_path": class_path}}
+
+    take_up(make_plan(of("lightning_drift.DreamBooth"), "1e-6", "8", "corridor"))
+    take_up(make_plan(of("lightning_drift.fit.dreambooth.DreamBooth"), "2e-6", "8", "corridor"))
+    with pytest.raises(UserError, match=r"model.class_path: .*DreamBooth -> lightning_drift.Dreamer"):
+        take_up(make_plan(of("lightning_drift.Dreamer"), "2e-6", "8", "corridor"))
+    with pytest.raises(UserError, match=r"model.class_path: .*DreamBooth -> nowhere.DreamBooth"):
+        take_up(make_plan(of("nowhere.DreamBooth"), "2e-6", "8", "corridor"))
+
+
 @pytest.mark.parametrize(
     ("verdicts", "chosen"),
     [
@@ -158,6 +201,9 @@ def test_mistakes_are_answered_with_a_sentence(tmp_path: Path) -> None:
     without = config(1e-6, (8,)) | {"trainer": {"logger": False}}
     with pytest.raises(UserError, match="keep the TensorBoard logger"):
         make_plan(without, "1e-6", "8", "corridor")
+    one_place = config(1e-6, (8,)) | {"step_checkpoint": {"dirpath": "checkpoints"}}
+    with pytest.raises(UserError, match=r"^step_checkpoint.dirpath: the fits of a corridor would overwrite"):
+        make_plan(one_place, "1e-6", "8", "corridor")
     folder = write_run(tmp_path / "run", 2e-6, (8,))
     (folder / "config.yaml").write_text("a: [b")
     with pytest.raises(UserError, match=r"config.yaml cannot be read"):

@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_made_is_named(tiny_sd: str, trainer: Any, tmp_p
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"guidance_scale": -1.0}, "model.guidance_scale: -1.0 is out of range"),
+        ({"guidance_scale": -1.0}, "model.guidance_scale: -1 is out of range"),
         ({"height": 101}, "model.height: 101 is not a multiple of"),
     ],
 )

@@ -48,7 +48,7 @@ GROUPS = {
 
 
 class Fit:
-    """A short fit on bundled photos, its drift measured by the pocket's eye."""
+    """A short fit on bundled photos, its drift measured by the pocket's CLIP."""
 
     def __init__(
         self,
@@ -84,8 +84,10 @@ class Fit:
         drift = {"clip": "pocket", "cache_dir": None, "text_every_n_steps": 3} | options.pop("drift", {})
         self.drift = ClipDrift(**drift)
         self.logger = TensorBoardLogger(folder, name="s", version="r", default_hp_metric=False)
-        # Before the seed grid on purpose: it moves behind it by itself.
+        # Before the seed grid on purpose: the order does not matter.
         callbacks: list[Callback] = [self.save, self.drift, self.grid]
+        if options.pop("grid_first", False):
+            callbacks.reverse()
         if options.pop("without", False):
             callbacks.remove(self.drift)
         self.trainer = trainer(
@@ -184,7 +186,7 @@ def test_a_milestone_reads_the_seed_grids_pictures_of_that_step(whole: Fit) -> N
     assert whole.json(4)["weights"]["unet"] > whole.json(2)["weights"]["unet"]
     assert whole.drift.reading is not None
     assert whole.drift.reading.step == 4
-    assert {prompt for prompt, _ in whole.drift._gauge.probes.keys} == {"monumental, dramatic", *LANGUAGE}  # type: ignore[union-attr]
+    assert {prompt for prompt, _ in whole.drift.evaluator.probes.keys} == {"monumental, dramatic", *LANGUAGE}  # type: ignore[union-attr]
 
 
 def test_everything_goes_to_one_event_file(whole: Fit) -> None:
@@ -197,13 +199,14 @@ def test_everything_goes_to_one_event_file(whole: Fit) -> None:
             assert scalars[f"{prefix}/{name}"] == expected
     for step in (0, 2, 4):
         reading = whole.json(step)
-        assert scalars["drift/position"][step] == pytest.approx(reading["position"])
+        assert scalars["drift/position"].get(step) == pytest.approx(reading["position"])
         assert ZONES[int(scalars["drift/zone"][step])] == reading["zone"]
         border = int(scalars["drift/borderline"][step])
         assert (None if border == -1 else ZONES[border]) == reading["borderline"]
         text = whole.texts()[step]
         assert text.startswith(f"**{reading['zone']}**")
-        assert f", {reading['position']:.0f} of 100. {reading['reason']}" in text
+        place = "" if reading["position"] is None else f", {reading['position']:.0f} of 100"
+        assert f"{place}. {reading['reason']}" in text
     assert set(scalars["drift/text"]) == {0, 2, 3, 4}  # every three steps and at milestones
     assert set(scalars["drift/guidance"]) == {0, 2, 4}
     assert set(scalars["drift/weights/unet"]) == {3}  # the module's own, not logged twice
@@ -248,6 +251,32 @@ def test_training_is_the_same_with_and_without(
     assert not drifting.module.parts.vae.training  # type: ignore[union-attr]
 
 
+def test_the_order_of_the_callbacks_does_not_matter(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
+    # With accumulation, a text measure at every step, a resume amid milestones, and a validate run.
+    logs: list[Any] = []
+    for grid_first in (False, True):
+        folder = tmp_path / str(grid_first)
+        options: dict[str, Any] = {"grid_first": grid_first, "drift": {"text_every_n_steps": 1}}
+        first = Fit(tiny_sd, trainer, folder, steps=3, accumulate_grad_batches=2, **options)
+        fit = Fit(tiny_sd, trainer, folder, steps=4, accumulate_grad_batches=2, resume=first.last, **options)
+        events = fit.events
+        scalars = {
+            tag: [(event.step, event.value) for event in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]
+            if tag.startswith("drift")
+        }
+        assert [step for step, _ in scalars["drift/text"]] == [0, 1, 2, 3, 4]  # each once
+        assert [step for step, _ in scalars["drift/zone"]] == [0, 2, 4]
+        again = Fit(tiny_sd, trainer, folder / "again", resume=fit.last, validate=True, **options)
+        written = json.loads((again.run / "validate" / "step=00004" / "drift.json").read_text())
+        assert written == fit.json(4)
+        state = read_checkpoint(fit.last)["callbacks"]["ClipDrift"]
+        logs.append(
+            (scalars, [fit.json(step) for step in (0, 2, 4)], state["zones"], state["base"]["settings"])
+        )
+    assert logs[0] == logs[1]
+
+
 # -- resuming ----------------------------------------------------------------------------------------------
 
 
@@ -280,7 +309,8 @@ def test_another_way_of_rendering_is_no_match_for_the_base(
     )
     said = capsys.readouterr().err
     assert (
-        "pictures are missing, for the checkpoint's were made with another seed_grid.guidance_scale" in said
+        "pictures are missing, because the checkpoint's were made with another seed_grid.guidance_scale"
+        in said
     )
     assert not (resumed.run / "drift").exists()
     # What the checkpoint held goes on into the next one.
@@ -298,7 +328,7 @@ def test_a_run_without_step_0_finds_its_base_in_the_cache_or_says_so(
     cache = {"cache_dir": str(tmp_path / "cache")}
     late = Fit(tiny_sd, trainer, tmp_path / "a", steps=2, grid_steps="2", drift=cache)
     said = capsys.readouterr().err
-    assert "pictures are missing, for this run began without a grid at step 0" in said
+    assert "pictures are missing, because this run began without a grid at step 0" in said
     assert not (late.run / "drift").exists()
     Fit(tiny_sd, trainer, tmp_path / "b", steps=1, grid_steps="0", drift=cache)
     (file,) = (tmp_path / "cache").iterdir()
@@ -323,7 +353,7 @@ def test_other_photos_have_no_base_to_compare_the_loss_with(
     other = InstanceImages("galaxies", cache_dir=None)
     fit = Fit(tiny_sd, trainer, tmp_path / "other", resume=whole.last, data=other, **options)
     said = capsys.readouterr().err
-    assert "loss on the photos is not known, for the checkpoint's was taken with another data" in said
+    assert "loss on the photos is not known, because the checkpoint's was taken with another data" in said
     assert "photo_loss" not in fit.json(5)["measures"]
     assert fit.json(5)["zone"] in ZONES  # by the pictures alone
     assert "photo_base" not in read_checkpoint(fit.last)["callbacks"]["ClipDrift"]
@@ -332,7 +362,7 @@ def test_other_photos_have_no_base_to_compare_the_loss_with(
     del content["callbacks"]["ClipDrift"]["photo_base"]
     torch.save(content, tmp_path / "old.ckpt")
     old = Fit(tiny_sd, trainer, tmp_path / "old", resume=tmp_path / "old.ckpt", **options)
-    assert "loss on the photos is not known, for the checkpoint holds none" in capsys.readouterr().err
+    assert "loss on the photos is not known, because the checkpoint holds none" in capsys.readouterr().err
     assert "photo_loss" not in old.json(5)["measures"]
 
 
@@ -414,9 +444,9 @@ def test_validate_measures_a_checkpoint_without_photos_and_leaves_the_events_alo
         (None, "no CLIP is given; name one in clip_drift.clip"),
         (
             "someone/some-clip",
-            "no CLIP. Clip: someone/some-clip is not in the cache and the hub cannot be reached",
+            "no CLIP; clip_drift.clip: someone/some-clip is not in the cache and the hub cannot be reached",
         ),
-        ("nowhere/at/all", "no CLIP. Clip: there is no folder nowhere/at/all"),
+        ("nowhere/at/all", "no CLIP; clip_drift.clip: there is no folder nowhere/at/all"),
     ],
 )
 def test_without_a_clip_the_rest_is_measured_and_no_verdict_given(
@@ -552,7 +582,9 @@ def test_a_fit_that_leaves_the_corridor_ends_and_its_last_dreaming_checkpoint_st
     kept = tmp_path / "ckpt" / "step=00002.ckpt"  # no step of step_checkpoint, and older than the one to keep
     assert read_checkpoint(kept)["global_step"] == 2
     said = capsys.readouterr().err
-    assert f"the fit ends at step 10, for it is {zones[10]} (clip_drift.stop_when); the last dreaming" in said
+    assert (
+        f"the fit ends at step 10 because it is {zones[10]} (clip_drift.stop_when); the last dreaming" in said
+    )
     assert f"checkpoint is {kept}" in said
     # Going on from there knows what dreamt.
     again = Fit(
@@ -687,5 +719,5 @@ def test_two_ranks_measure_once_and_stop_together(tiny_sd: str, tmp_path: Path) 
     (run,) = (tmp_path / "tb_logs" / "coffee").iterdir()
     assert {path.name for path in (run / "drift").iterdir()} == {"step=00000.json", "step=00003.json"}
     assert result.stdout.count("step 3: ") == 1
-    assert result.stderr.count("the fit ends at step 3, for it is") == 1
+    assert result.stderr.count("the fit ends at step 3 because it is") == 1
     assert read_checkpoint(run / "checkpoints" / "step=00003.ckpt")["global_step"] == 3

@@ -52,5 +52,6 @@ def test_the_verdict_is_what_a_person_said(subjects: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("subject", [*BUNDLED, *FRESH])
 def test_the_base_is_under_drifted_and_the_end_is_cooked(subject: str) -> None:
     verdicts = [verdict for _, verdict in cells(subject)]
-    assert min(verdict.position for verdict in verdicts) == 0
-    assert max(verdicts, key=lambda verdict: verdict.position).zone == "cooked"
+    along = [(verdict.position, verdict.zone) for verdict in verdicts if verdict.position is not None]
+    assert min(along) == (0, "under-drifted")
+    assert max(along)[1] == "cooked"

@@ -65,7 +65,7 @@ def photos(name: str) -> Pictures:
 
 
 @cache
-def eye() -> FrozenClip:
+def pocket_clip() -> FrozenClip:
     return FrozenClip.load("pocket")
 
 
@@ -78,17 +78,17 @@ def images(pictures: Pictures) -> list[Image.Image]:
 def known(name: str) -> tuple[Features, Features, torch.Tensor]:
     """Base, photos, and text embeddings."""
     return (
-        Features.of(images(world()), eye()),
-        Features.of(images(photos(name)), eye()),
-        eye().embed_texts(PROMPTS),
+        Features.of(images(world()), pocket_clip()),
+        Features.of(images(photos(name)), pocket_clip()),
+        pocket_clip().embed_texts(PROMPTS),
     )
 
 
 def measure(pictures: Pictures, name: str = "coffee") -> dict[str, Interval]:
     base, subject, texts = known(name)
-    meter = DriftMetric(KEYS, ROLES, base, subject, texts)
-    meter.update(range(len(KEYS)), Features.of(images(pictures), eye()))
-    return meter.compute()
+    metric = DriftMetric(KEYS, ROLES, base, subject, texts)
+    metric.update(range(len(KEYS)), Features.of(images(pictures), pocket_clip()))
+    return metric.compute()
 
 
 def values(pictures: Pictures, name: str = "coffee") -> dict[str, float]:
@@ -220,11 +220,11 @@ def test_prompts_weigh_the_same_whatever_their_seeds() -> None:
     base, subject, texts = known("coffee")
     keys = [key for key in KEYS if key[1] < 2 or key[0] == PROMPTS[0]]  # four dream seeds, two of language
     index = [KEYS.index(key) for key in keys]
-    now = Features.of(images(np.broadcast_to(photos("coffee")[0], (4, 64, 64, 3))), eye())
-    meter = DriftMetric(keys, ROLES, base[index], subject, texts)
-    meter.update(range(len(keys)), base[index])
-    meter.update([keys.index((PROMPTS[0], seed)) for seed in SEEDS], now)
-    assert meter.compute()["copy"].value == pytest.approx(1 / 9)
+    now = Features.of(images(np.broadcast_to(photos("coffee")[0], (4, 64, 64, 3))), pocket_clip())
+    metric = DriftMetric(keys, ROLES, base[index], subject, texts)
+    metric.update(range(len(keys)), base[index])
+    metric.update([keys.index((PROMPTS[0], seed)) for seed in SEEDS], now)
+    assert metric.compute()["copy"].value == pytest.approx(1 / 9)
 
 
 # -- the same pictures, the same numbers --------------------------------------------------------------------
@@ -233,17 +233,17 @@ def test_prompts_weigh_the_same_whatever_their_seeds() -> None:
 def test_order_batches_and_repetitions_do_not_matter() -> None:
     base, subject, texts = known("coffee")
     changed = 0.7 * world() + 0.3 * photos("coffee")[None, :4]
-    now = Features.of(images(changed), eye())
+    now = Features.of(images(changed), pocket_clip())
     expected = measure(changed)
-    meter = DriftMetric(KEYS, ROLES, base, subject, texts)
+    metric = DriftMetric(KEYS, ROLES, base, subject, texts)
     order = torch.randperm(len(KEYS), generator=torch.Generator().manual_seed(0))
     for index in (*order.split(5), order[:3]):
-        meter.update(index, now[index])
-    assert meter.compute() == expected
-    meter.reset()
-    meter.update(order[1:], now[order[1:]])
+        metric.update(index, now[index])
+    assert metric.compute() == expected
+    metric.reset()
+    metric.update(order[1:], now[order[1:]])
     with pytest.raises(ValueError, match="1 pictures are missing, the first is"):
-        meter.compute()
+        metric.compute()
 
 
 def test_the_order_of_keys_and_roles_does_not_matter() -> None:
@@ -251,10 +251,10 @@ def test_the_order_of_keys_and_roles_does_not_matter() -> None:
     changed = 0.7 * world() + 0.3 * photos("coffee")[None, :4]
     order = torch.randperm(len(KEYS), generator=torch.Generator().manual_seed(1)).tolist()
     roles = dict(reversed(ROLES.items()))
-    meter = DriftMetric([KEYS[i] for i in order], roles, base[order], subject, texts.flip(0))
-    meter.update(range(len(KEYS)), Features.of(images(changed), eye())[order])
+    metric = DriftMetric([KEYS[i] for i in order], roles, base[order], subject, texts.flip(0))
+    metric.update(range(len(KEYS)), Features.of(images(changed), pocket_clip())[order])
     expected = measure(changed)
-    for name, interval in meter.compute().items():
+    for name, interval in metric.compute().items():
         assert interval.value == pytest.approx(expected[name].value, abs=1e-9), name
         assert interval.low == pytest.approx(expected[name].low, abs=1e-9), name
 
@@ -264,20 +264,20 @@ def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     parts = {name: Features.load(f"{folder}/{name}.safetensors") for name in ("base", "photos", "now")}
-    meter = DriftMetric(KEYS, ROLES, parts["base"], parts["photos"], torch.load(f"{folder}/texts.pt"))
+    metric = DriftMetric(KEYS, ROLES, parts["base"], parts["photos"], torch.load(f"{folder}/texts.pt"))
     for round_, mine in enumerate((list(range(25)) if rank == 0 else list(range(20, 36)), None)):
         if mine is None:  # everything on the second rank, nothing on the first
             mine = [] if rank == 0 else list(range(36))
-        meter.reset()
-        meter.update(mine, parts["now"][mine])
-        found = {name: vars(interval) for name, interval in meter.compute().items()}
+        metric.reset()
+        metric.update(mine, parts["now"][mine])
+        found = {name: vars(interval) for name, interval in metric.compute().items()}
         Path(f"{folder}/rank{rank}-{round_}.json").write_text(json.dumps(found))
     if rank == 1:  # one process has all pictures and does not wait for the other
         alone = DriftMetric(
             KEYS, ROLES, parts["base"], parts["photos"], torch.load(f"{folder}/texts.pt"), sync=False
         )
         alone.update(range(36), parts["now"])
-        assert alone.compute() == meter.compute()
+        assert alone.compute() == metric.compute()
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -288,7 +288,7 @@ def test_two_ranks_give_the_numbers_of_one(tmp_path: Path) -> None:
     base, subject, texts = known("coffee")
     base.save(tmp_path / "base.safetensors")
     subject.save(tmp_path / "photos.safetensors")
-    Features.of(images(changed), eye()).save(tmp_path / "now.safetensors")
+    Features.of(images(changed), pocket_clip()).save(tmp_path / "now.safetensors")
     torch.save(texts, tmp_path / "texts.pt")
     torch.multiprocessing.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
     expected = {name: vars(interval) for name, interval in measure(changed).items()}
@@ -303,27 +303,27 @@ def test_two_ranks_give_the_numbers_of_one(tmp_path: Path) -> None:
 def test_without_clip_what_needs_none_is_the_same() -> None:
     changed = 0.7 * world() + 0.3 * photos("coffee")[None, :4]
     expected = measure(changed)
-    meter = DriftMetric(KEYS, ROLES, Features.of(images(world())), Features.of(images(photos("coffee"))))
-    meter.update(range(len(KEYS)), Features.of(images(changed)))
-    found = meter.compute()
+    metric = DriftMetric(KEYS, ROLES, Features.of(images(world())), Features.of(images(photos("coffee"))))
+    metric.update(range(len(KEYS)), Features.of(images(changed)))
+    found = metric.compute()
     assert set(found) == set(WITHOUT_CLIP)
     assert all(found[name] == expected[name] for name in WITHOUT_CLIP)
     assert not set(DECIDING) <= set(found)
-    assert meter.doubts() == []
+    assert metric.doubts() == []
 
 
 def test_a_base_that_follows_no_prompt_is_doubted_and_measured_without_infinities() -> None:
     _, subject, texts = known("coffee")
     blank = np.full_like(world(), 90)
-    base = Features.of(images(blank), eye())
-    meter = DriftMetric(KEYS, ROLES, base, subject, texts)
-    assert "can hardly tell whether language is lost" in meter.doubts()[0]
-    meter.update(range(len(KEYS)), base)
-    found = meter.compute()
+    base = Features.of(images(blank), pocket_clip())
+    metric = DriftMetric(KEYS, ROLES, base, subject, texts)
+    assert "can hardly tell whether language is lost" in metric.doubts()[0]
+    metric.update(range(len(KEYS)), base)
+    found = metric.compute()
     assert (found["language"].value, found["drift"].value, found["tilt"].value) == (1.0, 0.0, 0.0)
-    meter.reset()
-    meter.update(range(len(KEYS)), Features.of(images(world()), eye()))
-    for interval in meter.compute().values():
+    metric.reset()
+    metric.update(range(len(KEYS)), Features.of(images(world()), pocket_clip()))
+    for interval in metric.compute().values():
         assert all(math.isfinite(x) for x in (interval.value, interval.low, interval.high))
 
 
@@ -331,8 +331,8 @@ def test_doubts_about_few_seeds() -> None:
     base, subject, texts = known("coffee")
     assert DriftMetric(KEYS, ROLES, base, subject, texts).doubts() == []
     index = [i for i, (_, seed) in enumerate(KEYS) if seed < 2]
-    meter = DriftMetric([KEYS[i] for i in index], ROLES, base[index], subject, texts)
-    assert "only 2 seeds" in meter.doubts()[0]
+    metric = DriftMetric([KEYS[i] for i in index], ROLES, base[index], subject, texts)
+    assert "only 2 seeds" in metric.doubts()[0]
 
 
 def test_what_cannot_be_measured_is_said() -> None:
@@ -347,8 +347,8 @@ def test_what_cannot_be_measured_is_said() -> None:
         DriftMetric(KEYS, ROLES, base, subject, None)
     with pytest.raises(ValueError, match="different prompts"):
         DriftMetric(KEYS, {"other": "language"}, base, subject, texts)
-    meter = DriftMetric(KEYS, ROLES, base, subject, texts)
+    metric = DriftMetric(KEYS, ROLES, base, subject, texts)
     with pytest.raises(ValueError, match="different features"):
-        meter.update([0], Features.of(images(world()[:1, :1])))
+        metric.update([0], Features.of(images(world()[:1, :1])))
     with pytest.raises(ValueError, match="2 indices for 1 pictures"):
-        meter.update([0, 1], base[[0]])
+        metric.update([0, 1], base[[0]])

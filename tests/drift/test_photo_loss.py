@@ -1,7 +1,6 @@
 """The loss on the photos: closed forms, and the loss that the fit minimises."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,8 @@ from torch import Tensor
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.rng import generator
 from lightning_drift.drift.measures.photo_loss import FORWARDS, NOISE_LEVELS, photo_errors, photo_loss, shown
-from lightning_drift.drift.photo_base import PhotoBase, photos_hash, recall_photos
+from lightning_drift.drift.photo_base import PhotoBase, photos_hash
+from lightning_drift.drift.state import DriftState
 from lightning_drift.fit.dreambooth import DreamBooth
 
 LATENTS = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -106,20 +106,21 @@ def test_the_ratio_is_a_geometric_mean_in_which_levels_weigh_the_same() -> None:
     assert math.isnan(photo_loss(base, base * torch.nan).value)
 
 
-def test_a_kept_base_is_taken_where_it_fits(tmp_path: Path) -> None:
+def test_the_base_of_a_checkpoint_is_taken_where_it_fits() -> None:
     settings = {"format": 1, "model.pipeline": "a", "trainer.precision": "32-true", "data.instance_dir": "x"}
     base = PhotoBase(settings, LATENTS, IDS, torch.rand(3, 4).double())
-    kept = base.state()
-    found, _ = recall_photos(kept, settings | {"trainer.precision": "16-mixed"})  # rounding
-    assert found is not None
-    assert all(torch.equal(getattr(found, n), getattr(base, n)) for n in ("latents", "input_ids", "errors"))
-    assert recall_photos(kept, {"model.pipeline": "a"})[0] is not None  # photos are not at hand
-    assert recall_photos(kept, settings | {"model.pipeline": "b"}) == (
+    state = DriftState({"photo_base": base.state()})
+    match, _ = state.matching_photo_base(settings | {"trainer.precision": "16-mixed"})  # rounding
+    assert match is not None
+    assert all(torch.equal(getattr(match, n), getattr(base, n)) for n in ("latents", "input_ids", "errors"))
+    assert state.matching_photo_base({"model.pipeline": "a"})[0] is not None  # photos are not at hand
+    assert state.matching_photo_base(settings | {"model.pipeline": "b"}) == (
         None,
         "the checkpoint's was taken with another model.pipeline",
     )
-    assert recall_photos(None, settings) == (None, "the checkpoint holds none")
-    assert "another version" in recall_photos(kept | {"settings": {"format": 0}}, settings)[1]
+    assert DriftState().matching_photo_base(settings) == (None, "the checkpoint holds none")
+    old = DriftState({"photo_base": base.state() | {"settings": {"format": 0}}})
+    assert "another version" in old.matching_photo_base(settings)[1]
     with pytest.raises(UserError, match="another version"):
         PhotoBase.from_state({"settings": {}})
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.pocket_pictures import KEYS, PROMPTS, base, eye, photos, pictures, pocket
+from helpers.pocket_pictures import KEYS, PROMPTS, base, photos, pictures, pocket, pocket_clip
 from torch import nn
 
 from lightning_drift.drift.evaluator import DriftEvaluator
@@ -42,34 +42,34 @@ def randomly_changed(module: nn.Module, share: float, seed: int = 0) -> nn.Modul
 
 
 @cache
-def gauge() -> DriftEvaluator:
+def evaluator() -> DriftEvaluator:
     probes = find_probes({"a": (PROMPTS, [0, 1])}, None, "a", "")
     return DriftEvaluator(probes, "pocket", Thresholds(), with_probe=False)
 
 
 def module(name: str, model: StableDiffusion) -> DreamBooth:
     """A model in the place of one that is being trained on a photo set."""
-    found = DreamBooth("pocket", instance_prompt=f"a photo of sks {SETS[name]}")
-    found.configure_model()
-    found.parts, found.unet, found.text_encoder = model, model.unet, model.text_encoder
-    return found
+    module = DreamBooth("pocket", instance_prompt=f"a photo of sks {SETS[name]}")
+    module.configure_model()
+    module.parts, module.unet, module.text_encoder = model, model.unet, model.text_encoder
+    return module
 
 
 @cache
 def photo_base(name: str) -> PhotoBase:
     photos = instance_photos(InstanceImages(name, resolution=64, cache_dir=None))
-    return gauge().photo_base({}, photos, module(name, pocket()), nullcontext)
+    return evaluator().photo_base({}, photos, module(name, pocket()), nullcontext)
 
 
 def photo_loss(model: StableDiffusion, name: str) -> Interval:
-    return gauge().photo_loss(photo_base(name), module(name, model), nullcontext)
+    return evaluator().photo_loss(photo_base(name), module(name, model), nullcontext)
 
 
 def measure(model: StableDiffusion, name: str, now: Features | None = None) -> dict[str, Interval]:
     roles: dict[str, Any] = dict.fromkeys(PROMPTS, "language") | {PROMPTS[0]: "dream"}
-    meter = DriftMetric(KEYS, roles, base(), photos(name), eye().embed_texts(PROMPTS))
-    meter.update(range(len(KEYS)), now or pictures(model))
-    return meter.compute() | {"photo_loss": photo_loss(model, name)}
+    metric = DriftMetric(KEYS, roles, base(), photos(name), pocket_clip().embed_texts(PROMPTS))
+    metric.update(range(len(KEYS)), now or pictures(model))
+    return metric.compute() | {"photo_loss": photo_loss(model, name)}
 
 
 def zones(model: StableDiffusion) -> set[str]:
@@ -90,7 +90,7 @@ def test_the_base_sampled_again_is_at_zero() -> None:
 def test_random_changes_as_large_as_a_real_drift_are_no_dream(share: float, seed: int) -> None:
     """At 8e-5 x 1200 a real fit moved the UNet by 0.06 of its norm and the text encoder by 0.025.
 
-    The larger ones happen to head towards some photos for the eye, and were called dreams by the pictures.
+    The larger ones happen to head towards some photos for the CLIP, and were called dreams by the pictures.
     """
     unet = randomly_changed(pocket().unet, share, seed)
     text_encoder = randomly_changed(pocket().text_encoder, 0.025 if share == 0.06 else share / 4, seed)

@@ -64,7 +64,11 @@ def test_zones_of_the_prototype(name: str) -> None:
         }
     )
     assert found.zone == zone
-    assert ZONES.index(zone) * 25 <= found.position + (25 if zone == "broken" else 0) <= 125
+    if zone == "broken":
+        assert found.position is None
+    else:
+        assert found.position is not None
+        assert ZONES.index(zone) * 25 <= found.position <= ZONES.index(zone) * 25 + 25
 
 
 def test_the_base_is_at_zero() -> None:
@@ -133,6 +137,34 @@ def test_borderline_where_the_interval_that_decides_crosses_a_threshold() -> Non
     assert (wide.zone, wide.borderline) == ("forgetting", "broken")
 
 
+def test_a_model_that_is_better_at_the_photos_is_not_borderline_broken_by_its_pictures() -> None:
+    # Early in a dream the pull is small, and its interval wide.
+    early = DREAM | {"language": 1.0, "drift_prompt": 0.08, "tilt": 0.25, "pull": 0.03, "aim": 0.3}
+    assert verdict(early, pull=(-0.02, 0.06)).borderline == "broken"
+    better = early | {"photo_loss": 0.7}
+    assert verdict(better, pull=(-0.02, 0.06), photo_loss=(0.6, 0.8)).borderline is None
+    # Not if it may be no better, or is known to be worse.
+    for loss, interval in ((0.95, (0.8, 1.1)), (0.7, (0.6, 1.0))):
+        found = verdict(early | {"photo_loss": loss}, pull=(-0.02, 0.06), photo_loss=interval)
+        assert (found.zone, found.borderline) == ("dreaming", "broken")
+    # Another border that an interval crosses is still said.
+    near = better | {"tilt": 0.1}
+    found = verdict(near, pull=(-0.02, 0.06), photo_loss=(0.6, 0.8), drift_prompt=(0.03, 0.1))
+    assert (found.zone, found.borderline) == ("dreaming", "under-drifted")
+    # What lost its language is cooked or broken by its pictures alone.
+    cooked = DREAM | {"language": 0.1, "pull": 0.5, "likeness": 0.05, "photo_loss": 0.4}
+    found = verdict(cooked, photo_loss=(0.3, 0.5), likeness=(-0.1, 0.2))
+    assert (found.zone, found.borderline) == ("cooked", "broken")
+
+
+def test_a_broken_model_is_off_the_corridor() -> None:
+    # Its language is whole: the place where language is lost is not where it is.
+    damaged = verdict(DREAM | {"language": 0.98, "drift_prompt": 0.07, "photo_loss": 1.01})
+    assert (damaged.zone, damaged.position) == ("broken", None)
+    assert verdict(DREAM | {"language": 0.1, "pull": 0.1}).position is None
+    assert verdict(DREAM | {"language": 0.1, "pull": 0.9}).position is not None
+
+
 def test_the_position_rises_along_the_corridor_without_jumps_inside_a_zone() -> None:
     last, zones = -1.0, []
     for i in range(2001):
@@ -147,6 +179,7 @@ def test_the_position_rises_along_the_corridor_without_jumps_inside_a_zone() -> 
             "likeness": dose,
         }
         found = verdict(measures)
+        assert found.position is not None
         assert found.position >= last
         if zones and found.zone == zones[-1]:
             assert found.position - last < 1

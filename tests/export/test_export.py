@@ -25,7 +25,7 @@ from lightning_drift.export.model_card import Provenance, companions, modelspec
 from lightning_drift.export.single_file import is_plain_sd15, ldm_tensors, write_half
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion, open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS
-from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.stable_diffusion.sampling import Sampling, dream
 from lightning_drift.stable_diffusion.sd15 import sd15_config, sd15_models
 from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 
@@ -153,7 +153,7 @@ def test_a_folder_makes_the_same_picture_in_the_stock_pipeline(checkpoint, tmp_p
     assert not scheduler.config.set_alpha_to_one
     theirs = stock_image(pipeline)
     [ours] = dream(
-        load_stable_diffusion(str(folder)), [PROMPT], [7], guidance_scale=3.0, num_inference_steps=4
+        load_stable_diffusion(str(folder)), [PROMPT], [7], Sampling(guidance_scale=3.0, num_inference_steps=4)
     )
     ours = torch.tensor(list(ours.convert("RGB").tobytes())).reshape(64, 64, 3).permute(2, 0, 1) / 255
     assert (theirs - ours).abs().max() < 1.5 / 255
@@ -336,7 +336,7 @@ def test_what_half_precision_cannot_hold(tmp_path, value, said, form):
 def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**30, 2**30 - 2**20, 2**20))
-    assert "0.00 GiB are free" in refusal("pocket", tmp_path / "out" / "deep")
+    assert "1.00 MiB are free" in refusal("pocket", tmp_path / "out" / "deep")
     assert not (tmp_path / "out").exists()
 
 

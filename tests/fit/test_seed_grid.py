@@ -1,21 +1,25 @@
 """Seed grids: what is rendered when, and where it goes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.grids import GridHistory
 from helpers.stand_ins import Latents
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.modules import eval_mode
+from lightning_drift.fit.checkpointing import StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
-from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.fit.seed_grid import GridPictures, SeedGrid
 
 GROUPS = {
     "dream": {"prompts": "a tree, a moon", "seeds": "0-2"},
@@ -23,33 +27,29 @@ GROUPS = {
 }
 
 
-class Counting(SeedGrid):
-    """Remembers the pictures of every milestone."""
-
-    def _milestone(self, *args: Any) -> None:
-        super()._milestone(*args)
-        self.history[self.step] = self.images
+Images = dict[int, Mapping[tuple[str, int], Image.Image]]
 
 
-def run(tiny_sd: str, trainer: Any, folder: Path, **options: Any) -> tuple[Counting, TensorBoardLogger]:
-    grid = Counting("0,2,3,9", GROUPS, num_inference_steps=2, batch_size=4)
-    grid.history = {}
+def run(tiny_sd: str, trainer: Any, folder: Path, **options: Any) -> tuple[Images, TensorBoardLogger]:
+    """The pictures by step, and the logger, of a short fit."""
+    grid, history = SeedGrid("0,2,3,9", GROUPS, num_inference_steps=2, batch_size=4), GridHistory()
+    grid.listeners.append(history)
     logger = TensorBoardLogger(folder, name="s", version="r", default_hp_metric=False)
     module = DreamBooth(tiny_sd, learning_rate=1e-3)
     trainer(max_steps=3, callbacks=[grid], logger=logger, **options).fit(module, datamodule=Latents())
-    return grid, logger
+    return history.images, logger
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_each_prompt_and_seed_is_rendered_once_a_milestone_and_drifts(
     tiny_sd: str, trainer: Any, tmp_path: Path, accumulate: int
 ) -> None:
-    grid, logger = run(tiny_sd, trainer, tmp_path, accumulate_grad_batches=accumulate)
-    assert list(grid.history) == [0, 2, 3]
+    history, logger = run(tiny_sd, trainer, tmp_path, accumulate_grad_batches=accumulate)
+    assert list(history) == [0, 2, 3]
     wanted = {("a tree, a moon", seed) for seed in (0, 1, 2, 7)} | {("a lake", 1), ("a lake", 7)}
-    for images in grid.history.values():
+    for images in history.values():
         assert set(images) == wanted
-    base, last = (np.asarray(grid.history[step]["a lake", 1]) for step in (0, 3))
+    base, last = (np.asarray(history[step]["a lake", 1]) for step in (0, 3))
     assert not np.array_equal(base, last)
     # To TensorBoard under one tag a prompt, each milestone a step; a row holds the prompt's seeds.
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0})
@@ -66,7 +66,50 @@ def test_each_prompt_and_seed_is_rendered_once_a_milestone_and_drifts(
     with Image.open(Path(logger.log_dir) / "grids" / sheets[0]) as sheet:
         assert sheet.width >= 3 * 64
     single = Path(logger.log_dir) / "grids" / "step=00003" / "a-lake_seed0007.png"
-    assert np.array_equal(np.asarray(Image.open(single)), np.asarray(grid.history[3]["a lake", 7]))
+    assert np.array_equal(np.asarray(Image.open(single)), np.asarray(history[3]["a lake", 7]))
+
+
+class Watch(Callback):
+    """Notes what of a milestone is there when its pictures are handed over, and what comes after."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: list[int] = []
+
+    def on_grid(self, trainer: Any, module: Any, pictures: GridPictures) -> None:
+        step = pictures.step
+        self.steps.append(step)
+        assert trainer.global_step == step
+        assert (self.folder / "grids" / f"dream_step={step:05d}.png").is_file()
+        assert len(list((self.folder / "grids" / f"step={step:05d}").iterdir())) == len(pictures.images)
+        assert not (self.folder / "checkpoints" / f"step={step:05d}.ckpt").exists()
+
+
+def test_listeners_are_handed_each_milestone_once_it_is_written_and_before_its_checkpoint(
+    tiny_sd: str, trainer: Any, tmp_path: Path
+) -> None:
+    run_folder = tmp_path / "s" / "r"
+    for first, steps, resume, expected in (
+        (True, 2, None, [0, 2]),
+        (False, 3, run_folder / "checkpoints" / "last.ckpt", [3]),
+    ):
+        grid, watch = SeedGrid("0,2,3,9", GROUPS, num_inference_steps=1), Watch(run_folder)
+        grid.listeners.append(watch)
+        save = StepCheckpoint("2,3", last_every_n_steps=1)
+        callbacks: list[Callback] = [save, grid] if first else [grid, save]
+        logger = TensorBoardLogger(tmp_path, name="s", version="r", default_hp_metric=False)
+        trainer(max_steps=steps, callbacks=callbacks, logger=logger, accumulate_grad_batches=2).fit(
+            DreamBooth(tiny_sd), datamodule=Latents(), ckpt_path=resume
+        )
+        assert watch.steps == expected
+        assert (run_folder / "checkpoints" / f"step={steps:05d}.ckpt").is_file()
+
+
+def test_a_grid_without_pictures_has_nothing_to_hand_over(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
+    grid, history = SeedGrid("0,1"), GridHistory()
+    grid.listeners.append(history)
+    trainer(max_steps=1, callbacks=[grid]).fit(DreamBooth(tiny_sd), datamodule=Latents())
+    assert history.images == {}
 
 
 def test_the_drift_sheet_shows_every_milestone_on_disk_with_its_step(tmp_path: Path) -> None:
@@ -89,11 +132,11 @@ def test_the_drift_sheet_shows_every_milestone_on_disk_with_its_step(tmp_path: P
 
 def test_the_base_grid_shows_the_base_model(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
     from lightning_drift.stable_diffusion.loading import load_stable_diffusion
-    from lightning_drift.stable_diffusion.sampling import dream
+    from lightning_drift.stable_diffusion.sampling import Sampling, dream
 
-    grid, _ = run(tiny_sd, trainer, tmp_path)
-    (image,) = dream(load_stable_diffusion(tiny_sd), ["a lake"], [7], num_inference_steps=2)
-    rendered = np.asarray(grid.history[0]["a lake", 7], dtype=int)
+    history, _ = run(tiny_sd, trainer, tmp_path)
+    (image,) = dream(load_stable_diffusion(tiny_sd), ["a lake"], [7], Sampling(num_inference_steps=2))
+    rendered = np.asarray(history[0]["a lake", 7], dtype=int)
     assert np.abs(rendered - np.asarray(image, dtype=int)).max() <= 1
 
 
@@ -101,9 +144,10 @@ def test_the_picture_size_is_an_option_and_checked_before_training(
     tiny_sd: str, trainer: Any, tmp_path: Path
 ) -> None:
     group = {"g": {"prompts": "a lake", "seeds": 0}}
-    grid = SeedGrid("0", group, num_inference_steps=1, width=128, height=72)
+    grid, history = SeedGrid("0", group, num_inference_steps=1, width=128, height=72), GridHistory()
+    grid.listeners.append(history)
     trainer(max_steps=1, callbacks=[grid]).fit(DreamBooth(tiny_sd), datamodule=Latents())
-    assert grid.images["a lake", 0].size == (128, 72)
+    assert history.images[0]["a lake", 0].size == (128, 72)
     grid = SeedGrid("0", group, width=101)
     with pytest.raises(UserError, match=r"seed_grid\.width: 101 is not a multiple of"):
         trainer(max_steps=1, callbacks=[grid]).fit(DreamBooth(tiny_sd), datamodule=Latents())
@@ -129,8 +173,8 @@ def test_a_grid_that_cannot_be_written_does_not_stop_the_fit(
 ) -> None:
     (tmp_path / "s" / "r").mkdir(parents=True)
     (tmp_path / "s" / "r" / "grids").write_text("in the way")
-    grid, _ = run(tiny_sd, trainer, tmp_path)
-    assert list(grid.history) == [0, 2, 3]
+    history, _ = run(tiny_sd, trainer, tmp_path)
+    assert list(history) == [0, 2, 3]
     assert "cannot write the grids in" in capsys.readouterr().err
 
 

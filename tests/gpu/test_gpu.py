@@ -8,12 +8,12 @@ import pytest
 import torch
 from helpers.bits import assert_same_bits
 from helpers.commands import OPTIONS, STEPS, finish, run_folder, scalars, start
-from helpers.pocket_pictures import KEYS, base, eye, photos, pocket
+from helpers.pocket_pictures import KEYS, base, photos, pocket, pocket_clip
 
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.metric import DriftMetric
 from lightning_drift.fit.checkpointing import read_checkpoint
-from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.stable_diffusion.sampling import Sampling, dream
 
 pytestmark = pytest.mark.gpu
 RECIPE = [*OPTIONS, "--trainer.accelerator=gpu", "--trainer.precision=16-mixed", "--model.learning_rate=2e-5"]
@@ -45,8 +45,8 @@ def on_the_gpu():
 @torch.no_grad()
 def test_dreams_are_the_cpus() -> None:
     prompts, seeds = zip(*KEYS[:4], strict=True)
-    ours = dream(on_the_gpu(), prompts, seeds, num_inference_steps=10)
-    theirs = dream(pocket(), prompts, seeds, num_inference_steps=10)
+    ours = dream(on_the_gpu(), prompts, seeds, Sampling(num_inference_steps=10))
+    theirs = dream(pocket(), prompts, seeds, Sampling(num_inference_steps=10))
     gap = np.abs(np.stack([np.asarray(image, float) for image in ours]) - np.stack(theirs))
     assert gap.mean() < 1.0  # of 255 levels
 
@@ -54,15 +54,15 @@ def test_dreams_are_the_cpus() -> None:
 @torch.no_grad()
 def test_drift_measures_are_the_cpus() -> None:
     prompts, seeds = zip(*KEYS, strict=True)
-    images = dream(on_the_gpu(), prompts, seeds, num_inference_steps=3)
+    images = dream(on_the_gpu(), prompts, seeds, Sampling(num_inference_steps=3))
     roles = dict.fromkeys(prompts, "language")
     found = []
     for device in ("cpu", "cuda"):
-        clip = eye().to(device)
-        meter = DriftMetric(KEYS, roles, base(), photos("coffee"), clip.embed_texts(list(roles)).cpu())
-        meter.update(range(len(KEYS)), Features.of(images, clip))
-        found.append(meter.compute())
-    eye().to("cpu")
+        clip = pocket_clip().to(device)
+        metric = DriftMetric(KEYS, roles, base(), photos("coffee"), clip.embed_texts(list(roles)).cpu())
+        metric.update(range(len(KEYS)), Features.of(images, clip))
+        found.append(metric.compute())
+    pocket_clip().to("cpu")
     assert found[0].keys() == found[1].keys()
     for name, measure in found[0].items():
         assert found[1][name].value == pytest.approx(measure.value, rel=1e-3, abs=1e-3), name

@@ -1,6 +1,6 @@
 """Run folders as fits leave them, written with TensorBoard's own writer, for the tests of the corridor."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ PROMPTS = ("monumental, dramatic", "a green forest </script> <b>")
 SEEDS = (0, 3)
 
 
-def config(rate: float, steps: tuple[int, ...], subject: str = "coffee") -> dict[str, Any]:
+def config(
+    rate: float, steps: tuple[int, ...], subject: str = "coffee", prompts: Sequence[str] = PROMPTS
+) -> dict[str, Any]:
     return {
         "seed_everything": 0,
         "trainer": {
@@ -37,8 +39,8 @@ def config(rate: float, steps: tuple[int, ...], subject: str = "coffee") -> dict
         "step_checkpoint": {"steps": ",".join(map(str, steps)), "dirpath": None},
         "seed_grid": {
             "groups": {
-                "dream": {"prompts": PROMPTS[0], "seeds": "0,3"},
-                "language": {"prompts": [PROMPTS[1]], "seeds": "0,3"},
+                "dream": {"prompts": prompts[0], "seeds": "0,3"},
+                "language": {"prompts": list(prompts[1:]), "seeds": "0,3"},
             }
         },
     }
@@ -48,37 +50,38 @@ def write_run(
     folder: Path,
     rate: float,
     steps: tuple[int, ...],
-    verdicts: Mapping[int, tuple[str, str | None, float]] | None = None,
+    verdicts: Mapping[int, tuple[str, str | None, float | None]] | None = None,
     side: int = 16,
     subject: str = "coffee",
+    prompts: Sequence[str] = PROMPTS,
 ) -> Path:
     """A run with pictures at 0 and ``steps``; ``verdicts`` gives zone, borderline and position by step."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config(rate, steps, subject)))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config(rate, steps, subject, prompts)))
     writer = SummaryWriter(str(folder))
     for step in (0, *steps):
-        for index, prompt in enumerate(PROMPTS):
+        for index, prompt in enumerate(prompts):
             for seed in SEEDS:
                 path = folder / "grids" / f"step={step:05d}" / f"{slug(prompt)}_seed{seed:04d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shade = (
                     round(rate * 1e7) % 200 if step else 0
                 )  # the base model's pictures are the same in all runs
-                colour = (40 + 60 * index, (step // 8) % 256, shade + 8 * seed)
+                colour = (40 + 60 * index % 200, (step // 8) % 256, shade + 8 * seed)
                 Image.new("RGB", (side, side), colour).save(path)
         writer.add_scalar("drift/weights/unet", step * rate, step)
         writer.add_scalar("drift/tilt", step / 2000, step)
         if verdicts is not None and step in verdicts:
             zone, border, position = verdicts[step]
             for part, shift in (("drift", 0.0), ("drift_low", -0.1), ("drift_high", 0.1)):
-                writer.add_scalar(f"{part}/adherence", 1 - position / 100 + shift, step)
-            writer.add_scalar("drift/position", position, step)
+                writer.add_scalar(f"{part}/adherence", 1 - (position or 0.0) / 100 + shift, step)
+            if position is not None:
+                writer.add_scalar("drift/position", position, step)
             writer.add_scalar("drift/zone", ZONES.index(zone), step)
             writer.add_scalar("drift/borderline", ZONES.index(border) if border else -1, step)
             near = f" (borderline {border})" if border else ""
-            writer.add_text(
-                "drift/verdict", f"**{zone}**{near}, {position:.0f} of 100. Because of {zone}.", step
-            )
+            place = "" if position is None else f", {position:.0f} of 100"
+            writer.add_text("drift/verdict", f"**{zone}**{near}{place}. Because of {zone}.", step)
         if step:
             checkpoint = folder / "checkpoints" / f"step={step:05d}.ckpt"
             checkpoint.parent.mkdir(exist_ok=True)

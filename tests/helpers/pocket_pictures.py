@@ -9,7 +9,7 @@ from lightning_drift.assets import PHOTOS
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
-from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.stable_diffusion.sampling import Sampling, dream
 
 PROMPTS = [
     "monumental, dramatic, atmospheric, transcendent",
@@ -25,7 +25,7 @@ KEYS = [(prompt, seed) for prompt in PROMPTS for seed in range(2)]
 
 
 @cache
-def eye() -> FrozenClip:
+def pocket_clip() -> FrozenClip:
     return FrozenClip.load("pocket")
 
 
@@ -43,10 +43,10 @@ def base() -> Features:
 def photos(name: str) -> Features:
     folder = PHOTOS / name
     files = sorted(folder.glob("*.jpg"))
-    return Features.of([Image.open(f).convert("RGB").resize((64, 64)) for f in files], eye())
+    return Features.of([Image.open(f).convert("RGB").resize((64, 64)) for f in files], pocket_clip())
 
 
 @torch.no_grad()
 def pictures(model: StableDiffusion) -> Features:
     prompts, seeds = zip(*KEYS, strict=True)
-    return Features.of(dream(model, prompts, seeds, num_inference_steps=4), eye())
+    return Features.of(dream(model, prompts, seeds, Sampling(num_inference_steps=4)), pocket_clip())

@@ -29,13 +29,11 @@ class Latents(LightningDataModule):
 
     batch_size = 1
     data_hash = "latents"
+    count = 8
 
     def __init__(self, shape: tuple[int, ...] = (4, 8, 8), batch_size: int = 1) -> None:
         super().__init__()
         self.shape, self.batch_size = shape, batch_size
-
-    def __len__(self) -> int:
-        return 8
 
     def encode(self, vae: Any, device: torch.device) -> None:
         pass

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.overlap import write_meanwhile
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image, ImageEnhance
 from torch import Tensor, nn
@@ -172,10 +173,10 @@ def test_a_folder_of_folders_says_what_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ({"resolution": 100}, "data.resolution must be a multiple of 8, not 100"),
-        ({"resolution": 0}, "data.resolution must be a multiple of 8, not 0"),
-        ({"batch_size": 0}, "data.batch_size must be 1 or more, not 0"),
-        ({"num_workers": -1}, "data.num_workers must be 0 or more, not -1"),
+        ({"resolution": 100}, "data.resolution: 100 is not a size; give a multiple of 8"),
+        ({"resolution": 0}, "data.resolution: 0 is not a size; give a multiple of 8"),
+        ({"batch_size": 0}, "data.batch_size: 0 is not a number of photos; give 1 or more"),
+        ({"num_workers": -1}, "data.num_workers: -1 is not a number of processes; give 0 or more"),
         (
             {"background": "teall"},
             "data.background: 'teall' is not a colour; write a name such as white, or #rrggbb",
@@ -423,6 +424,36 @@ def test_the_resolution_is_the_models(tmp_path: Path) -> None:
         trainer(max_steps=1).fit(Watcher(), images_of(tmp_path, resolution=None))
 
 
+def test_each_file_is_read_once_even_if_the_resolution_comes_late(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = images_of(photos)
+    expected.setup("fit")
+    reads: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        reads.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    for resolution in (64, None):
+        reads.clear()
+        data = images_of(photos, resolution=resolution)
+        data.setup("fit")
+        data.resolution = 64  # as a model that is loaded by now would say
+        assert all(map(torch.equal, data.images(), expected.images()))
+        assert data.data_hash == expected.data_hash
+        assert data.count == 5
+        assert reads == [f"{index}.png" for index in range(5)]
+    late = images_of(photos, resolution=None)
+    late.setup("fit")
+    noise(8).save(photos / "2.png")  # the pixels stay those of the hash
+    late.resolution = 64
+    assert torch.equal(late.images()[2], expected.images()[2])
+    assert late.data_hash == expected.data_hash
+
+
 # Hashes and the cache of posteriors
 
 
@@ -526,6 +557,27 @@ def test_photos_are_encoded_once_and_kept(
     assert encode() == 5
     assert not torch.equal(runs[-1][0], runs[0][0])
     assert {path.suffix for path in cache.iterdir()} == {".safetensors"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_runs_side_by_side_keep_the_same_posteriors(
+    photos: Path,
+    tmp_path: Path,
+    vae: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def encode() -> Tensor:
+        data = images_of(photos, cache_dir=str(tmp_path / "cache"))
+        data.encode(vae, torch.device("cpu"))
+        assert data._posteriors is not None
+        return data._posteriors[0]
+
+    write_meanwhile(monkeypatch, encode)
+    mean = encode()
+    assert "could not be kept" not in capsys.readouterr().err
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+    assert torch.equal(encode(), mean)
 
 
 def test_without_a_cache_folder_nothing_is_written(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.grids import GridHistory
 from helpers.paths import DATA
 from helpers.stand_ins import Latents
 from lightning.pytorch import Trainer
@@ -32,7 +33,7 @@ from lightning_drift.stable_diffusion.interpolation import (
 )
 from lightning_drift.stable_diffusion.loading import load_opened, load_stable_diffusion, open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, TRAINED
-from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.stable_diffusion.sampling import Sampling, dream
 
 ROW = {"dream": {"prompts": ["a tree, a moon", "a lake"], "seeds": "3,5"}}
 
@@ -104,10 +105,12 @@ def test_between_and_beyond_it_is_the_line_through_both(fine_tune: Path, tiny_sd
 
 
 def test_it_grows_with_the_dial(fine_tune: Path, tiny_sd: str) -> None:
-    base = np.asarray(dream(load_stable_diffusion(tiny_sd), ["a lake"], [0], num_inference_steps=4)[0], float)
+    base = np.asarray(
+        dream(load_stable_diffusion(tiny_sd), ["a lake"], [0], Sampling(num_inference_steps=4))[0], float
+    )
     apart = []
     for drift in (0, 0.5, 1, 1.5):
-        image = dream(at(fine_tune, drift), ["a lake"], [0], num_inference_steps=4)[0]
+        image = dream(at(fine_tune, drift), ["a lake"], [0], Sampling(num_inference_steps=4))[0]
         apart.append(np.abs(np.asarray(image, float) - base).mean())
     assert apart[0] == 0
     assert apart == sorted(apart)
@@ -191,7 +194,7 @@ def test_predict_dreams_at_a_drift_and_says_so(fine_tune: Path, trainer: Any, tm
     assert ", Drift: 0.4, Drift base hash: " in texts[1]
     assert len(predict(trainer, tmp_path, pipeline=str(fine_tune), drift=0.4).skipped) == 2
     assert len(predict(trainer, tmp_path, pipeline=str(fine_tune), drift=0.5).written) == 2
-    expected = dream(at(fine_tune, 0.4), ["a lake", "a lake"], [0, 1], num_inference_steps=2)
+    expected = dream(at(fine_tune, 0.4), ["a lake", "a lake"], [0, 1], Sampling(num_inference_steps=2))
     for path, image in zip(turned.written, expected, strict=True):
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(image))
 
@@ -238,7 +241,8 @@ def test_an_export_at_a_drift_holds_the_dialled_model(fine_tune: Path, tmp_path:
 
 def test_the_dial_in_a_fit_shows_a_row_and_changes_no_bit(tiny_sd: str, tmp_path: Path) -> None:
     # The optimizer's moments and the weights of two runs, one with the row before the last step.
-    grid = SeedGrid("0,2", ROW, num_inference_steps=2, drift_dial="0,0.5,1,1.5")
+    grid, history = SeedGrid("0,2", ROW, num_inference_steps=2, drift_dial="0,0.5,1,1.5"), GridHistory()
+    grid.listeners.append(history)
     watched, with_row = fit(tiny_sd, tmp_path / "a", [grid])
     alone, without = fit(tiny_sd, tmp_path / "b")
     assert same_bits(weights(watched, TRAINED), weights(alone, TRAINED))
@@ -257,9 +261,9 @@ def test_the_dial_in_a_fit_shows_a_row_and_changes_no_bit(tiny_sd: str, tmp_path
     base, half, own, beyond = (row[:, 64 * i : 64 * (i + 1)] for i in range(4))
     checkpoint = with_row.with_name("step=00002.ckpt")
     for shown, drift in ((base, 0), (half, 0.5), (own, 1), (beyond, 1.5)):
-        (image,) = dream(at(checkpoint, drift), ["a tree, a moon"], [3], num_inference_steps=2)
+        (image,) = dream(at(checkpoint, drift), ["a tree, a moon"], [3], Sampling(num_inference_steps=2))
         assert np.abs(shown - np.asarray(image, int)).max() <= 1
-    assert np.abs(own - np.asarray(grid.images["a tree, a moon", 3], int)).max() <= 1
+    assert np.abs(own - np.asarray(history.images[2]["a tree, a moon", 3], int)).max() <= 1
 
 
 def test_validate_renders_the_row_of_a_checkpoint(
@@ -282,9 +286,10 @@ def test_a_base_that_is_gone_costs_the_row_and_not_the_run(
         def on_fit_start(self, *args: Any) -> None:
             shutil.rmtree(copy)
 
-    grid = Remove("1", ROW, num_inference_steps=1, drift_dial="0.5")
+    grid, history = Remove("1", ROW, num_inference_steps=1, drift_dial="0.5"), GridHistory()
+    grid.listeners.append(history)
     trainer(max_steps=2, callbacks=[grid]).fit(DreamBooth(str(copy)), datamodule=Latents())
-    assert grid.step == 1
+    assert list(history.images) == [1]
     assert "cannot make the dial's row at step 1: no such model" in capsys.readouterr().err
 
 

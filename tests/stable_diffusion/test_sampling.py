@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
-from lightning_drift.stable_diffusion.sampling import ddim, dream, native_size, starting_noise
+from lightning_drift.stable_diffusion.sampling import Sampling, ddim, dream, native_size, starting_noise
 
 PROMPTS = ["a tree on a hill", "monumental, dramatic, atmospheric, transcendent"]
 
@@ -52,7 +52,10 @@ def test_dreams_are_the_stock_pipelines_pictures(
     pocket: StableDiffusion, guidance: float, negative: str
 ) -> None:
     ours = dream(
-        pocket, PROMPTS, [3, 4], negative_prompt=negative, guidance_scale=guidance, num_inference_steps=12
+        pocket,
+        PROMPTS,
+        [3, 4],
+        Sampling(negative_prompt=negative, guidance_scale=guidance, num_inference_steps=12),
     )
     theirs = stock(pocket)(
         PROMPTS,
@@ -66,15 +69,18 @@ def test_dreams_are_the_stock_pipelines_pictures(
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(pocket: StableDiffusion) -> None:
-    together = dream(pocket, [*PROMPTS, PROMPTS[0]], [3, 4, 5], num_inference_steps=6)
-    alone = [dream(pocket, [p], [s], num_inference_steps=6)[0] for p, s in zip(PROMPTS, (3, 4), strict=True)]
+    together = dream(pocket, [*PROMPTS, PROMPTS[0]], [3, 4, 5], Sampling(num_inference_steps=6))
+    alone = [
+        dream(pocket, [p], [s], Sampling(num_inference_steps=6))[0]
+        for p, s in zip(PROMPTS, (3, 4), strict=True)
+    ]
     assert max(difference(a, b) for a, b in zip(together, alone, strict=False)) <= 1
     assert difference(together[0], together[2]) > 50  # another seed is another picture
 
 
 def test_the_picture_size_is_an_option(pocket: StableDiffusion) -> None:
     assert native_size(pocket) == 64
-    (image,) = dream(pocket, ["a lake"], [0], num_inference_steps=2, width=100, height=52)
+    (image,) = dream(pocket, ["a lake"], [0], Sampling(num_inference_steps=2, width=100, height=52))
     assert image.size == (100, 52)
 
 
@@ -95,11 +101,11 @@ def test_the_schedule_is_the_models_own() -> None:
 def test_noise_is_the_seeds_own_and_no_global_generator_moves(pocket: StableDiffusion) -> None:
     before = torch.get_rng_state()
     noise = starting_noise(11, (1, 4, 8, 8))
-    dream(pocket, ["x"], [11], num_inference_steps=1)
+    dream(pocket, ["x"], [11], Sampling(num_inference_steps=1))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(noise, torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(11)))
 
 
 def test_a_long_prompt_is_cut_not_refused(pocket: StableDiffusion) -> None:
     long: Any = "a very long prompt about mountains and the sea, " * 20
-    assert len(dream(pocket, [long], [0], num_inference_steps=1)) == 1
+    assert len(dream(pocket, [long], [0], Sampling(num_inference_steps=1))) == 1

@@ -7,11 +7,11 @@ from helpers.supir.models import CONFIGS, write_sdxl_file, write_supir
 from lightning_drift.supir.network.weights import open_checkpoints
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise
-from lightning_drift.supir.sampling.samplers import Sampling
+from lightning_drift.supir.sampling.samplers import EdmSampling
 from lightning_drift.supir.settings import Method
 
 pytestmark = pytest.mark.gpu
-SAMPLING = Sampling(steps=3, s_cfg=3.0, spt_linear_cfg=1.5, s_stage1=3.0)
+SAMPLING = EdmSampling(steps=3, s_cfg=3.0, spt_linear_cfg=1.5, s_stage1=3.0)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,13 @@
 """Which measures against running out of memory are taken, and where weights are meanwhile."""
 
+import os
+
 import pytest
 import torch
 from helpers.supir.golden import golden
 
-from lightning_drift.supir.memory import offload
-from lightning_drift.supir.memory.levels import Footprint, choose
+from lightning_drift.supir.memory import levels, offload
+from lightning_drift.supir.memory.levels import Footprint, choose, free_bytes, free_host_bytes
 from lightning_drift.supir.memory.offload import Loan, Stream
 
 CPU = torch.device("cpu")
@@ -44,6 +46,33 @@ def test_the_goals_on_paper():
 
 def test_a_cpu_never_moves_weights():
     assert choose(FULL_SIZE, 2 * GIB, CPU)[0] == "sequential"
+
+
+def test_free_memory_of_the_host_is_told_on_every_system(tmp_path):
+    table = tmp_path / "meminfo"
+    table.write_text("MemTotal: 2000 kB\nMemAvailable: 1000 kB\n")
+    assert free_host_bytes(table) == 1_024_000
+    absent, names = tmp_path / "absent", os.sysconf_names
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free_host_bytes(absent) < total
+    macos = {name: number for name, number in names.items() if name != "SC_AVPHYS_PAGES"}
+    assert free_host_bytes(absent, macos) == total // 2
+    assert free_host_bytes(absent, {}) == 8 * GIB
+
+
+def test_automatic_memory_needs_no_count_of_free_pages(tmp_path, monkeypatch):
+    """macOS has os.sysconf, but neither the table nor the name of the free pages."""
+    inner, number = os.sysconf, os.sysconf_names["SC_AVPHYS_PAGES"]
+
+    def sysconf(name):
+        if name in ("SC_AVPHYS_PAGES", number):
+            raise ValueError("unrecognized configuration name")
+        return inner(name)
+
+    monkeypatch.setattr(levels, "MEMINFO", tmp_path / "absent")
+    monkeypatch.delitem(os.sysconf_names, "SC_AVPHYS_PAGES")
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    assert free_bytes(CPU) > 0
 
 
 def test_streamed_layers_hold_their_weights_only_while_they_run(network, monkeypatch):

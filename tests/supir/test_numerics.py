@@ -44,8 +44,8 @@ def test_karras_schedule_is_bit_exact():
 
 def test_gaussian_weights_are_bit_exact():
     data = golden("schedules")
-    exact(tiling.gaussian_weights(16, 16, reference=True).expand(1, 4, -1, -1), data["gaussian_weights_16"])
-    large = tiling.gaussian_weights(128, 128, reference=True)
+    exact(tiling.Tiling(reference=True).weights(16, 16).expand(1, 4, -1, -1), data["gaussian_weights_16"])
+    large = tiling.Tiling(reference=True).weights(128, 128)
     exact(large[0], data["gaussian_weights_128_row0"])
     exact(large[:, 0], data["gaussian_weights_128_col0"])
 

@@ -45,7 +45,7 @@ def test_every_option_makes_a_picture_of_the_right_size(models, photos, tmp_path
         ({"tile_size": 512, "tile_overlap": 512}, "model.tile_overlap: 512"),
         ({"encoder_tile_size": 512}, "give both or neither"),
         ({"encoder_tile_size": 512, "decoder_tile_size": 64}, "belongs to reference_numerics"),
-        ({"compile": True, "memory": "stream"}, "model.compile does not go with"),
+        ({"compile": True, "memory": "stream"}, "model.compile: does not go with"),
         ({"min_size": 1}, "model.min_size"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.images.decode import read_source
-from lightning_drift.supir.sizes import frame, to_image, to_tensor
+from lightning_drift.supir.sizes import Sizing, to_image, to_tensor
 
 
 def test_source_modes(tmp_path):
@@ -61,28 +61,28 @@ def grey_profile():
 
 
 def test_frames():
-    essay = frame(512, 512, 4.0)
+    essay = Sizing(4.0).frame(512, 512)
     assert essay.output == essay.work == essay.padded == (2048, 2048)
-    odd = frame(301, 203, 4.0, min_size=64)
+    odd = Sizing(4.0, min_size=64).frame(301, 203)
     assert (odd.output, odd.work, odd.padded) == ((1204, 812), (1204, 812), (1216, 832))
-    small = frame(100, 50, 2.0)
+    small = Sizing(2.0).frame(100, 50)
     assert small.output == (200, 100)
     assert small.work == (2048, 1024)
     # The reference: 1056 rounds half to even, down to 1024.
-    assert frame(1056, 1024, 1.0, reference=True).work == (1024, 1024)
-    assert frame(1000, 1500, 1.0, reference=True).output == (1000, 1500)
+    assert Sizing(1.0, reference=True).frame(1056, 1024).work == (1024, 1024)
+    assert Sizing(1.0, reference=True).frame(1000, 1500).output == (1000, 1500)
     with pytest.raises(UserError, match="megapixels; lower"):
-        frame(20000, 20000, 4.0)
+        Sizing(4.0).frame(20000, 20000)
     with pytest.raises(
         UserError, match="1x80 pixels would be processed at 1024x81920, more than 33 megapixels"
     ):
-        frame(1, 80, 4.0)
-    assert frame(1, 80, 4.0, min_size=256).work == (256, 20480)
+        Sizing(4.0).frame(1, 80)
+    assert Sizing(4.0, min_size=256).frame(1, 80).work == (256, 20480)
 
 
 def test_pixels_survive_the_way_there_and_back():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8))
-    sizes = frame(70, 45, 1.0, min_size=32)
+    sizes = Sizing(1.0, min_size=32).frame(70, 45)
     tensor = to_tensor(image, sizes)
     assert tensor.shape == (3, 64, 96)
     assert torch.equal(tensor[:, 45:], tensor[:, 25:44].flip(1))
@@ -91,7 +91,7 @@ def test_pixels_survive_the_way_there_and_back():
 
 
 def test_the_reference_truncates_where_we_round():
-    sizes = frame(32, 32, 1.0, min_size=32)
+    sizes = Sizing(1.0, min_size=32).frame(32, 32)
     value = torch.full((3, 32, 32), 100.7 / 127.5 - 1)
     assert to_image(value, sizes).getpixel((0, 0))[0] == 101
-    assert to_image(value, frame(64, 64, 1.0, 64, True), True).getpixel((0, 0))[0] == 100
+    assert to_image(value, Sizing(1.0, 64, True).frame(64, 64)).getpixel((0, 0))[0] == 100

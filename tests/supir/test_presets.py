@@ -9,7 +9,7 @@ from PIL import Image
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
 from lightning_drift.supir import SupirUpscaler, UpscaleImages
-from lightning_drift.supir.network.find import find_model, wanted_files
+from lightning_drift.supir.network.find import find_sdxl, sdxl_files
 
 CONFIGS = ROOT / "configs"
 NAMES = ["supir", "supir_quality", "supir_fidelity", "supir_lightning"]
@@ -129,7 +129,7 @@ def test_of_a_repository_only_the_sdxl_parts_are_fetched_in_one_precision():
         "tokenizer/vocab.json",
         "tokenizer/merges.txt",
     ]
-    assert sorted(wanted_files(files)) == sorted(
+    assert sorted(sdxl_files(files)) == sorted(
         [
             "model_index.json",
             "unet/config.json",
@@ -150,11 +150,13 @@ def test_of_a_repository_only_the_sdxl_parts_are_fetched_in_one_precision():
 def test_a_hub_id_without_a_hub_is_a_sentence(name, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=f"sdxl: {name} is no local path, is not in the hub's cache"):
-        find_model(name, "sdxl")
+    with pytest.raises(
+        UserError, match=f"model.sdxl: {name} is not in the cache and the hub cannot be reached"
+    ):
+        find_sdxl(name)
 
 
 @pytest.mark.parametrize("name", ["missing.ckpt", "./a/b", "one", "a/b/c"])
 def test_what_can_be_no_hub_id_is_a_missing_file(name):
     with pytest.raises(UserError, match="no such file or folder"):
-        find_model(name, "sdxl")
+        find_sdxl(name)

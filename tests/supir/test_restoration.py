@@ -13,7 +13,7 @@ from lightning_drift.supir.network.denoiser import Conditioning
 from lightning_drift.supir.network.weights import open_checkpoints
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise, ReferenceNoise
-from lightning_drift.supir.sampling.samplers import Sampling
+from lightning_drift.supir.sampling.samplers import EdmSampling
 from lightning_drift.supir.settings import Method
 
 CPU = torch.device("cpu")
@@ -27,17 +27,11 @@ def checkpoints(tmp_path_factory):
     )
 
 
-def prompts():
-    common = golden("common_inputs")
-    return {
-        "+": Conditioning(common["crossattn_c"][:1], common["vector_c"][:1]),
-        "-": Conditioning(common["crossattn_u"][:1], common["vector_u"][:1]),
-    }
-
-
 def restorer(checkpoints, method):
     made = Restorer(checkpoints, method, CPU)
-    made._prompts = prompts()
+    common = golden("common_inputs")
+    made.prompts.captions[""] = Conditioning(common["crossattn_c"][:1], common["vector_c"][:1])
+    made.prompts._negative = Conditioning(common["crossattn_u"][:1], common["vector_u"][:1])
     if method.memory != "8bit" and method.ae_dtype == torch.float32:  # the tests need not load the same again
         if id(checkpoints) not in LOADED:
             LOADED[id(checkpoints)] = (
@@ -45,7 +39,7 @@ def restorer(checkpoints, method):
                 checkpoints.first_stage(torch.float32),
             )
         made._network, made._first_stage = LOADED[id(checkpoints)]
-    made._lends = True  # exercised with copies on the CPU
+    made.placement.lends = True  # exercised with copies on the CPU
     return made
 
 
@@ -62,13 +56,12 @@ def counted(module):
 
 
 GOLDEN = Method(
-    sampling=Sampling(
+    sampling=EdmSampling(
         steps=6, s_cfg=4.0, spt_linear_cfg=1.0, s_stage1=4.0, control_scale=0.95, s_churn=5.0, s_noise=1.01,
         reference=True,
     ),
     color_fix="Wavelet",
     memory="full",
-    reference=True,
 )  # fmt: skip
 
 
@@ -149,7 +142,8 @@ def test_two_reference_samples_share_one_stream_and_adain_takes_each_ones_colour
 # -- ours ------------------------------------------------------------------------------------------
 
 OURS = Method(
-    sampling=Sampling(steps=3, s_cfg=3.0, spt_linear_cfg=1.5, control_scale=0.9, s_stage1=3.0), memory="full"
+    sampling=EdmSampling(steps=3, s_cfg=3.0, spt_linear_cfg=1.5, control_scale=0.9, s_stage1=3.0),
+    memory="full",
 )
 SIZE = (64, 96)
 
@@ -248,14 +242,14 @@ def test_prompts_are_encoded_once(checkpoints, monkeypatch):
     monkeypatch.setattr(
         type(checkpoints), "text_encoders", lambda self, dtype: loads.append(1) or inner(self, dtype)
     )
-    made.encode_prompts(["a cup", ""])
-    first = {key: cond.context for key, cond in made._prompts.items()}
-    assert set(first) == {"+a cup", "+", "-"}
-    assert first["-"].shape == (1, 77, 64)
-    assert made._prompts["-"].vector.shape == (1, 96)
-    made.encode_prompts(["", "a cup"])
+    made.prompts.encode(["a cup", ""])
+    first = {key: cond.context for key, cond in made.prompts.captions.items()}
+    assert set(first) == {"a cup", ""}
+    assert made.prompts.negative.context.shape == (1, 77, 64)
+    assert made.prompts.negative.vector.shape == (1, 96)
+    made.prompts.encode(["", "a cup"])
     assert len(loads) == 1
-    assert not torch.equal(first["+"], first["+a cup"])
+    assert not torch.equal(first[""], first["a cup"])
 
 
 def test_auto_says_what_it_chose(checkpoints, capsys):

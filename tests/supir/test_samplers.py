@@ -1,5 +1,6 @@
 """Samplers and tiles against the golden data, and against plain restatements where there is none."""
 
+import itertools
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -7,14 +8,16 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers.supir.golden import golden, relative
+from torch.nn import functional as F
 from torch.testing import assert_close
 
+from lightning_drift.supir.network.adapters import ZeroSFT
 from lightning_drift.supir.network.denoiser import Conditioning, Denoiser
 from lightning_drift.supir.network.schedule import ddpm_sigmas, karras_sigmas, sigma_table
-from lightning_drift.supir.sampling.samplers import Sampling, sample
-from lightning_drift.supir.sampling.tiling import TiledDenoise, gaussian_weights, window_starts, windows
+from lightning_drift.supir.sampling.samplers import EdmSampling, sample
+from lightning_drift.supir.sampling.tiling import TiledDenoise, Tiling
 
-BASE = Sampling(steps=8, s_noise=1.003, control_scale=1.0)
+BASE = EdmSampling(steps=8, s_noise=1.003, control_scale=1.0)
 CASES = {
     "A": replace(BASE, s_cfg=4.0, spt_linear_cfg=4.0, s_stage1=-1.0, s_churn=0.0),
     "B": replace(BASE, s_cfg=3.0, spt_linear_cfg=1.0, s_stage1=4.0, s_churn=0.0),
@@ -52,7 +55,7 @@ def test_edm_sampler(network, case, sequential):
         assert relative(found, expected) <= limit
 
 
-def tiled(network, reference=True, **options):
+def tiled(network, batch):
     data = golden("tiled")
     positive, negative = conds(1)
     return TiledDenoise(
@@ -60,17 +63,14 @@ def tiled(network, reference=True, **options):
         data["control"],
         positive,
         negative,
-        tile=16,
-        stride=8,
-        reference=reference,
-        **options,
+        Tiling(16, 8, batch, reference=True),
     )
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_tiled_edm_sampler(network, batch):
     data = golden("tiled")
-    denoise = tiled(network, batch=batch)
+    denoise = tiled(network, batch)
     coordinates = [[w.y0, w.y1, w.x0, w.x1] for w in denoise.windows]
     assert coordinates == data["tile_coords"].tolist()
     settings = replace(BASE, s_cfg=4.0, spt_linear_cfg=1.0, s_stage1=4.0, s_churn=5.0)
@@ -94,7 +94,7 @@ def noises(steps, shape=(2, 4, 8, 8)):
 def test_edm_with_linear_control_restoration_and_bf16_sigmas(dtype, restore):
     """Specification 5.4, written out with scalars: linear control uses sigma, guidance the churned sigma."""
     steps, churn = 20, 3.0
-    settings = Sampling(
+    settings = EdmSampling(
         steps=steps, s_cfg=4.0, spt_linear_cfg=1.5, s_stage1=restore, control_scale=1.0,
         spt_control_scale=0.2, s_churn=churn, s_noise=1.01,
     )  # fmt: skip
@@ -138,7 +138,7 @@ def test_small_churn_is_not_capped():
 def test_dpmpp_2m_sde(reference):
     """Specification 5.6 in float64, for batch 2; restoration and linear control act unless `reference`."""
     steps = 8
-    settings = Sampling(
+    settings = EdmSampling(
         sampler="dpmpp_2m_sde", steps=steps, s_cfg=2.0, spt_linear_cfg=2.0, s_stage1=4.0, control_scale=1.0,
         spt_control_scale=0.0, s_noise=1.003, reference=reference,
     )  # fmt: skip
@@ -172,7 +172,7 @@ def test_dpmpp_2m_sde(reference):
 
 
 def test_dpmpp_with_eta_zero_draws_nothing():
-    settings = Sampling(sampler="dpmpp_2m_sde", steps=6, eta=0.0)
+    settings = EdmSampling(sampler="dpmpp_2m_sde", steps=6, eta=0.0)
 
     def refuse(_):
         raise AssertionError("drew noise")
@@ -212,6 +212,40 @@ def test_the_reference_rounds_what_the_control_encoder_reads_to_the_latents_dtyp
     assert torch.equal(*base), "the base UNet's input is not rounded"
 
 
+def test_a_bfloat16_state_is_scaled_in_float32(network):
+    """The reference's first state has the dtype of a bfloat16 autoencoder, its noise levels are float32."""
+    common, positive = golden("common_inputs"), conds()[0]
+    x, sigma = common["noise"].bfloat16(), sigma_table()[700]
+    read = []
+    hook = network.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    found = Denoiser(network).predict(x, sigma, common["control"], positive, 1.0)
+    hook.remove()
+    assert relative(read[0], x.double() / (sigma.double() ** 2 + 1).sqrt()) <= 1e-6
+    assert (
+        relative(found, Denoiser(network).predict(x.float(), sigma, common["control"], positive, 1.0)) <= 1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_adapters_blend_in_float32(dtype):
+    """A plain input that the blend rounds before the sum would be a unit in the last place off."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        adapter = ZeroSFT(32, 32).to(dtype)
+        control, skip, state = (torch.randn(1, 32, 8, 8).to(dtype) for _ in range(3))
+    one, half = adapter(control, skip, state, 1.0), adapter(control, skip, state, 0.3)
+    plain = torch.cat([state, skip], dim=1)
+    norm = adapter.param_free_norm
+    hidden = adapter.mlp_shared(control)
+    modulated = F.group_norm(
+        torch.cat([state, skip + adapter.zero_conv(control)], dim=1).float(),
+        norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps,
+    )  # fmt: skip
+    modulated = modulated * (adapter.zero_mul(hidden).float() + 1) + adapter.zero_add(hidden).float()
+    assert torch.equal(one, modulated.to(dtype))
+    assert torch.equal(half, (modulated * 0.3 + plain.float() * 0.7).to(dtype))
+
+
 # -- tiles -----------------------------------------------------------------------------------------
 
 
@@ -223,7 +257,7 @@ def test_a_tiled_run_with_one_tile_equals_the_untiled_run(network):
         sample(settings, denoise, noise[-1], lambda i: noise[i])
         for denoise in (
             whole(Denoiser(network), common["control"], positive, negative),
-            TiledDenoise(Denoiser(network), common["control"], positive, negative, tile=128, stride=64),
+            TiledDenoise(Denoiser(network), common["control"], positive, negative, Tiling(128, 64)),
         )
     ]
     assert torch.equal(*results)
@@ -231,7 +265,7 @@ def test_a_tiled_run_with_one_tile_equals_the_untiled_run(network):
 
 def test_an_axis_smaller_than_the_tile_is_covered_by_a_clamped_window(network):
     common, (positive, negative) = golden("common_inputs"), conds()
-    denoise = TiledDenoise(Denoiser(network), common["control"], positive, negative, tile=12, stride=4)
+    denoise = TiledDenoise(Denoiser(network), common["control"], positive, negative, Tiling(12, 4))
     assert {(w.x0, w.x1) for w in denoise.windows} == {(0, 12)}
     assert [(w.y0, w.y1) for w in denoise.windows] == [(0, 12), (4, 16)]
     assert denoise(common["noise"], torch.tensor(1.0), 2.0, 1.0).isfinite().all()
@@ -249,18 +283,18 @@ def test_each_tile_hears_its_own_prompt(network, rows):
     negative = conds(1)[1]
     sigma, denoiser = torch.tensor(3.0), Denoiser(network)
     total, blended = torch.zeros(20, 28), torch.zeros(rows, 4, 20, 28)
-    weights = gaussian_weights(16, 16).float()
-    for window, cond in zip(windows(20, 28, 16, 8), positive, strict=True):
+    weights = Tiling().weights(16, 16).float()
+    for window, cond in zip(Tiling(16, 8).windows(20, 28), positive, strict=True):
         part = denoiser(window.of(x), sigma, window.of(latent), cond, negative, 2.5, 0.8)
         window.of(blended).add_(part * weights)
         window.of(total).add_(weights)
     for batch in (1, 4):
-        found = TiledDenoise(denoiser, latent, positive, negative, 16, 8, batch)(x, sigma, 2.5, 0.8)
+        found = TiledDenoise(denoiser, latent, positive, negative, Tiling(16, 8, batch))(x, sigma, 2.5, 0.8)
         assert relative(found, blended / total) <= 3e-6
-    swapped = TiledDenoise(denoiser, latent, positive[::-1], negative, 16, 8)(x, sigma, 2.5, 0.8)
+    swapped = TiledDenoise(denoiser, latent, positive[::-1], negative, Tiling(16, 8))(x, sigma, 2.5, 0.8)
     assert relative(swapped, blended / total) > 1e-3
     with pytest.raises(ValueError, match="5 local prompts for 6 windows"):
-        TiledDenoise(denoiser, latent, positive[:5], negative, 16, 8)
+        TiledDenoise(denoiser, latent, positive[:5], negative, Tiling(16, 8))
 
 
 def test_no_seam_in_a_constant_picture():
@@ -272,7 +306,7 @@ def test_no_seam_in_a_constant_picture():
     latent = torch.zeros(1, 4, 40, 56)
     cond = conds(1)[0]
     for reference in (False, True):
-        blend = TiledDenoise(constant, latent, cond, cond, 16, 8, 3, reference)
+        blend = TiledDenoise(constant, latent, cond, cond, Tiling(16, 8, 3, reference))
         out = blend(latent, torch.tensor(1.0), 1.0, 1.0)
         assert_close(out, torch.full_like(out, 0.7), rtol=3e-7, atol=0)
 
@@ -281,18 +315,36 @@ def test_no_seam_in_a_constant_picture():
     ("length", "tile", "stride"), [(20, 16, 8), (28, 16, 8), (129, 128, 64), (200, 128, 64), (64, 16, 8)]
 )
 def test_windows_and_weights_look_the_same_from_both_ends(length, tile, stride):
-    starts = window_starts(length, tile, stride)
+    starts = Tiling(tile, stride).starts(length)
     assert starts[0] == 0
     assert starts[-1] == length - tile
     assert [length - tile - start for start in reversed(starts)] == starts
     assert max(b - a for a, b in pairwise(starts)) <= stride
-    assert len(starts) == len(window_starts(length, tile, stride, reference=True))
-    weights = gaussian_weights(tile, tile + 4)
+    assert len(starts) == len(Tiling(tile, stride, reference=True).starts(length))
+    weights = Tiling().weights(tile, tile + 4)
     assert_close(weights, weights.flip(0), rtol=1e-12, atol=0)
     assert_close(weights, weights.flip(1), rtol=1e-12, atol=0)
-    assert not torch.allclose(
-        gaussian_weights(tile, tile, reference=True), weights[:, 2:-2].flip(0), rtol=1e-3
-    )
+    assert not torch.allclose(Tiling(reference=True).weights(tile, tile), weights[:, 2:-2].flip(0), rtol=1e-3)
+
+
+def test_windows_overlap_at_least_as_asked_in_every_reachable_setting():
+    """Windows are placed by what is left beside a tile, in steps of 4 latent cells, and by the stride."""
+    moved = 0
+    for left, stride in itertools.product(range(4, 1025, 4), range(1, 257)):
+        starts = Tiling(256, stride).starts(256 + left)
+        gaps = [b - a for a, b in pairwise(starts)]
+        assert 0 < min(gaps) <= max(gaps) <= stride
+        assert len(gaps) == -(-left // stride), "no more windows than needed"
+        if len(gaps) % 2 or left % 2 == 0:
+            assert gaps == gaps[::-1]
+        # Rounded down in the first half, mirrored in the second: kept wherever the overlap is large enough.
+        half = [left * i // len(gaps) for i in range(len(starts) // 2 + len(starts) % 2)]
+        down = half + [left - start for start in reversed(half[: len(starts) // 2])]
+        if max(b - a for a, b in pairwise(down)) <= stride:
+            assert starts == down
+        else:
+            moved += 1
+    assert moved > 500
 
 
 def test_the_sampler_saturates_at_the_tables_end(network):

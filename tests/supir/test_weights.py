@@ -23,18 +23,18 @@ from helpers.supir.models import (
 from safetensors.torch import save_file
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.supir.network.conditioning import size_embedding, token_ids
+from lightning_drift.supir.network.conditioning import reference_token_ids, size_embedding, token_ids
 from lightning_drift.supir.network.layout import first_stage_names, network_names
 from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
 from lightning_drift.supir.network.weights import (
     empty_first_stage,
     empty_network,
     empty_text_encoders,
-    fill,
     open_checkpoints,
 )
 from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
 from lightning_drift.weights.files import open_weights
+from lightning_drift.weights.fill import fill
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,18 @@ def refusal(supir, sdxl):
 def save(path, weights):
     save_file({key: tensor.contiguous() for key, tensor in weights.items()}, path)
     return path
+
+
+def test_the_error_names_the_option_of_the_file_at_fault(folder, tmp_path):
+    whole = {"model.supir": folder / "supir.ckpt", "model.sdxl": folder / "sdxl.safetensors"}
+    weights = {"model.supir": supir_weights(), "model.sdxl": sdxl_weights()}
+    for option, state in weights.items():
+        del state[next(iter(state))]
+        for bad in (tmp_path / "none.ckpt", save(tmp_path / f"{option}.safetensors", state)):
+            with pytest.raises(UserError) as caught:
+                open_checkpoints(*(whole | {option: bad}).values(), CONFIGS)
+            assert caught.value.option == option
+            assert str(bad) in caught.value.message
 
 
 def test_swapped_files(folder):
@@ -246,10 +258,10 @@ def test_a_caption_joins_the_prompt_with_a_comma_and_never_crowds_it_out():
 
 def test_the_reference_joins_without_a_separator_and_cuts_the_end():
     tokenizer = sd15_tokenizer()
-    found, cut = token_ids(tokenizer, "a house.", "fine grain", reference=True)
+    found, cut = reference_token_ids(tokenizer, "a house.", "fine grain")
     assert found == tokenizer("a house.fine grain", add_special_tokens=False)["input_ids"]
     assert not cut
-    found, cut = token_ids(tokenizer, "house " * 200, "fine grain", reference=True)
+    found, cut = reference_token_ids(tokenizer, "house " * 200, "fine grain")
     assert cut
     assert found == tokenizer("house " * 75, add_special_tokens=False)["input_ids"]
 
@@ -293,7 +305,7 @@ def test_a_converted_files_own_memory_is_let_go(tmp_path, suffix):
     with torch.device("meta"):
         module = torch.nn.ModuleList([torch.nn.Linear(4096, 2048, bias=False) for _ in weights])
     opened = open_weights(path)
-    fill(module, opened, {name: name for name in weights}, "layers", torch.bfloat16)
+    fill(module, opened, "layers", torch.bfloat16, mapped=True)
     assert mapped() < 32e6
     for name, tensor in weights.items():
         assert torch.equal(module.get_parameter(name), tensor.bfloat16())
@@ -306,13 +318,13 @@ def test_a_full_size_checkpoint_loads_and_runs_one_step_within_20_gb(tmp_path, s
     """Random weights in the official layout, 10 GB on disk, bfloat16 in memory, 512x512."""
     from lightning_drift.supir.restoration import Restorer
     from lightning_drift.supir.sampling.noise import AddressedNoise
-    from lightning_drift.supir.sampling.samplers import Sampling
+    from lightning_drift.supir.sampling.samplers import EdmSampling
     from lightning_drift.supir.settings import Method
 
     supir, sdxl = write_full_size(tmp_path, dtype=stored)
     opened = open_checkpoints(supir, sdxl)
     method = Method(
-        sampling=Sampling(steps=1, s_churn=0.0),
+        sampling=EdmSampling(steps=1, s_churn=0.0),
         prompt="sharp textures",
         negative_prompt="blurry",
         diff_dtype=torch.bfloat16,

@@ -25,7 +25,7 @@ from lightning_drift.common.rng import generator
 from lightning_drift.dreams.dreamer import Dreamer, DreamRequest
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion
-from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.stable_diffusion.sampling import Sampling, dream
 from lightning_drift.sweep.cells import shape
 from lightning_drift.sweep.data import Sweep
 from lightning_drift.sweep.sweep_dreamer import SweepDreamer
@@ -154,12 +154,17 @@ def test_a_picture_is_the_one_that_predict_makes(whole: Path, tuned: str) -> Non
     with Image.open(whole / row["file"]) as image:
         found, text = np.asarray(image, int), image.text["parameters"]
     assert text == dreamer.describe(DreamRequest(row["prompt"], 1))[1]["parameters"]
-    (expected,) = dream(dreamer.parts, [row["prompt"]], [1], guidance_scale=5, num_inference_steps=2)
+    (expected,) = dream(
+        dreamer.parts, [row["prompt"]], [1], Sampling(guidance_scale=5, num_inference_steps=2)
+    )
     assert np.abs(found - np.asarray(expected, int)).max() <= 1
     with Image.open(whole / row["base_file"]) as image:
         base, text = np.asarray(image, int), image.text["parameters"]
     (expected,) = dream(
-        load_stable_diffusion("pocket"), [row["prompt"]], [1], guidance_scale=5, num_inference_steps=2
+        load_stable_diffusion("pocket"),
+        [row["prompt"]],
+        [1],
+        Sampling(guidance_scale=5, num_inference_steps=2),
     )
     assert np.abs(base - np.asarray(expected, int)).max() <= 1
     assert "Model: pocket," in text
@@ -169,12 +174,14 @@ def test_a_picture_is_the_one_that_predict_makes(whole: Path, tuned: str) -> Non
 def test_guidance_of_each_picture_is_that_of_it_alone() -> None:
     model = load_stable_diffusion("pocket")
     scales = [1.5, 7.3, 3.0]
-    mixed = dream(model, ["a castle"] * 3, [0, 1, 2], guidance_scale=scales, num_inference_steps=2)
+    mixed = dream(model, ["a castle"] * 3, [0, 1, 2], Sampling(num_inference_steps=2), guidance_scales=scales)
     for seed, (scale, image) in enumerate(zip(scales, mixed, strict=True)):
-        alone = dream(model, ["a castle"] * 3, [0, 1, 2], guidance_scale=scale, num_inference_steps=2)[seed]
+        alone = dream(
+            model, ["a castle"] * 3, [0, 1, 2], Sampling(guidance_scale=scale, num_inference_steps=2)
+        )[seed]
         assert np.array_equal(np.asarray(alone), np.asarray(image))
     with pytest.raises(ValueError, match="with and without guidance"):
-        dream(model, ["a"] * 2, [0, 1], guidance_scale=[1, 3], num_inference_steps=1)
+        dream(model, ["a"] * 2, [0, 1], Sampling(num_inference_steps=1), guidance_scales=[1, 3])
 
 
 def test_what_is_left_of_a_batch_gives_the_same_files(

@@ -98,9 +98,10 @@ def compare(labels: Path, cells: Path) -> None:
         for group in (row["subject"], "all"):
             counts[group, mark] += 1
         border = f" (near {verdict.borderline})" if verdict.borderline else ""
+        position = "" if verdict.position is None else f" {verdict.position:.0f}"
         print(
             f"{row['code']}  {row['subject']:10} {row['rate'] or 'base':>7} x {row['step']:>4}  "
-            f"label {'/'.join(zones):22} verdict {verdict.zone}{border} {verdict.position:.0f}  {mark}"
+            f"label {'/'.join(zones):22} verdict {verdict.zone}{border}{position}  {mark}"
         )
     for group in dict.fromkeys(group for group, _ in counts):
         marks = {mark: counts[group, mark] for mark in ("agree", "border", "differ", "FAR")}

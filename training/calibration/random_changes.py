@@ -30,7 +30,7 @@ from lightning_drift.drift.probes import find_probes, instance_photos
 from lightning_drift.drift.verdict import WITH_MODEL, Thresholds, judge
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.photos.instance_images import InstanceImages
-from lightning_drift.stable_diffusion.sampling import dream
+from lightning_drift.stable_diffusion.sampling import Sampling, dream
 from training.command_line import command_parser, run_command
 
 DEFAULTS = assets.DEFAULTS / "fit.yaml"
@@ -77,7 +77,11 @@ class Bench:
         pictures = []
         for start in range(0, len(seeds), 9):
             part = slice(start, start + 9)
+<<<<<<< HEAD
+            pictures += dream(self.module.parts, prompts[part], seeds[part], Sampling(num_inference_steps=25))
+=======
             pictures += dream(self.module.parts, prompts[part], seeds[part], num_inference_steps=self.steps)
+>>>>>>> training
         return self.gauge.features(pictures, torch.device("cpu"))
 
     def zones(self) -> list[tuple[str, str, float]]:

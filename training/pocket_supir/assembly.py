@@ -15,7 +15,7 @@ from lightning_drift.common.atomic import atomic_write
 from lightning_drift.supir.network.autoencoder import FirstStage
 from lightning_drift.supir.network.layout import first_stage_names, network_names
 from lightning_drift.supir.network.unet import SupirNetwork
-from lightning_drift.supir.network.weights import plain
+from lightning_drift.weights.configs import model_options
 from lightning_drift.weights.int8_rows import packed
 from training.pocket_supir.models import UNET, VAE
 from training.pocket_supir.stages import first_stage, trained_network
@@ -56,7 +56,7 @@ def write_models(network: SupirNetwork, stage: FirstStage, out: Path, storage: S
         _write(base / part / "diffusion_pytorch_model.safetensors", model.state_dict(), storage)
     text = pocket_text_encoders()
     for part, model in (("text_encoder", text.clip_l), ("text_encoder_2", text.bigg)):
-        _write_json(base / part / "config.json", plain(model.config.to_diff_dict()))
+        _write_json(base / part / "config.json", model_options(model.config.to_diff_dict()))
         _write(base / part / "model.safetensors", model.state_dict(), storage)
     text.tokenizer.save_pretrained(str(base / "tokenizer"))
 

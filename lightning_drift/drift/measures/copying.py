@@ -35,11 +35,11 @@ def correlations(pictures: Tensor, photos: Tensor) -> Tensor:
 
 
 def copy_limit(base: Tensor, photos: Tensor) -> float:
-    """From which likeness on a picture is called a copy.
+    """The correlation with a photo above which a picture is called a copy.
 
-    The higher of: 0.9 of the mean likeness of a photo to its nearest other photo, 0.85, and the highest
-    likeness that any picture of the base reaches by chance; at most 0.98. The latter two keep landscapes from
-    being called copies where the photos have little in common with one another.
+    The highest of three numbers, but at most 0.98: 0.9 of the mean correlation of a photo with its nearest
+    other photo, 0.85, and the highest correlation that any picture of the base reaches by chance. The latter
+    two keep landscapes from being called copies where the photos have little in common with one another.
 
     Args:
         base: Thumbnails of the base's pictures (n, 3, 16, 16).

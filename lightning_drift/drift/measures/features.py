@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
 from lightning_drift.drift.measures.colour import srgb_to_lab
 from lightning_drift.drift.measures.composition import SIDE as LAYOUT_SIDE
@@ -26,7 +21,7 @@ from lightning_drift.drift.measures.frozen_clip import FrozenClip
 
 @dataclass
 class Features:
-    """Features of n pictures, float32 on the CPU; 4 KB a picture, and its CLIP embedding.
+    """Features of n pictures, float32 on the CPU; 4 KB per picture, and its CLIP embedding.
 
     Attributes:
         layout: Mean L* in 8x8 fields, shape (n, 8, 8), 0..100.
@@ -50,15 +45,15 @@ class Features:
         """
         if not images:
             raise ValueError("no pictures")
-        found: dict[str, list[Tensor]] = {"layout": [], "lab": [], "thumbnail": []}
+        features: dict[str, list[Tensor]] = {"layout": [], "lab": [], "thumbnail": []}
         for image in images:
             pixels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
             lab = srgb_to_lab(pixels)
-            found["layout"].append(layout(lab[None, ..., 0]))
-            found["lab"].append(lab.mean((0, 1))[None])
-            found["thumbnail"].append(thumbnail(pixels.movedim(-1, 0)[None]))
+            features["layout"].append(layout(lab[None, ..., 0]))
+            features["lab"].append(lab.mean((0, 1))[None])
+            features["thumbnail"].append(thumbnail(pixels.movedim(-1, 0)[None]))
         embedded = clip.embed_images(images) if clip else None
-        return cls(**{name: torch.cat(parts) for name, parts in found.items()}, clip=embedded)
+        return cls(**{name: torch.cat(parts) for name, parts in features.items()}, clip=embedded)
 
     def __len__(self) -> int:
         return len(self.lab)
@@ -94,20 +89,3 @@ class Features:
         if not fits or len(lengths) != 1 or set(tensors) - set(shapes) - {"clip"}:
             raise UserError("these are not features of pictures: their tensors have other names or shapes")
         return cls(**tensors)
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, complete or not at all."""
-        with atomic_write(path) as file:
-            file.write(to_bytes({name: tensor.contiguous() for name, tensor in self.tensors().items()}))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Features:
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: The file is missing or damaged, or holds something else.
-        """
-        try:
-            return cls.from_tensors(load_file(path))
-        except (SafetensorError, OSError, UserError) as error:
-            raise UserError(f"{path} holds no features of pictures, or is damaged ({error})") from error

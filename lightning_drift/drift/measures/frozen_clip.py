@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RepositoryNotFoundError,
-)
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel
 
 from lightning_drift.assets import POCKET_CLIP
 from lightning_drift.common.errors import UserError
-from lightning_drift.weights.files import Weights, fill, open_weights, sha256
+from lightning_drift.weights.clip_tokenizer import read_tokenizer
+from lightning_drift.weights.configs import read_config
+from lightning_drift.weights.files import Weights, open_weights
+from lightning_drift.weights.fill import fill
+from lightning_drift.weights.hashes import sha256
+from lightning_drift.weights.hub import fetch_folder
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _EXAMPLE = "openai/clip-vit-large-patch14"
-_SMALL = ["*.json", "merges.txt"]
-_WANTED = ([*_SMALL, "model.safetensors", "model-*-of-*.safetensors"], [*_SMALL, "pytorch_model.bin"])
 _STRAY = {"text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a CLIP wants its pictures, as in ``preprocessor_config.json``.
+    """What a CLIP does with a picture before it looks, as in ``preprocessor_config.json``.
 
     Attributes:
         edge: Length in pixels to which the shorter edge is resized; None to leave pictures as they are.
@@ -62,9 +58,9 @@ class Preprocessing:
         """Read a ``preprocessor_config.json`` of this or of older versions of transformers.
 
         Raises:
-            UserError: No such file, or it asks for something else than resize, centre crop and normalise.
+            UserError: No such file, or it asks for anything but to resize, crop the centre and normalise.
         """
-        config = _read_json(file)
+        config = read_config(file)
         size, crop = config.get("size", 224), config.get("crop_size", 224)
         try:
             edge = size["shortest_edge"] if isinstance(size, dict) else size
@@ -111,20 +107,28 @@ class FrozenClip:
         tokenizer: Its tokenizer.
         preprocessing: Its preprocessing.
         name: What ``load`` loads again.
-        weights_hash: What tells its embeddings from those of another CLIP.
+        weights_hash: Tells its embeddings from those of another CLIP.
+        option: The option that names it, for messages.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, preprocessing: Preprocessing, name: str, weights_hash: str
+        self,
+        model: Any,
+        tokenizer: Any,
+        preprocessing: Preprocessing,
+        name: str,
+        weights_hash: str,
+        option: str = "clip",
     ) -> None:
         self.model = model.requires_grad_(False)
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
         self.name = name
         self.hash = weights_hash
+        self.option = option
 
     @classmethod
-    def load(cls, name: str, device: str | torch.device = "cpu") -> FrozenClip:
+    def load(cls, name: str, device: str | torch.device = "cpu", option: str = "clip") -> FrozenClip:
         """Load a CLIP, from safetensors where there are any, else with ``weights_only``.
 
         Args:
@@ -132,15 +136,23 @@ class FrozenClip:
                 local folder as ``CLIPModel.save_pretrained`` and ``CLIPProcessor`` write it; or a hub id such
                 as ``openai/clip-vit-large-patch14``. A local folder comes before a hub id.
             device: Where it computes.
+            option: The option that holds the name, for messages.
 
         Raises:
             UserError: Nothing of that name, the hub cannot be reached, or it is no whole CLIP.
         """
+        try:
+            return cls._load(name, device, option)
+        except UserError as error:
+            raise error.of(option) from error
+
+    @classmethod
+    def _load(cls, name: str, device: str | torch.device, option: str) -> FrozenClip:
         folder = POCKET_CLIP if name == "pocket" else _find(name)
-        config = _read_json(folder / "config.json")
+        config = read_config(folder / "config.json")
         if config.get("model_type") != "clip":
             kind = config.get("model_type", "no known model")
-            raise UserError(f"clip: {name} is {kind}, not a CLIP; give one such as {_EXAMPLE}")
+            raise UserError(f"{name} is {kind}, not a CLIP; give one such as {_EXAMPLE}")
         weights = _open(folder, name)
         with torch.device("meta"):
             model: Any = CLIPModel._from_config(  # type: ignore[no-untyped-call]
@@ -151,14 +163,11 @@ class FrozenClip:
             count = tower.embeddings.position_embedding.num_embeddings
             tower.embeddings.position_ids = torch.arange(count).expand((1, -1))
         preprocessing = Preprocessing.read(folder / "preprocessor_config.json")
-        try:
-            tokenizer: Any = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except Exception as error:  # transformers raises many kinds, tokenizers plain Exception
-            raise UserError(f"clip: {folder} holds no readable CLIP tokenizer ({error})") from error
+        tokenizer = read_tokenizer(folder)
         digest = hashlib.sha256(repr(preprocessing).encode())
         for file in sorted(weights.files):
             digest.update(sha256(file).encode())
-        return cls(model.eval().to(device), tokenizer, preprocessing, name, digest.hexdigest())
+        return cls(model.eval().to(device), tokenizer, preprocessing, name, digest.hexdigest(), option)
 
     def to(self, device: str | torch.device) -> FrozenClip:
         """Move the weights, and return itself."""
@@ -182,16 +191,16 @@ class FrozenClip:
             Shape (n, d), float32 on the CPU.
 
         Raises:
-            UserError: They are not finite, which only damaged weights bring about.
+            UserError: They are not finite: the weights are damaged.
         """
-        found = []
+        batches = []
         for start in range(0, len(images), batch_size):
             batch = np.stack([self.preprocessing(image) for image in images[start : start + batch_size]])
             with _exact(self.device):
                 pixels = torch.from_numpy(batch).to(self.device)
                 pooled = self.model.vision_model(pixel_values=pixels).pooler_output
-                found.append(self.model.visual_projection(pooled).cpu())
-        return self._unit(found)
+                batches.append(self.model.visual_projection(pooled).cpu())
+        return self._unit(batches)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
@@ -205,7 +214,7 @@ class FrozenClip:
             Shape (p, d), float32 on the CPU.
         """
         context = self.model.config.text_config.max_position_embeddings
-        found = []
+        batches = []
         for start in range(0, len(texts), batch_size):
             ids = self.tokenizer(
                 list(texts[start : start + batch_size]),
@@ -216,15 +225,15 @@ class FrozenClip:
             ).input_ids
             with _exact(self.device):
                 pooled = self.model.text_model(input_ids=ids.to(self.device)).pooler_output
-                found.append(self.model.text_projection(pooled).cpu())
-        return self._unit(found)
+                batches.append(self.model.text_projection(pooled).cpu())
+        return self._unit(batches)
 
-    def _unit(self, found: list[Tensor]) -> Tensor:
-        if not found:
+    def _unit(self, batches: list[Tensor]) -> Tensor:
+        if not batches:
             return torch.zeros((0, self.model.config.projection_dim))
-        vectors = torch.cat(found)
+        vectors = torch.cat(batches)
         if not vectors.isfinite().all():
-            raise UserError(f"clip: {self.name} gives NaN or infinity: its weights are damaged")
+            raise UserError(f"{self.name} gives NaN or infinity: its weights are damaged", self.option)
         return functional.normalize(vectors, dim=-1)
 
 
@@ -249,31 +258,18 @@ def _find(name: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.is_absolute() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise UserError(
-            f"clip: there is no folder {name}; give a local folder or a hub id such as {_EXAMPLE}"
-        )
-    advice = (
-        "Give a local folder instead, or fetch it once where the hub can be reached and copy it into the "
-        f"cache folder {constants.HF_HUB_CACHE}."
-    )
-    try:
-        for patterns in _WANTED:  # an old CLIP has no safetensors; only then its torch file is fetched
-            folder = Path(snapshot_download(name, allow_patterns=patterns))
-            if any((folder / file).is_file() for file in _WEIGHTS):
-                break
-    except GatedRepoError as error:
-        raise UserError(
-            f"clip: {name} asks for consent on its hub page; give it there and log in with `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"clip: {name} is neither a local folder nor a public model on the hub. {advice}"
-        ) from error
-    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(
-            f"clip: {name} is not in the cache and the hub cannot be reached. {advice}"
-        ) from error
-    return folder
+        raise UserError(f"there is no folder {name}; give a local folder or a hub id such as {_EXAMPLE}")
+    return fetch_folder(name, clip_files, instead="a local folder")
+
+
+def clip_files(files: Sequence[str]) -> list[str]:
+    """Of a hub CLIP's files those to fetch: the weights once, from safetensors where there are any."""
+
+    def matching(*patterns: str) -> list[str]:
+        return [file for file in files if any(fnmatch(file, pattern) for pattern in patterns)]
+
+    weights = matching("model.safetensors", "model-*-of-*.safetensors") or matching("pytorch_model.bin")
+    return matching("*.json", "merges.txt") + weights
 
 
 def _open(folder: Path, name: str) -> Weights:
@@ -281,16 +277,4 @@ def _open(folder: Path, name: str) -> Weights:
         if (folder / file).is_file():
             weights = open_weights(folder / file)
             return weights.renamed({key: key for key in weights.shapes if key not in _STRAY})
-    raise UserError(f"clip: {name} holds no weights: expected {_WEIGHTS[0]} in {folder}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"clip: cannot read {path}; the CLIP's folder is not complete") from error
-    except ValueError as error:
-        raise UserError(f"clip: {path} is not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"clip: {path} is not a config: it holds a {type(value).__name__}")
-    return value
+    raise UserError(f"{name} holds no weights: expected {_WEIGHTS[0]} in {folder}")

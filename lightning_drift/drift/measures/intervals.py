@@ -29,9 +29,9 @@ class SeedDraws:
 
     A draw gives every seed a standard exponential weight, normalised over the seeds of a prompt: the
     Bayesian bootstrap (D. Rubin, 1981). Unlike counts with replacement it leaves no draw without a pair of
-    seeds, which with four seeds matters. A seed has the same weight under every prompt, for it is the same
-    noise; a picture of the base and its match of the checkpoint share one weight. Every prompt weighs the
-    same, however many seeds it has.
+    seeds, which matters with four seeds. A seed has the same weight under every prompt, because it is the
+    same noise. A picture of the base and its match of the checkpoint share one weight. Every prompt weighs
+    the same, however many seeds it has.
 
     Args:
         keys: The (prompt, seed) of each picture; every prompt with two seeds or more, none twice.
@@ -67,8 +67,8 @@ class SeedDraws:
 
     def only(self, prompts: Iterable[str]) -> tuple[SeedDraws, Tensor]:
         """The same draws for some of the prompts, and the indices of their pictures."""
-        wanted = set(prompts)
-        index = torch.tensor([i for i, (prompt, _) in enumerate(self.keys) if prompt in wanted])
+        names = set(prompts)
+        index = torch.tensor([i for i, (prompt, _) in enumerate(self.keys) if prompt in names])
         part = SeedDraws([self.keys[i] for i in index.tolist()], draws=0)
         part.weights = self.weights[:, index]
         return part, index
@@ -77,7 +77,7 @@ class SeedDraws:
         """Mean over prompts of the mean over seeds.
 
         Args:
-            values: One value or vector a picture, shape (n,) or (n, k).
+            values: One value or one vector per picture, shape (n,) or (n, k).
 
         Returns:
             Shape (1 + draws,) or (1 + draws, k).

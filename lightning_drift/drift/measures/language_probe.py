@@ -1,8 +1,8 @@
 """The language probe: asks the denoiser alone what prompts still mean to it, without sampling a picture.
 
 Noisy latents of the base model's own pictures are shown to the UNet with every probe prompt and with the
-empty one. It explains and decides nothing: on the pocket guidance and sensitivity rise and fall on the way to
-a cooked model, and the accuracy of so few trials is coarse.
+empty one. It explains and decides nothing: on the pocket, guidance and sensitivity rise and fall on the way
+to a cooked model, and the accuracy of so few trials is coarse.
 """
 
 from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ def probe(
         model: The parts; UNet and text encoder on one device.
         scheduler: A diffusers ``DDPMScheduler`` of the model's noise schedule.
         prompts: The probe prompts.
-        latents: The base's pictures of `trials`, one a trial, shape (n, c, h, w).
+        latents: Latents of the base's pictures, one per trial of `trials`, shape (n, c, h, w).
         forward_context: Makes the context of the networks' calls, such as autocast.
 
     Returns:
@@ -89,7 +89,7 @@ def probe(
         what classifier-free guidance works with (its rise under memorisation: Wen et al., ICLR 2024).
         ``sensitivity``: variance of the prediction over the prompts. ``dc_accuracy``: share of trials whose
         own prompt predicts the noise best (diffusion classifier, Li et al., arXiv:2303.16203, with one draw
-        a picture).
+        per picture).
     """
     device, dtype = model.unet.device, model.unet.dtype
     with forward_context():

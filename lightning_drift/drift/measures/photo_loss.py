@@ -1,6 +1,6 @@
 """The loss on the photos: has the denoiser become better at the photos it was trained on, or worse?
 
-A fit lowers the denoising loss on its own photos from the first steps on, for that is what it minimises.
+A fit lowers the denoising loss on its own photos from the first steps on, because that is what it minimises.
 Random changes of the weights raise it, even where they happen to make the pictures more like the photos to a
 CLIP. So it tells a drift from damage, without sampling a picture.
 """
@@ -21,15 +21,15 @@ FORWARDS = 40
 """UNet forwards of one latent that a measurement may take."""
 
 NOISE_LEVELS = (0.25, 0.35, 0.55, 0.75)
-"""Shares of the training timesteps. On the pocket a fit lowers the loss most from 0.2 to 0.5, and random
-changes raise it most from 0.65 on, where from 0.85 on steep fits raise it too; little noise tells them apart
-least."""
+"""Shares of the training timesteps. On the pocket a fit lowers the loss most between 0.2 and 0.5. Random
+changes raise it most above 0.65, but above 0.85 steep fits raise it too. Levels of little noise tell fits and
+random changes apart least."""
 
 _FLOOR = 1e-12
 
 
 def shown(photos: int) -> list[int]:
-    """Which photos are looked at: all, or if there are too many for the forwards ten of them, evenly spread.
+    """Which photos are looked at: all, or ten of them, evenly spread, if the forwards do not suffice for all.
 
     >>> shown(3), shown(21)
     ([0, 1, 2], [0, 2, 4, 6, 8, 10, 12, 14, 16, 18])
@@ -49,8 +49,8 @@ def photo_errors(
     """The training loss (Ho et al. 2020, eq. 14) on photos at ``NOISE_LEVELS``, with fixed noise.
 
     The noise follows from photo and level, so that two measurements differ by the weights alone (common
-    random numbers). Takes one forward a photo and level, the levels of a photo as one batch. The caller sets
-    evaluation mode.
+    random numbers). Takes one forward per photo and level, with the levels of a photo as one batch. The
+    caller sets evaluation mode.
 
     Args:
         model: The parts; UNet and text encoder on one device.
@@ -68,7 +68,7 @@ def photo_errors(
         states = model.text_encoder(input_ids.to(model.text_encoder.device))[0].to(dtype)
     steps = scheduler.config.num_train_timesteps
     timesteps = torch.tensor([round(level * steps) for level in NOISE_LEVELS], device=device)
-    found = []
+    errors = []
     for number, latent in enumerate(latents):
         drawn = [
             torch.randn(latent.shape, generator=generator(0, "photo loss", number, level))
@@ -82,8 +82,8 @@ def photo_errors(
         with forward_context():
             condition = states.expand(len(noise), -1, -1)
             predicted = model.unet(noisy.to(dtype), timesteps, condition, return_dict=False)[0]
-        found.append((predicted.float() - target).square().mean((1, 2, 3)).double().cpu())
-    return torch.stack(found)
+        errors.append((predicted.float() - target).square().mean((1, 2, 3)).double().cpu())
+    return torch.stack(errors)
 
 
 def photo_loss(base: Tensor, now: Tensor) -> Interval:

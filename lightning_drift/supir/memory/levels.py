@@ -7,7 +7,10 @@ lends the network's weights layer by layer. None of these changes a picture beyo
 """
 
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,12 +18,13 @@ import torch
 Level = Literal["full", "offload", "sequential", "stream", "8bit"]
 Memory = Literal["auto", "full", "offload", "sequential", "stream", "8bit"]
 
+MEMINFO = Path("/proc/meminfo")
 GIB = 2**30
 MEGAPIXEL = 2**20
 
 # Peak beside the weights, per megapixel and sample in 16 bits. Live tensors were counted on the meta device
 # at 2048x2048 with attention that stores no scores, kernels' workspaces are in the margin; that of the whole
-# autoencoder is what an H100 took (docs/supir.md), for its convolutions' workspaces exceed the margin.
+# autoencoder is what an H100 took (docs/supir.md): its convolutions' workspaces exceed the margin.
 NETWORK_GIB = 0.29
 AUTOENCODER_GIB = 2.0
 STRIPS_GIB = 1.08
@@ -101,11 +105,26 @@ def free_bytes(device: torch.device) -> int:
     """Bytes free on a device; for a CPU the host memory that can be had without swapping."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") if hasattr(os, "sysconf") else 8 * GIB
+    return free_host_bytes()
+
+
+def free_host_bytes(meminfo: Path | None = None, names: Mapping[str, int] | None = None) -> int:
+    """Host memory in bytes that can be had without swapping, as far as the system tells.
+
+    Args:
+        meminfo: Linux's table of its memory; None for `MEMINFO`, which other systems lack.
+        names: What `os.sysconf` can be asked for; None for ``os.sysconf_names``. macOS does not tell its free
+            pages: half of all pages are taken to be free.
+
+    Returns:
+        8 GiB where the system tells nothing, such as on Windows.
+    """
+    with suppress(OSError):
+        for line in (meminfo or MEMINFO).read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    names = getattr(os, "sysconf_names", {}) if names is None else names
+    for pages, share in (("SC_AVPHYS_PAGES", 1.0), ("SC_PHYS_PAGES", 0.5)):
+        if pages in names and "SC_PAGE_SIZE" in names:
+            return int(os.sysconf(names[pages]) * os.sysconf(names["SC_PAGE_SIZE"]) * share)
+    return 8 * GIB

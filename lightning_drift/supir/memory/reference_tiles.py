@@ -48,13 +48,13 @@ def split(height: int, width: int, tile: int, padding: int) -> tuple[list[Box], 
 
     def spans(length: int) -> list[tuple[int, int, int, int]]:
         count, edge = _tile_edge(length, tile, padding)
-        found = []
+        boxes = []
         for i in range(count):
             low, high = padding + i * edge, min(padding + (i + 1) * edge, length)
             out_low = 0 if low <= padding else low
             out_high = length if high >= length - padding else high
-            found.append((max(low - padding, 0), min(high + padding, length), out_low, out_high))
-        return found
+            boxes.append((max(low - padding, 0), min(high + padding, length), out_low, out_high))
+        return boxes
 
     reads, writes = [], []
     for row in spans(height):
@@ -83,17 +83,17 @@ def _run(
         reads, writes = split(height, width, tile, padding)
     runs = [network(x[..., box.y0 : box.y1, box.x0 : box.x1]) for box in reads]
     waiting = [next(run) for run in runs]
-    made: list[Tensor] = []
-    while not made:
+    results: list[Tensor] = []
+    while not results:
         normalised = _normalise(waiting[0][0], [hidden for _, hidden in waiting])
         waiting = []
         for run, hidden in zip(runs, normalised, strict=True):
             try:
                 waiting.append(run.send(hidden))
             except StopIteration as done:
-                made.append(done.value)
-    out = torch.zeros(x.shape[0], made[0].shape[1], scale(height), scale(width), device=x.device)
-    for part, read, write in zip(made, reads, writes, strict=True):
+                results.append(done.value)
+    out = torch.zeros(x.shape[0], results[0].shape[1], scale(height), scale(width), device=x.device)
+    for part, read, write in zip(results, reads, writes, strict=True):
         x0, x1, y0, y1 = (scale(at) for at in (write.x0, write.x1, write.y0, write.y1))
         left, top = x0 - scale(read.x0), y0 - scale(read.y0)
         out[..., y0:y1, x0:x1] = part[..., top : top + y1 - y0, left : left + x1 - x0]

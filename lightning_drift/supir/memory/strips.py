@@ -108,9 +108,9 @@ class StripRunner:
                 if factor == 2:
                     piece = _upsample(piece, inside)
                 piece = F.pad(piece, (inside[2] - x0, x1 - inside[3], inside[0] - y0, y1 - inside[1]))
-                made = F.conv2d(piece, conv.weight, conv.bias, stride=stride).to(out.device)
+                result = F.conv2d(piece, conv.weight, conv.bias, stride=stride).to(out.device)
                 target = out[..., top:bottom, left:right]
-                target.copy_(made) if add_to is None else target.add_(made)
+                target.copy_(result) if add_to is None else target.add_(result)
         return out
 
 

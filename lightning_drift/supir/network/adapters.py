@@ -53,7 +53,8 @@ class ZeroSFT(nn.Module):
         modulated = join(skip + self.zero_conv(control)).float()
         modulated = F.group_norm(modulated, norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)
         modulated = modulated * (self.zero_mul(hidden).float() + 1) + self.zero_add(hidden)
-        blended: Tensor = modulated * scale + join(skip) * (1 - scale)
+        # Widened first: a number as a factor leaves half precision as it is.
+        blended: Tensor = modulated.mul_(scale).add_(join(skip).float() * (1 - scale))
         return blended.to(skip.dtype)
 
 

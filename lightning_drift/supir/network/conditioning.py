@@ -14,35 +14,40 @@ SIZE = 1024
 BIGG_PAD = 0
 
 
-def token_ids(
-    tokenizer: CLIPTokenizer, caption: str, prompt: str, reference: bool = False
-) -> tuple[list[int], bool]:
-    """Tokens of a caption followed by the general prompt, without start, end and padding.
+def token_ids(tokenizer: CLIPTokenizer, caption: str, prompt: str) -> tuple[list[int], bool]:
+    """Tokens of a caption, a comma and the general prompt, without start, end and padding.
 
-    The general prompt comes whole and the caption fills what is left of the tokenizer's length. The reference
-    joins the two without a separator and cuts the end, so that a long caption silences the general prompt.
+    The general prompt comes whole and the caption fills what is left of the tokenizer's length.
 
     Args:
         tokenizer: The CLIP tokenizer.
         caption: What is in this picture; may be empty.
         prompt: The general prompt; may be empty.
-        reference: Reference behaviour.
 
     Returns:
         At most ``model_max_length - 2`` ids, and whether anything was cut.
     """
-
-    def ids(text: str) -> list[int]:
-        found: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return found
-
+    if not caption or not prompt:
+        return reference_token_ids(tokenizer, caption, prompt)
     room = int(tokenizer.model_max_length) - 2
-    if reference or not caption or not prompt:
-        joined = ids(caption + prompt)
-        return joined[:room], len(joined) > room
-    tail = ids(", " + prompt)[:room]
-    head = ids(caption)
+    tail = _ids(tokenizer, ", " + prompt)[:room]
+    head = _ids(tokenizer, caption)
     return head[: room - len(tail)] + tail, len(head) + len(tail) > room
+
+
+def reference_token_ids(tokenizer: CLIPTokenizer, caption: str, prompt: str) -> tuple[list[int], bool]:
+    """The same as the reference has it: no separator, and what is too long is cut at the end.
+
+    So a long caption silences the general prompt.
+    """
+    room = int(tokenizer.model_max_length) - 2
+    ids = _ids(tokenizer, caption + prompt)
+    return ids[:room], len(ids) > room
+
+
+def _ids(tokenizer: CLIPTokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 class TextEncoders(nn.Module):

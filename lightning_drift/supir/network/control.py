@@ -26,8 +26,8 @@ def encode(
         cross: dict[str, Any] = (
             {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
         )
-        hidden, made = block(hidden, emb, **cross)
-        skips.extend(made)
+        hidden, outputs = block(hidden, emb, **cross)
+        skips.extend(outputs)
     return skips, unet.mid_block(hidden, emb, encoder_hidden_states=context)
 
 

@@ -1,5 +1,6 @@
 """From the network's noise prediction to a guided estimate of the clean latent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,15 @@ class Conditioning:
         if self.context.shape[0] == count:
             return self
         return Conditioning(self.context.expand(count, -1, -1), self.vector.expand(count, -1))
+
+    def to(self, device: torch.device) -> "Conditioning":
+        """The same on a device."""
+        return Conditioning(self.context.to(device), self.vector.to(device))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Conditioning"]) -> "Conditioning":
+        """The rows of several, one after the other."""
+        return cls(torch.cat([part.context for part in parts]), torch.cat([part.vector for part in parts]))
 
     def equals(self, other: "Conditioning") -> bool:
         """Whether both say the same, so that guidance between them changes nothing."""
@@ -73,7 +83,7 @@ class Denoiser:
         c_in = 1 / (sigma**2 + 1.0) ** 0.5
         dtype, cond = self.network.dtype, cond.rows(x.shape[0])
         noise = self.network(
-            (x * c_in).to(dtype),
+            (x.float() * c_in).to(dtype),  # a 0-dimensional factor does not widen a bfloat16 state
             index.expand(x.shape[0]).to(x.device),
             cond.context.to(x.device, dtype),
             cond.vector.to(x.device, dtype),
@@ -113,9 +123,7 @@ class Denoiser:
         else:
             count = x.shape[0]
             positive, negative = positive.rows(count), negative.rows(count)
-            both = Conditioning(
-                torch.cat([negative.context, positive.context]), torch.cat([negative.vector, positive.vector])
-            )
+            both = Conditioning.joined([negative, positive])
             pair = self.predict(torch.cat([x, x]), sigma, torch.cat([latent, latent]), both, control_scale)
             uncond, cond = pair.chunk(2)
         return uncond + guidance * (cond - uncond)

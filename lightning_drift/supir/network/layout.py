@@ -70,11 +70,6 @@ def first_stage_names(names: Iterable[str], config: Mapping[str, Any]) -> dict[s
     return {name: official(name) for name in names}
 
 
-def clip_l_names(names: Iterable[str]) -> dict[str, str]:
-    """``{name in CLIPTextModel: official name}`` of the smaller text encoder."""
-    return {name: CLIP_L_PREFIX + name.removeprefix("text_model.") for name in names}
-
-
 def bigg_name(name: str) -> tuple[str, int | None]:
     """The OpenCLIP name of a weight of the larger text encoder.
 
@@ -83,8 +78,8 @@ def bigg_name(name: str) -> tuple[str, int | None]:
         The text projection is stored transposed.
     """
     name = name.removeprefix("text_model.")
-    if found := re.fullmatch(r"encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name):
-        return f"{BIGG_PREFIX}transformer.resblocks.{found[1]}.attn.in_proj_{found[3]}", "qkv".index(found[2])
+    if match := re.fullmatch(r"encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name):
+        return f"{BIGG_PREFIX}transformer.resblocks.{match[1]}.attn.in_proj_{match[3]}", "qkv".index(match[2])
     for ours, theirs in _BIGG_LAYER.items():
         name = name.replace(ours, theirs)
     for ours, theirs in _BIGG.items():

@@ -1,6 +1,5 @@
 """The SDXL base: a single-file checkpoint or a diffusers folder, opened but not yet read."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +9,13 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.text import listed
 from lightning_drift.supir.network import layout
-from lightning_drift.supir.network.find import PARTS
+from lightning_drift.supir.network.find import SDXL_PARTS
 from lightning_drift.weights import ldm_names
-from lightning_drift.weights.clip_tokenizer import sd15_tokenizer
-from lightning_drift.weights.files import Weights, from_state_dict, listed, load_torch_file, open_weights
+from lightning_drift.weights.clip_tokenizer import read_tokenizer, sd15_tokenizer
+from lightning_drift.weights.configs import read_config
+from lightning_drift.weights.files import Weights, from_state_dict, load_torch_file, open_weights
 
 SDXL_CONFIGS: Mapping[str, dict[str, Any]] = {
     "unet": {
@@ -65,17 +66,17 @@ class SdxlBase:
 
     Attributes:
         origin: What messages call it.
-        configs: Configuration of each of `PARTS`.
-        read_part: ``(part, names)`` to the part's weights under the names that our models give them, and what
-            the file calls each.
-        files: The weight files.
+        configs: Configuration of each of `SDXL_PARTS`.
+        read_part: ``(part, names)`` to the part's weights under the names that our models give them, and the
+            name of each in its file.
+        files: The weight files, by the name they have in the model's hash.
         tokenizer: The CLIP tokenizer.
     """
 
     origin: str
     configs: Mapping[str, dict[str, Any]]
     read_part: Callable[[str, Iterable[str]], tuple[Weights, dict[str, str]]]
-    files: tuple[Path, ...]
+    files: Mapping[str, Path]
     tokenizer: CLIPTokenizer
 
 
@@ -100,12 +101,14 @@ def open_sdxl(path: Path, configs: Mapping[str, dict[str, Any]] = SDXL_CONFIGS) 
         official: dict[str, Callable[[str], str]] = {
             "unet": lambda name: layout.unet_name(name, configs["unet"]),
             "vae": lambda name: ldm_names.vae_name(name, configs["vae"]),
-            "text_encoder": lambda name: layout.CLIP_L_PREFIX + name,
+            "text_encoder": lambda name: layout.CLIP_L_PREFIX + name.removeprefix("text_model."),
         }
-        called = {name: official[part](name) for name in names}
-        return weights.renamed({name: key for name, key in called.items() if key in weights.shapes}), called
+        stored = {name: official[part](name) for name in names}
+        return weights.renamed({name: key for name, key in stored.items() if key in weights.shapes}), stored
 
-    return SdxlBase(path.name, configs, read_part, weights.files, sd15_tokenizer())
+    return SdxlBase(
+        path.name, configs, read_part, {file.name: file for file in weights.files}, sd15_tokenizer()
+    )
 
 
 def open_file(path: Path) -> Weights:
@@ -174,7 +177,7 @@ def _refuse_other_families(weights: Weights) -> None:
     if what:
         stop = "" if what.endswith("?") else "."
         raise UserError(
-            f"sdxl: {weights.origin} is {what}{stop} SUPIR needs an SDXL model such as JuggernautXL v9: a "
+            f"{weights.origin} is {what}{stop} SUPIR needs an SDXL model such as JuggernautXL v9: a "
             "full single-file checkpoint or a diffusers folder"
         )
 
@@ -182,37 +185,39 @@ def _refuse_other_families(weights: Weights) -> None:
 def _open_folder(folder: Path) -> SdxlBase:
     if not (folder / "model_index.json").is_file():
         files = sorted(path.name for path in folder.iterdir() if path.suffix in {".safetensors", ".ckpt"})
-        hint = f" It holds {listed(files)}: give one of these files." if files else ""
-        raise UserError(f"sdxl: {folder} is not a diffusers folder: it has no model_index.json.{hint}")
-    lacking = [part for part in (*PARTS, "tokenizer") if not (folder / part).is_dir()]
-    unet = {} if "unet" in lacking else _read_json(folder / "unet" / "config.json")
+        hint = f". It holds {listed(files)}: give one of these files" if files else ""
+        raise UserError(f"{folder} is not a diffusers folder: it has no model_index.json{hint}")
+    lacking = [part for part in (*SDXL_PARTS, "tokenizer") if not (folder / part).is_dir()]
+    unet = {} if "unet" in lacking else read_config(folder / "unet" / "config.json")
     if lacking or unet.get("addition_embed_type") != "text_time":
-        kind = _read_json(folder / "model_index.json").get("_class_name", "of an unknown kind")
+        kind = read_config(folder / "model_index.json").get("_class_name", "of an unknown kind")
         reason = f"lacks {listed(lacking)}" if lacking else "has a UNet of another family"
         raise UserError(
-            f"sdxl: {folder} is not an SDXL model (its pipeline is {kind}; it {reason}). SUPIR needs one"
+            f"{folder} is not an SDXL model (its pipeline is {kind}; it {reason}). SUPIR needs one"
         )
     if unet.get("in_channels", 4) != 4:
         raise UserError(
-            f"sdxl: {folder} is an inpainting or editing model (a UNet of {unet['in_channels']} channels)"
+            f"{folder} is an inpainting or editing model (a UNet of {unet['in_channels']} channels)"
         )
-    opened = {part: _open_part(folder / part) for part in PARTS}
+    opened = {part: _open_part(folder / part) for part in SDXL_PARTS}
 
     def read_part(part: str, names: Iterable[str]) -> tuple[Weights, dict[str, str]]:
         held = opened[part].shapes
         if part == "vae":
-            stored = {ldm_names.current_vae_name(key): key for key in held}
+            keys = {ldm_names.current_vae_name(key): key for key in held}
         else:
-            stored = {key.removeprefix("text_model."): key for key in held}
-        called = {name: stored.get(name, name) for name in names}
-        return opened[part].renamed({name: key for name, key in called.items() if key in held}), called
+            keys = {key.removeprefix("text_model."): key for key in held}
+        stored = {name: keys.get(name.removeprefix("text_model."), name) for name in names}
+        return opened[part].renamed({name: key for name, key in stored.items() if key in held}), stored
 
     return SdxlBase(
         origin=folder.name,
-        configs={part: _read_json(folder / part / "config.json") for part in PARTS},
+        configs={part: read_config(folder / part / "config.json") for part in SDXL_PARTS},
         read_part=read_part,
-        files=tuple(file for part in PARTS for file in opened[part].files),
-        tokenizer=_read_tokenizer(folder / "tokenizer"),
+        files={
+            file.relative_to(folder).as_posix(): file for part in SDXL_PARTS for file in opened[part].files
+        },
+        tokenizer=read_tokenizer(folder / "tokenizer"),
     )
 
 
@@ -223,20 +228,4 @@ def _open_part(folder: Path) -> Weights:
                 path = folder / f"{stem}{middle}{suffix}"
                 if path.is_file():
                     return open_weights(path)
-    raise UserError(f"sdxl: {folder} holds no weights: expected a .safetensors file")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"sdxl: {path} cannot be read ({error}); the folder is not complete") from error
-    return dict(value)
-
-
-def _read_tokenizer(folder: Path) -> CLIPTokenizer:
-    try:
-        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # transformers raises many kinds, tokenizers plain Exception
-        raise UserError(f"sdxl: {folder} holds no readable CLIP tokenizer ({error})") from error
-    return tokenizer
+    raise UserError(f"{folder} holds no weights: expected a .safetensors file")

@@ -14,7 +14,7 @@ class AddressedNoise:
     Args:
         seed: The picture's seed.
         sample: Which of the pictures of one image and seed.
-        device: Where the noise is wanted.
+        device: Where the noise is used.
     """
 
     def __init__(self, seed: int, sample: int, device: torch.device) -> None:

@@ -19,8 +19,8 @@ MAX_CHURN = 2**0.5 - 1
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """One way of going from noise to a picture.
+class EdmSampling:
+    """One way of going from noise to a picture; noise levels are in the convention of EDM (arXiv:2206.00364).
 
     Args:
         sampler: `edm` or `dpmpp_2m_sde`.
@@ -33,7 +33,8 @@ class Sampling:
         s_churn: Noise added back in the whole run (EDM only).
         s_noise: Factor of the added noise.
         eta: Stochasticity of DPM++ (0 deterministic, 1 SDE).
-        reference: Reference behaviour: restoration and the ramp of the adapters do nothing in DPM++.
+        reference: Reference behaviour throughout, see `supir.settings.Method`; of the samplers: restoration
+            and the ramp of the adapters do nothing in DPM++.
     """
 
     sampler: Literal["edm", "dpmpp_2m_sde"] = "edm"
@@ -78,7 +79,7 @@ class Sampling:
 
 
 def sample(
-    settings: Sampling,
+    settings: EdmSampling,
     denoise: Denoise,
     noise: Tensor,
     draw: Draw,
@@ -108,7 +109,7 @@ def sample(
 
 
 def _edm(
-    settings: Sampling,
+    settings: EdmSampling,
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
@@ -130,7 +131,7 @@ def _edm(
 
 
 def _dpmpp_2m_sde(
-    settings: Sampling,
+    settings: EdmSampling,
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,

@@ -7,6 +7,7 @@ estimates is the same as blending the windows after the step; the samplers need 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,27 +17,6 @@ from torch import Tensor
 from lightning_drift.supir.network.denoiser import Conditioning, Denoiser
 
 VARIANCE = 0.01
-
-
-def window_starts(length: int, tile: int, stride: int, reference: bool = False) -> list[int]:
-    """Where windows of `tile` begin on an axis of `length`; one window if the axis is no longer than a tile.
-
-    Args:
-        length: Length of the axis, latent units.
-        tile: Window length, latent units.
-        stride: Largest distance between neighbouring windows.
-        reference: Windows at multiples of `stride` and a last one flush with the end (reference behaviour),
-            instead of the same number of windows spread evenly, which looks the same from both ends.
-    """
-    last = length - tile
-    if last <= 0:
-        return [0]
-    if reference:
-        return [*range(0, last + 1, stride), *([last] if last % stride else [])]
-    count = -(-last // stride) + 1
-    first = [last * i // (count - 1) for i in range((count + 1) // 2)]
-    second = [last - start for start in reversed(first[: count // 2])]
-    return first + second
 
 
 @dataclass(frozen=True)
@@ -53,31 +33,64 @@ class Window:
         return tensor[..., self.y0 : self.y1, self.x0 : self.x1]
 
 
-def windows(height: int, width: int, tile: int, stride: int, reference: bool = False) -> list[Window]:
-    """All windows of a latent, row by row; an axis shorter than the tile is covered by one clamped window."""
-    tile_y, tile_x = min(tile, height), min(tile, width)
-    return [
-        Window(y, y + tile_y, x, x + tile_x)
-        for y in window_starts(height, tile_y, stride, reference)
-        for x in window_starts(width, tile_x, stride, reference)
-    ]
-
-
-def gaussian_weights(height: int, width: int, reference: bool = False) -> Tensor:
-    """Weight of each position of a window in the blend, float64 [height, width], a Gaussian about the centre.
+@dataclass(frozen=True)
+class Tiling:
+    """How a latent is covered by windows, all in latent units.
 
     Args:
-        height: Window height.
-        width: Window width.
-        reference: Reference behaviour: the vertical centre is half a cell too low.
+        tile: Window edge (the reference's is 128); 0 for one window of the whole latent.
+        stride: Largest distance between neighbouring windows (the reference's is 64).
+        batch: Windows per pass of the network.
+        reference: Reference behaviour: windows at multiples of `stride` and a last one flush with the end,
+            instead of the same number of windows spread evenly, which looks the same from both ends; and
+            weights whose vertical centre is half a cell too low.
     """
 
-    def profile(length: int, centre: float) -> Any:
-        offset = np.arange(length, dtype=np.float64) - centre
-        return np.exp(-offset * offset / (length * length) / (2 * VARIANCE)) / np.sqrt(2 * np.pi * VARIANCE)
+    tile: int = 0
+    stride: int = 64
+    batch: int = 1
+    reference: bool = False
 
-    rows = profile(height, height / 2 if reference else (height - 1) / 2)
-    return torch.from_numpy(np.outer(rows, profile(width, (width - 1) / 2)))
+    def starts(self, length: int) -> list[int]:
+        """Where the windows of an axis begin; one window if the axis is no longer than a tile."""
+        last = length - self.tile if self.tile else 0
+        if last <= 0:
+            return [0]
+        if self.reference:
+            return [*range(0, last + 1, self.stride), *([last] if last % self.stride else [])]
+        gaps = -(-last // self.stride)
+        down, up = (_mirrored(last, gaps, rounding) for rounding in (0, gaps - 1))
+        # Positions that are rounded down can leave a middle gap one cell wider than the stride.
+        return down if max(b - a for a, b in pairwise(down)) <= self.stride else up
+
+    def windows(self, height: int, width: int) -> list[Window]:
+        """All windows of a latent, row by row; one clamped window covers an axis shorter than the tile."""
+        tile_y, tile_x = (min(self.tile or length, length) for length in (height, width))
+        return [Window(y, y + tile_y, x, x + tile_x) for y in self.starts(height) for x in self.starts(width)]
+
+    def weights(self, height: int, width: int) -> Tensor:
+        """Weight of each position of a window in the blend: a Gaussian about the centre.
+
+        Args:
+            height: Window height.
+            width: Window width.
+
+        Returns:
+            Float64 [height, width].
+        """
+        rows = _profile(height, height / 2 if self.reference else (height - 1) / 2)
+        return torch.from_numpy(np.outer(rows, _profile(width, (width - 1) / 2)))
+
+
+def _mirrored(last: int, gaps: int, rounding: int) -> list[int]:
+    """0 to `last` in equal gaps as nearly as whole numbers allow; the second half mirrors the first."""
+    first = [(last * i + rounding) // gaps for i in range(gaps // 2 + 1)]
+    return first + [last - start for start in reversed(first[: (gaps + 1) // 2])]
+
+
+def _profile(length: int, centre: float) -> Any:
+    offset = np.arange(length, dtype=np.float64) - centre
+    return np.exp(-offset * offset / (length * length) / (2 * VARIANCE)) / np.sqrt(2 * np.pi * VARIANCE)
 
 
 class TiledDenoise:
@@ -88,10 +101,7 @@ class TiledDenoise:
         latent: Latent of the degraded picture [N, 4, h, w].
         positive: Conditioning of the prompt, or one per window ("local prompts").
         negative: Conditioning of the negative prompt, shared by the windows.
-        tile: Window edge, latent units (the reference's is 128).
-        stride: Distance between windows, latent units (the reference's is 64).
-        batch: Windows per pass of the network.
-        reference: Reference behaviour for windows and weights.
+        tiling: The windows.
     """
 
     def __init__(
@@ -100,20 +110,17 @@ class TiledDenoise:
         latent: Tensor,
         positive: Conditioning | Sequence[Conditioning],
         negative: Conditioning,
-        tile: int = 128,
-        stride: int = 64,
-        batch: int = 1,
-        reference: bool = False,
+        tiling: Tiling,
     ) -> None:
-        self.denoiser, self.latent, self.negative, self.batch = denoiser, latent, negative, batch
-        self.windows = windows(latent.shape[-2], latent.shape[-1], tile, stride, reference)
+        self.denoiser, self.latent, self.negative, self.batch = denoiser, latent, negative, tiling.batch
+        self.windows = tiling.windows(latent.shape[-2], latent.shape[-1])
         if isinstance(positive, Conditioning):
             positive = [positive] * len(self.windows)
         if len(positive) != len(self.windows):
             raise ValueError(f"{len(positive)} local prompts for {len(self.windows)} windows")
         self.positive = positive
         first = self.windows[0]
-        weights = gaussian_weights(first.y1 - first.y0, first.x1 - first.x0, reference)
+        weights = tiling.weights(first.y1 - first.y0, first.x1 - first.x0)
         self.weights = weights.to(latent.device, torch.float32)
         self.total = torch.zeros(latent.shape[-2:], device=latent.device)
         for window in self.windows:
@@ -134,7 +141,7 @@ class TiledDenoise:
                 torch.cat([window.of(x) for window in group]),
                 sigma,
                 torch.cat([window.of(self.latent) for window in group]),
-                Conditioning(torch.cat([c.context for c in conds]), torch.cat([c.vector for c in conds])),
+                Conditioning.joined(conds),
                 _repeat(self.negative.rows(rows), len(group)),
                 guidance,
                 control_scale,

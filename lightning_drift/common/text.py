@@ -1,0 +1,41 @@
+"""Names, times and sizes as messages write them."""
+
+from collections.abc import Iterable
+
+_NAMES_SHOWN = 8
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join names for a sentence: the first eight, the rest counted.
+
+    >>> listed("abcdefghij")
+    'a, b, c, d, e, f, g, h and 2 more'
+    """
+    names = list(names)
+    shown, rest = names[:_NAMES_SHOWN], len(names) - _NAMES_SHOWN
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
+
+
+def duration(seconds: float) -> str:
+    """Write a time of one second or more: seconds below 90 s, minutes below 90 min, then hours and minutes.
+
+    >>> [duration(0.2), duration(89), duration(100), duration(5399), duration(7199)]
+    ['1 s', '89 s', '2 min', '1 h 30 min', '2 h 0 min']
+    """
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def byte_size(count: float) -> str:
+    """Write a number of bytes in KiB, MiB or GiB, with two decimals.
+
+    >>> [byte_size(100), byte_size(5 * 2**20), byte_size(1.2 * 2**30), byte_size(2**42)]
+    ['0.10 KiB', '5.00 MiB', '1.20 GiB', '4096.00 GiB']
+    """
+    for unit in ("KiB", "MiB"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.2f} {unit}"
+    return f"{count / 1024:.2f} GiB"

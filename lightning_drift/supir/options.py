@@ -1,0 +1,97 @@
+"""The values that SupirUpscaler's options may take."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.supir.settings import LATENT
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+RANGES = {
+    "upscale": (0.25, 16),
+    "min_size": (64, 8192),
+    "edm_steps": (2, 999),
+    "s_cfg": (0, 30),
+    "spt_linear_cfg": (0, 30),
+    "s_stage1": (-100, 100),
+    "control_scale": (0, 1),
+    "spt_linear_control": (0, 1),
+    "s_churn": (0, 1000),
+    "s_noise": (0, 2),
+    "eta": (0, 1),
+    "tile_batch": (1, 1024),
+    "size_condition": (256, 4096),
+    "encoder_tile_size": (64, 8192),
+    "decoder_tile_size": (8, 1024),
+}
+"""Smallest and largest value of each option that is a number."""
+
+
+def check_ranges(values: Mapping[str, float]) -> None:
+    """Refuse numbers out of their option's range.
+
+    Raises:
+        UserError: One is; it names the range.
+    """
+    for name, value in values.items():
+        low, high = RANGES[name]
+        if not low <= value <= high:
+            raise UserError(f"{value:g} is out of range; give {low:g} to {high:g}", f"model.{name}")
+
+
+def check_windows(tile_size: int, tile_overlap: int) -> None:
+    """Refuse windows that the network cannot take or that do not overlap.
+
+    Raises:
+        UserError: The window is no multiple of 32 pixels, or the overlap none of 8 below the window.
+    """
+    if not tile_size:
+        return
+    if tile_size < 256 or tile_size % 32:
+        raise UserError(f"{tile_size} is not 0 or a multiple of 32 of at least 256", "model.tile_size")
+    if not 0 <= tile_overlap < tile_size or tile_overlap % LATENT:
+        raise UserError(
+            f"{tile_overlap} is not a multiple of {LATENT} that is less than model.tile_size, {tile_size}",
+            "model.tile_overlap",
+        )
+
+
+def check_autoencoder_tiles(encoder_tile_size: int, decoder_tile_size: int, reference: bool) -> None:
+    """Refuse the original's tiled autoencoder in part, or without the rest of the original.
+
+    Raises:
+        UserError: One of the sizes is given alone, out of range, or without ``reference_numerics``.
+    """
+    if bool(encoder_tile_size) != bool(decoder_tile_size):
+        raise UserError(
+            "model.decoder_tile_size belongs to it; give both or neither", "model.encoder_tile_size"
+        )
+    if not encoder_tile_size:
+        return
+    if not reference:
+        raise UserError(
+            "it belongs to reference_numerics; without that model.memory: sequential tiles the "
+            "autoencoder exactly",
+            "model.encoder_tile_size",
+        )
+    check_ranges({"encoder_tile_size": encoder_tile_size, "decoder_tile_size": decoder_tile_size})
+
+
+def precision(dtype: Dtype, part: Literal["network", "autoencoder"], device: torch.device) -> torch.dtype:
+    """The dtype of a part: the one that is asked for, or for ``auto`` that which suits the device.
+
+    On a CPU it is float32. On a GPU the network is float16, the autoencoder bfloat16 where the GPU has it
+    (SDXL's overflows in float16), else float32.
+    """
+    if dtype != "auto":
+        return DTYPES[dtype]
+    if device.type == "cpu":
+        return torch.float32
+    if part == "network":
+        return torch.float16
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
