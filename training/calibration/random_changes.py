@@ -77,11 +77,8 @@ class Bench:
         pictures = []
         for start in range(0, len(seeds), 9):
             part = slice(start, start + 9)
-<<<<<<< HEAD
-            pictures += dream(self.module.parts, prompts[part], seeds[part], Sampling(num_inference_steps=25))
-=======
-            pictures += dream(self.module.parts, prompts[part], seeds[part], num_inference_steps=self.steps)
->>>>>>> training
+            sampling = Sampling(num_inference_steps=self.steps)
+            pictures += dream(self.module.parts, prompts[part], seeds[part], sampling)
         return self.gauge.features(pictures, torch.device("cpu"))
 
     def zones(self) -> list[tuple[str, str, float]]:

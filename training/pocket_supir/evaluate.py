@@ -3,7 +3,7 @@
     python -m training.pocket_supir.evaluate --out tb_logs/pocket_supir
     python -m training.pocket_supir.evaluate --count 24 --effects
 
-The options are those of configs/supir_pocket.yaml, and each scene's full caption is its prompt. Prints a table
+The options are those of configs/supir_pocket.yaml; a scene's full caption is its prompt. Prints a table
 against bicubic enlargement, and with ``--effects`` one of what the options do. Writes ``figures.json`` and
 ``sheet.png`` (one row per scene: nearest, bicubic, first stage, SUPIR, the true scene).
 """
