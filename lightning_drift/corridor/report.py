@@ -7,6 +7,7 @@ from lightning_drift.corridor.choice import choose
 from lightning_drift.corridor.overview import overview
 from lightning_drift.corridor.page import corridor_page
 from lightning_drift.corridor.read import read
+from lightning_drift.images.png import save_png
 
 
 def write_report(folder: Path, page: Path) -> None:
@@ -24,5 +25,4 @@ def write_report(folder: Path, page: Path) -> None:
     text = corridor_page(table, choose(table))
     with atomic_write(page) as file:
         file.write(text.encode())
-    with atomic_write(page.with_suffix(".png")) as file:
-        overview(table).save(file, format="PNG")
+    save_png(page.with_suffix(".png"), overview(table))
