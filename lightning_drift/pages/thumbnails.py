@@ -49,7 +49,7 @@ class Thumbnails:
 
     def _fitting_side(self, files: list[Path]) -> int:
         """The largest side at which all pictures fit, judged by up to 16 of them."""
-        sample = files[:: max(1, len(files) // 16)][:16]
+        sample = [files[k * len(files) // 16] for k in range(16)] if len(files) > 16 else files
         for side in SIDES:
             size = 0
             for path in sample:
