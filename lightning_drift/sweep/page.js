@@ -22,7 +22,7 @@
 
   // -- pins, kept by the browser for this page -----------------------------------------------------------
 
-  const store = `lightning-drift lab ${location.pathname}`;
+  const store = `lightning-drift sweep ${location.pathname}`;
   let pins = new Set();
   try { pins = new Set(JSON.parse(localStorage.getItem(store) || "[]")); } catch { /* no storage: for this visit only */ }
   const pin = (row) => {

@@ -49,7 +49,7 @@ def write_page(
     text = render(
         "sweep/page.html",
         title=title,
-        eyebrow="Dream lab",
+        eyebrow="Sweep",
         lead=_lead(index),
         small_pictures=max(size) <= PIXEL_ART,
         tables=tables(index),

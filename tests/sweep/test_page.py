@@ -45,7 +45,7 @@ def write(folder: Path, count: int, checkpoint: str = "run/step=01200.ckpt") -> 
         measures.append({"drift_from_base": number / count, "tilt": 1 - number / count})
     files = [f"images/{number} #.png" for number in range(count)]
     index = Index.of(cells, files, ["images/base #.png"] * count, measures)
-    page = folder / "lab.html"
+    page = folder / "sweep.html"
     small = {name: name for name in (*files, "images/base #.png")}
     write_page(page, index, small, folder.name, FACTS | {"base": None})
     return page
@@ -77,8 +77,8 @@ def odd_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells = [Cell("sweep", Prompt(text), 0, 3.0, 50, "pocket", 1.0) for text in ODD_TEXTS]
     files = ["0.png"] * len(cells)
     index = Index.of(cells, files, files, [{"tilt": 1 - place / 100} for place in range(len(cells))])
-    write_page(folder / "lab.html", index, {}, ODD_TEXTS[0], FACTS | {"base": None})
-    return folder / "lab.html"
+    write_page(folder / "sweep.html", index, {}, ODD_TEXTS[0], FACTS | {"base": None})
+    return folder / "sweep.html"
 
 
 def test_prompts_are_never_read_as_html(odd_page: Path, page: Path) -> None:
@@ -205,8 +205,8 @@ def test_without_measures_parameters_order_the_pictures(tmp_path: Path) -> None:
     cells = [Cell("sweep", Prompt("a tower"), seed, 3.0, 50, "pocket", 1.0) for seed in (1, 0)]
     for count, shown in ((2, [1, 0]), (1, [0])):
         index = Index.of(cells[:count], ["0.png"] * count, [], [{}] * count)
-        write_page(tmp_path / "lab.html", index, {}, "bare", FACTS | {"base": None})
-        document = dump(tmp_path / "lab.html", tmp_path)
+        write_page(tmp_path / "sweep.html", index, {}, "bare", FACTS | {"base": None})
+        document = dump(tmp_path / "sweep.html", tmp_path)
         assert cards(document) == shown
         options = re.findall(r'<option value="(\w+)">', document)
         assert options == (["seed"] if count == 2 else [])
@@ -224,7 +224,7 @@ def commands(document: str) -> list[list[str]]:
 def test_the_command_makes_the_picture_again(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["lightning-drift"])
     monkeypatch.chdir(tmp_path)
-    page = write(tmp_path / "lab", 8, "pocket")
+    page = write(tmp_path / "sweep", 8, "pocket")
     document = dump(page, tmp_path, "document.querySelectorAll('.open')[0].click();")
     make, printed = commands(document)
     assert make[:2] == ["lightning-drift", "predict"]
