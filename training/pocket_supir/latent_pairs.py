@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_drift.common.atomic import atomic_write
-from lightning_drift.common.errors import UserError
 from lightning_drift.common.rng import generator
 from lightning_drift.supir.network.autoencoder import FirstStage
 from training.pocket.scenes import BLOCK, Scenes
@@ -84,8 +83,7 @@ class LatentSquares(LatentScenes):
         Raises:
             UserError: There is no cache.
         """
-        if self.cache is None:
-            raise UserError("workers read latents from a cache: name a folder with --cache")
+        self.require_cache()
         missing = [k for k in range((self.count + BLOCK - 1) // BLOCK) if not self._path(k).is_file()]
         places = [
             range(first, first + PART) for k in missing for first in range(k * BLOCK, (k + 1) * BLOCK, PART)
