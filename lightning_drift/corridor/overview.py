@@ -1,9 +1,13 @@
 """The corridor on one contact sheet: rows are learning rates, columns steps, each cell four pictures."""
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
 from PIL import Image
 
-from lightning_drift.corridor.curves import labels
+from lightning_drift.corridor.grids import Place, picture_files
 from lightning_drift.corridor.read import CorridorTable, RecordedRun
+from lightning_drift.corridor.wording import labels
 from lightning_drift.images.contact_sheet import GROUND, contact_sheet
 
 COLOURS = {
@@ -13,17 +17,18 @@ COLOURS = {
     "cooked": (217, 119, 95),
     "broken": (165, 140, 203),
 }
-_SIDE = 512  # of a cell at most
+_LARGEST, _WITHOUT_PICTURES = 512, 192  # sides of a cell
 
 
 def overview(table: CorridorTable) -> Image.Image:
     """Lay out all cells, each with a bar in its zone's colour and the verdict below; the base at the left."""
     images, captions = [], []
-    side = _side(table)
+    files = picture_files(table)
+    side = _side(files.values())
     for run in table.runs:
         for step in (0, *table.steps):
             cell = table.cells.get((run.name, step))
-            image = _four(run, step, side)
+            image = _four(files, run, step, side)
             if cell is not None and cell.zone is not None:
                 height = max(2, side // 40)
                 image.paste(COLOURS[cell.zone], (0, image.height - height, image.width, image.height))
@@ -40,13 +45,13 @@ def overview(table: CorridorTable) -> Image.Image:
     return contact_sheet(images, labels(table), columns, captions, f"{table.title}: the corridor")
 
 
-def _four(run: RecordedRun, step: int, side: int) -> Image.Image:
+def _four(files: Mapping[Place, Path], run: RecordedRun, step: int, side: int) -> Image.Image:
     """The first seeds of the first prompt and of the next ones, in a square."""
     pairs = [(prompt, seed) for prompt, seeds in run.prompts.items() for seed in seeds[:2]][:4]
     square = Image.new("RGB", (side, side + max(2, side // 40)), GROUND)
     half = side // 2
     for index, (prompt, seed) in enumerate(pairs):
-        path = run.picture(step, prompt, seed)
+        path = files.get(Place(run.name, step, prompt, seed))
         if path is not None:
             with Image.open(path) as image:
                 tile = image.convert("RGB").resize((half, half), Image.Resampling.LANCZOS)
@@ -54,12 +59,9 @@ def _four(run: RecordedRun, step: int, side: int) -> Image.Image:
     return square
 
 
-def _side(table: CorridorTable) -> int:
+def _side(files: Iterable[Path]) -> int:
     """Twice the pictures' own size, as far as it fits."""
-    for run in table.runs:
-        for prompt, seeds in run.prompts.items():
-            path = run.picture(0, prompt, seeds[0])
-            if path is not None:
-                with Image.open(path) as image:
-                    return min(_SIDE, 2 * max(image.size))
-    return 192
+    for path in files:
+        with Image.open(path) as image:
+            return min(_LARGEST, 2 * max(image.size))
+    return _WITHOUT_PICTURES

@@ -1,24 +1,16 @@
-"use strict";
 (() => {
-  const corridor = JSON.parse(document.getElementById("corridor").textContent);
+  const corridor = JSON.parse(byId("corridor").textContent);
   const { runs, steps, prompts, cells, pictures } = corridor;
-  const byId = (id) => document.getElementById(id);
   const at = { run: corridor.start[0], step: corridor.start[1] };
   let open = null; // the picture under the loupe: [prompt, seed]
 
-  const make = (tag, attributes = {}, ...children) => {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    element.append(...children);
-    return element;
-  };
   const cellAt = (run, step) => cells[run][step];
   const source = (run, step, prompt, seed) => {
     const index = cellAt(run, step).pictures[prompt]?.[seed];
     return index === undefined || index < 0 ? null : pictures[index];
   };
   const name = (run, step) => (step === 0 ? "base model" : `${runs[run].label} × ${steps[step]}`);
-  const said = (prompt) => prompt || "(empty prompt)";
+  const promptTitle = (prompt) => prompt || "(empty prompt)";
 
   // -- pictures -----------------------------------------------------------------------------------------
 
@@ -44,7 +36,7 @@
         slot.now.addEventListener("pointerleave", () => swap(slot, false));
         slots.push(slot);
       });
-      room.append(make("section", { class: "row" }, make("h3", {}, said(text)), make("div", { class: "strips" },
+      room.append(make("section", { class: "row" }, make("h3", {}, promptTitle(text)), make("div", { class: "strips" },
         make("div", { class: "base", "data-name": "base" }, strips.base),
         make("div", { class: "now" }, strips.now))));
     });
@@ -65,7 +57,7 @@
   };
   const swap = (slot, base) => {
     const step = base ? 0 : at.step;
-    const alt = `${said(prompts[slot.p].text)}, seed ${slot.seed}, ${name(at.run, step)}`;
+    const alt = `${promptTitle(prompts[slot.p].text)}, seed ${slot.seed}, ${name(at.run, step)}`;
     fill(slot.now, source(at.run, step, slot.p, slot.s), alt, base ? "base" : `seed ${slot.seed}`);
   };
   const showBase = (base) => {
@@ -76,14 +68,23 @@
   // -- the cell -----------------------------------------------------------------------------------------
 
   const bold = (text) => text.split("**").map((part, i) => (i % 2 ? make("strong", {}, part) : part));
+  const reveal = (button) => { // scrolls the map alone, not the page
+    const scroller = button.closest(".scroll");
+    const [tile, view] = [button, scroller].map((element) => element.getBoundingClientRect());
+    const rest = tile.width / 2; // of the tile beyond it
+    const left = view.left + document.querySelector("table.map tbody th").offsetWidth;
+    if (tile.right > view.right) scroller.scrollLeft += tile.right - view.right + rest;
+    else if (tile.left < left) scroller.scrollLeft -= left - tile.left + rest;
+  };
   const show = () => {
     const cell = cellAt(at.run, at.step);
     document.querySelectorAll("table.map button").forEach((button) => {
       const own = Number(button.dataset.step) === at.step && (at.step === 0 || Number(button.dataset.run) === at.run);
       button.setAttribute("aria-pressed", own);
+      if (own) reveal(button);
     });
     slots.forEach((slot) => {
-      const alt = `${said(prompts[slot.p].text)}, seed ${slot.seed}, base model`;
+      const alt = `${promptTitle(prompts[slot.p].text)}, seed ${slot.seed}, base model`;
       fill(slot.base, source(at.run, 0, slot.p, slot.s), alt, `seed ${slot.seed}`);
       swap(slot, false);
     });
@@ -103,7 +104,7 @@
       dial.append(make("b", { style: `left:${Math.min(100, Math.max(0, cell.position))}%` }));
       verdict.append(dial);
     }
-    if (cell.said) verdict.append(make("p", { class: "said" }, ...bold(cell.said)));
+    if (cell.reason) verdict.append(make("p", { class: "reason" }, ...bold(cell.reason)));
     byId("here").replaceChildren(where, make("br"), make("span", { class: "faint" }, at.step ? cell.zone || cell.state : ""));
     try {
       history.replaceState(null, "", at.step ? `#${runs[at.run].name}/${steps[at.step]}` : "#base");
@@ -126,7 +127,7 @@
   };
   const fillLoupe = () => {
     const [p, s] = open;
-    const title = `${said(prompts[p].text)}, seed ${prompts[p].seeds[s]}`;
+    const title = `${promptTitle(prompts[p].text)}, seed ${prompts[p].seeds[s]}`;
     byId("loupe-title").textContent = title;
     for (const [id, step] of [["loupe-base", 0], ["loupe-now", at.step]]) {
       const uri = source(at.run, step, p, s);
@@ -152,8 +153,6 @@
     byId("loupe-strip").querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   };
   loupe.addEventListener("close", () => { open = null; });
-  loupe.querySelector(".close").addEventListener("click", () => loupe.close());
-  loupe.addEventListener("click", (e) => e.target === loupe && loupe.close());
 
   // -- hands --------------------------------------------------------------------------------------------
 
@@ -179,17 +178,6 @@
   });
   document.addEventListener("keyup", (e) => e.key.toLowerCase() === "b" && showBase(false));
   window.addEventListener("blur", () => showBase(false));
-  document.querySelectorAll("[data-copy]").forEach((button) =>
-    button.addEventListener("click", async () => {
-      const code = byId(button.dataset.copy);
-      try {
-        await navigator.clipboard.writeText(code.textContent);
-        button.textContent = "Copied";
-        setTimeout(() => { button.textContent = "Copy"; }, 1600);
-      } catch { // without permission the command is at least selected
-        getSelection().selectAllChildren(code);
-      }
-    }));
 
   const address = () => {
     const [run, step] = decodeURIComponent(location.hash.slice(1)).split("/");

@@ -1,1 +1,1 @@
-"""What the HTML pages share: filling a template, thumbnails, the style."""
+"""What the HTML pages share: one machine that fills templates, their frame and style, thumbnails."""

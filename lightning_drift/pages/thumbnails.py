@@ -9,44 +9,47 @@ from pathlib import Path
 from PIL import Image
 
 SIDES = (512, 384, 320, 256, 192, 128)
-"""Longest sides in pixels that pictures are shrunk to; the largest at which all fit is taken."""
+"""Longest sides in pixels to choose from; the largest at which all pictures fit is taken."""
 
 BUDGET = 9 * 2**20
-"""Bytes for all pictures together; as text they take a third more."""
+"""Bytes for all pictures together; as base64 text they take a third more."""
 
 PIXEL_ART = 128
-"""Pictures no larger than this keep their pixels."""
+"""Longest side in pixels up to which pictures are stored without loss and shown pixel by pixel."""
 
 
 class Thumbnails:
     """Turns files into data URIs; files with the same content share one.
 
     Args:
-        paths: All files to come, so that a size can be chosen at which they fit.
+        paths: All files that will be added; the thumbnails' side is chosen so that they fit ``BUDGET``.
+
+    Attributes:
+        uris: The data URIs of the files added so far.
+        count: How many different pictures the files hold.
+        side: Longest side of a thumbnail in pixels.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.uris: list[str] = []
         self._index: dict[str, int] = {}
-        self._seen: dict[Path, int] = {}
-        files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in dict.fromkeys(paths)}
+        self._digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in dict.fromkeys(paths)}
+        files = {digest: path for path, digest in self._digests.items()}
         self.count = len(files)
         self.side = self._fitting_side(list(files.values()))
 
     def add(self, path: Path) -> int:
         """The position of a file's picture in ``uris``."""
-        if path not in self._seen:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            if digest not in self._index:
-                self._index[digest] = len(self.uris)
-                with Image.open(path) as image:
-                    self.uris.append(data_uri(image, self.side))
-            self._seen[path] = self._index[digest]
-        return self._seen[path]
+        digest = self._digests[path]
+        if digest not in self._index:
+            self._index[digest] = len(self.uris)
+            with Image.open(path) as image:
+                self.uris.append(data_uri(image, self.side))
+        return self._index[digest]
 
     def _fitting_side(self, files: list[Path]) -> int:
         """The largest side at which all pictures fit, judged by up to 16 of them."""
-        sample = files[:: max(1, len(files) // 16)][:16]
+        sample = [files[k * len(files) // 16] for k in range(16)] if len(files) > 16 else files
         for side in SIDES:
             size = 0
             for path in sample:
@@ -58,7 +61,7 @@ class Thumbnails:
 
 
 def encode(image: Image.Image, side: int) -> bytes:
-    """WebP with the longest side at most ``side``; without loss where every pixel is to be seen."""
+    """WebP with the longest side at most ``side``; without loss up to ``PIXEL_ART``."""
     image = image.convert("RGB")
     longest = max(image.size)
     if longest > side:

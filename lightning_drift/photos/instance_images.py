@@ -13,12 +13,12 @@ from PIL import Image, ImageColor
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.rng import generator
 from lightning_drift.common.text import listed
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode, read_file
+from lightning_drift.images.png import save_png
 from lightning_drift.photos.folder import find_folder, find_pictures
 from lightning_drift.photos.near_duplicates import alike, perceptual_hash, pixel_digest
 from lightning_drift.photos.posteriors import cached_posteriors
@@ -285,8 +285,7 @@ class InstanceImages(LightningDataModule):
             captions=[photo.path.name for photo in self._photos],
             cell=None if count <= 36 else 256,
         )
-        with atomic_write(path) as file:
-            sheet.save(file, format="PNG")
+        save_png(Path(path), sheet)
 
 
 def _refusal(folder: Path, count: int, refused: dict[str, str]) -> UserError:

@@ -13,7 +13,7 @@ from lightning_drift.supir.network.denoiser import Conditioning, Denoiser
 from lightning_drift.supir.network.unet import SupirNetwork
 from lightning_drift.supir.network.weights import Checkpoints
 from lightning_drift.supir.placement import Placement
-from lightning_drift.supir.prompts import Prompts
+from lightning_drift.supir.prompt_conditionings import PromptConditionings
 from lightning_drift.supir.sampling.noise import Noise
 from lightning_drift.supir.sampling.samplers import sample
 from lightning_drift.supir.sampling.tiling import TiledDenoise
@@ -48,7 +48,7 @@ class Restorer:
 
     def __init__(self, checkpoints: Checkpoints, method: Method, device: torch.device) -> None:
         self.checkpoints, self.method, self.device = checkpoints, method, device
-        self.prompts = Prompts(checkpoints, method, device)
+        self.prompts = PromptConditionings(checkpoints, method, device)
         self.placement = Placement(checkpoints, method, device)
         self._network: SupirNetwork | None = None
         self._first_stage: FirstStage | None = None

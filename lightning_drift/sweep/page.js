@@ -1,14 +1,6 @@
-"use strict";
 (() => {
-  const index = JSON.parse(document.getElementById("index").textContent);
+  const index = JSON.parse(byId("index").textContent);
   const { parameters, measures, varied, facts } = index;
-  const byId = (id) => document.getElementById(id);
-  const make = (tag, attributes = {}, ...children) => {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    element.append(...children);
-    return element;
-  };
   const CHUNK = 90; // cards that are made at a time, as one scrolls
   const BOXES = 60; // values that are offered to tick
   const count = index.file.length;
@@ -20,9 +12,9 @@
     const column = parameter[name];
     return column.rows[row] < 0 ? undefined : column.values[column.rows[row]];
   };
-  const said = (found, name = "prompt") => {
-    if (found !== undefined && String(found).trim() !== "") return String(found);
-    return found !== undefined && name === "prompt" ? "(empty)" : "(none)";
+  const valueText = (given, name = "prompt") => {
+    if (given !== undefined && String(given).trim() !== "") return String(given);
+    return given !== undefined && name === "prompt" ? "(empty)" : "(none)";
   };
   const rounded = (found) => (found === null || found === undefined ? "-" : Math.abs(found) >= 10 ? found.toFixed(1) : found.toFixed(3));
   const shown = varied.filter((name) => !["prompt", "product", "group"].includes(name));
@@ -30,7 +22,7 @@
 
   // -- pins, kept by the browser for this page -----------------------------------------------------------
 
-  const store = `lightning-drift lab ${location.pathname}`;
+  const store = `lightning-drift sweep ${location.pathname}`;
   let pins = new Set();
   try { pins = new Set(JSON.parse(localStorage.getItem(store) || "[]")); } catch { /* no storage: for this visit only */ }
   const pin = (row) => {
@@ -49,7 +41,7 @@
 
   // -- which rows, in which order ------------------------------------------------------------------------
 
-  const state = { sort: measures.length ? measures[0].name : parameters[0].name, down: true, pinned: false, words: "" };
+  const state = { sort: measures[0]?.name ?? varied[0] ?? "prompt", down: measures.length > 0, pinned: false, words: "" };
   const ticked = new Map(); // parameter -> positions of its values that pass
   const ranges = new Map(); // measure -> [from, to]
   let rows = [];
@@ -78,7 +70,7 @@
     tell();
   };
   const tell = () => {
-    byId("count").textContent = `${rows.length.toLocaleString("en")} of ${count.toLocaleString("en")} pictures`;
+    byId("count").textContent = `${rows.length.toLocaleString("en")} of ${count.toLocaleString("en")} picture${count === 1 ? "" : "s"}`;
     byId("pinned").textContent = `Pinned ${pins.size}`;
     byId("pinned").setAttribute("aria-pressed", state.pinned);
     byId("copy-pins").hidden = pins.size === 0;
@@ -90,11 +82,18 @@
   // -- cards ---------------------------------------------------------------------------------------------
 
   const small = (file) => index.small[file] ?? file;
-  const what = (row) => shown.map((name) => `${words(name)} ${said(value(name, row), name).split("/").pop()}`).join(" · ");
+  const fileName = (path) => path.split("/").pop();
+  const checkpoints = parameter.checkpoint.values;
+  const fileNamesDiffer = new Set(checkpoints.map(fileName)).size === checkpoints.length;
+  const brief = (name, row) => {
+    const text = valueText(value(name, row), name);
+    return name === "checkpoint" && fileNamesDiffer ? fileName(text) : text;
+  };
+  const what = (row) => shown.map((name) => `${words(name)} ${brief(name, row)}`).join(" · ");
   const picture = (file, alt, kind) =>
     make("img", { src: small(file), alt, loading: "lazy", decoding: "async", width: index.size[0], height: index.size[1], class: kind });
   const card = (row) => {
-    const prompt = said(value("prompt", row));
+    const prompt = valueText(value("prompt", row));
     const open = make("button", { type: "button", class: "open", "aria-label": `${prompt}, ${what(row)}` });
     const base = index.base_file[row];
     if (base && byId("grid").classList.contains("paired")) {
@@ -128,11 +127,11 @@
   const look = (row) => {
     at = row;
     const base = index.base_file[row];
-    byId("loupe-title").textContent = said(value("prompt", row));
+    byId("loupe-title").textContent = valueText(value("prompt", row));
     for (const [id, link, file] of [["loupe-base", "base-link", base], ["loupe-now", "now-link", index.file[row]]]) {
       if (!file) continue;
       byId(id).src = file;
-      byId(id).alt = `${said(value("prompt", row))}, ${id === "loupe-base" ? "base model" : what(row)}`;
+      byId(id).alt = `${valueText(value("prompt", row))}, ${id === "loupe-base" ? "base model" : what(row)}`;
       byId(link).href = file;
     }
     document.querySelector(".pair").classList.toggle("alone", !base);
@@ -140,7 +139,7 @@
     const line = (name, text, about = "") => make("div", { title: about }, make("dt", {}, words(name)), make("dd", {}, text));
     byId("facts").replaceChildren(
       ...measures.map((each) => line(each.name, rounded(each.values[row]), each.about)),
-      ...parameters.filter((each) => each.rows[row] >= 0 && each.name !== "prompt").map((each) => line(each.name, said(value(each.name, row), each.name))));
+      ...parameters.filter((each) => each.rows[row] >= 0 && each.name !== "prompt").map((each) => line(each.name, valueText(value(each.name, row), each.name))));
     byId("make").textContent = again(row);
     byId("print").textContent = printed([row]);
     mark(byId("loupe-pin"), row);
@@ -153,8 +152,6 @@
   byId("before").addEventListener("click", () => go(-1));
   byId("after").addEventListener("click", () => go(1));
   byId("loupe-pin").addEventListener("click", () => { pin(at); mark(byId("loupe-pin"), at); });
-  loupe.querySelector(".close").addEventListener("click", () => loupe.close());
-  loupe.addEventListener("click", (e) => e.target === loupe && loupe.close());
   loupe.addEventListener("close", () => state.pinned && select());
   document.addEventListener("keydown", (e) => {
     if (!loupe.open || e.altKey || e.ctrlKey || e.metaKey || e.target.closest("code")) return;
@@ -188,22 +185,9 @@
     const files = some.map(path);
     return `lightning-drift predict -c configs/supir.yaml --data.images ${quoted(files.length === 1 ? files[0] : JSON.stringify(files))}`;
   };
-  const copy = async (button, text, code) => {
-    const before = button.textContent;
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
-      setTimeout(() => { button.textContent = before; }, 1600);
-    } catch { // without permission the command is at least selected
-      if (code) getSelection().selectAllChildren(code);
-      else prompt("Copy this command:", text);
-    }
-  };
-  document.querySelectorAll("[data-copy]").forEach((button) =>
-    button.addEventListener("click", () => copy(button, byId(button.dataset.copy).textContent, byId(button.dataset.copy))));
   byId("copy-pins").addEventListener("click", (e) => {
     const some = [...Array(count).keys()].filter((row) => pins.has(index.names[row]));
-    copy(e.target, printed(some), null);
+    copy(e.target, printed(some));
   });
 
   // -- controls ------------------------------------------------------------------------------------------
@@ -211,7 +195,7 @@
   const choose = byId("sort");
   for (const [label, names] of [["Measures", measures], ["Parameters", parameters.filter((each) => varied.includes(each.name))]])
     if (names.length) choose.append(make("optgroup", { label }, ...names.map(({ name }) => make("option", { value: name }, words(name)))));
-  if (!choose.options.length) choose.append(make("option", { value: state.sort }, words(state.sort)));
+  byId("sorted").hidden = byId("direction").hidden = !choose.options.length; // nothing differs
   choose.value = state.sort;
   choose.addEventListener("change", () => { state.sort = choose.value; select(); });
   byId("direction").addEventListener("click", () => { state.down = !state.down; select(); });
@@ -227,7 +211,7 @@
     const boxes = make("div", { class: "values" });
     values.forEach((each, position) => {
       const box = make("input", { type: "checkbox", "data-parameter": name, value: position });
-      boxes.append(make("label", {}, box, make("span", {}, said(each, name))));
+      boxes.append(make("label", {}, box, make("span", {}, valueText(each, name))));
     });
     byId("by-parameter").append(make("fieldset", {}, make("legend", {}, words(name)), boxes));
   }

@@ -1,10 +1,6 @@
 """The ranking page: one HTML file that shows the pictures beside it, sorted and filtered by what is known."""
 
-import json
-import re
 from collections.abc import Mapping
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,10 +8,11 @@ from urllib.parse import quote
 from PIL import Image
 
 from lightning_drift.common.atomic import atomic_write
+from lightning_drift.pages.page import render
 from lightning_drift.pages.thumbnails import PIXEL_ART
 from lightning_drift.sweep.index import FILES, Index
 from lightning_drift.sweep.measure import PICTURE_MEASURES
-from lightning_drift.sweep.summary import MeansTable, tables
+from lightning_drift.sweep.summary import tables
 
 
 def write_page(
@@ -49,24 +46,17 @@ def write_page(
         "facts": dict(facts),
         "size": size,
     }
-    parts = {
-        "title": escape(title),
-        "lead": escape(_lead(index)),
-        "tables": "".join(map(_html, tables(index)))
-        or "<p>Nothing was varied, so there is nothing to average.</p>",
-        "body_class": "small-pictures" if max(size) <= PIXEL_ART else "",
-        # "</script>" in a prompt must not end the data
-        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),
-        "css": _asset("page.css"),
-        "script": _asset("page.js"),
-    }
-    text = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
+    text = render(
+        "sweep/page.html",
+        title=title,
+        eyebrow="Sweep",
+        lead=_lead(index),
+        small_pictures=max(size) <= PIXEL_ART,
+        tables=tables(index),
+        data=data,
+    )
     with atomic_write(page) as file:
         file.write(text.encode())
-
-
-def _asset(name: str) -> str:
-    return (files("lightning_drift.sweep") / name).read_text(encoding="utf-8").strip()
 
 
 def _coded(index: Index, name: str) -> dict[str, list[Any]]:
@@ -97,16 +87,3 @@ def _lead(index: Index) -> str:
         if name in index.varied
     ]
     return f"{count}: {', '.join(counts)}." if counts else f"{count}."
-
-
-def _html(table: MeansTable) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.head)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(text)}</td>" for text in rest)}</tr>'
-        for first, *rest in table.lines
-    )
-    return (
-        f'<h3>{escape(table.title)}</h3><div class="scroll" tabindex="0" role="region" '
-        f'aria-label="{escape(table.title, quote=True)}"><table class="means"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
-    )

@@ -20,6 +20,7 @@ from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.drift.state import DriftState
 from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.images.png import save_png
 from lightning_drift.photos.folder import find_folder, find_pictures
 from lightning_drift.sweep.cells import Cell, Grid, SweepRequest
 from lightning_drift.sweep.index import Index
@@ -86,8 +87,7 @@ class SweepReport(Callback):
             file.write(summary(index, title).encode())
         count = 0
         for name, sheet in sheets(index, folder, data.sheet_axes, data.sheets) if data.sheets else ():
-            with atomic_write(folder / "sheets" / f"{name}.png") as file:
-                sheet.save(file, format="PNG")
+            save_png(folder / "sheets" / f"{name}.png", sheet)
             count += 1
         thumbnails = {name: _thumbnail(folder, name) for name in dict.fromkeys([*files, *bases])}
         write_page(folder / PAGE, index, thumbnails, title, _command_facts(data, module))

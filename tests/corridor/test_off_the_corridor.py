@@ -40,6 +40,6 @@ def test_the_page_shows_the_zone_and_its_border_without_a_number(tmp_path: Path)
     match = re.search(r'<script type="application/json" id="corridor">(.*?)</script>', text, re.DOTALL)
     assert match is not None
     base, dream, broken = json.loads(match[1])["cells"][0]
-    assert (dream["position"], dream["said"]) == (41.0, "Because of dreaming.")
-    assert (broken["position"], broken["said"]) == (None, "Because of broken.")
+    assert (dream["position"], dream["reason"]) == (41.0, "Because of dreaming.")
+    assert (broken["position"], broken["reason"]) == (None, "Because of broken.")
     assert base["position"] is None

@@ -1,16 +1,22 @@
 """The page as a browser sees it, from disk; without a browser, as text."""
 
+import html
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from helpers.browser import Outline, browser, chromium, light_and_dark, overflow
-from helpers.corridor_runs import PROMPTS, write_run
+from helpers.corridor_runs import PROMPTS, config, write_run
+from helpers.odd_texts import ODD_TEXTS
 from PIL import Image
 
 from lightning_drift.cli import main
+from lightning_drift.corridor.overview import overview
+from lightning_drift.corridor.plan import make_plan, take_up
 from lightning_drift.corridor.read import read
 from lightning_drift.corridor.report import write_report
 from lightning_drift.pages.thumbnails import BUDGET, Thumbnails
@@ -104,6 +110,69 @@ def test_a_corridor_of_which_nothing_ran_is_a_page_too(tmp_path: Path) -> None:
     assert read(folder).cells["run", 8].state == "not measured"
 
 
+def test_a_planned_corridor_says_that_nothing_ran_and_opens_at_what_failed(tmp_path: Path) -> None:
+    fit = config(1e-6, (8,))
+    fit["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path)
+    plan = take_up(make_plan(fit, "1e-6,2e-6", "8,16", "corridor"))
+    page = tmp_path / "page.html"
+    write_report(plan.folder, page)
+    text = page.read_text()
+    assert '<p class="lead">No fit has run yet.</p>' in text
+    assert '<p class="sentence">No fit has run yet.</p>' in text
+    assert "Nothing has been measured yet." in text
+    assert data(page)["start"] == [0, 0]
+    (plan.folder / "lr2e-6.error.txt").write_text("the loss is not finite at step 3")
+    write_report(plan.folder, page)
+    assert (
+        '<p class="lead">No fit has reached a milestone, and at least one has failed.</p>' in page.read_text()
+    )
+    assert data(page)["start"] == [1, 1]
+
+
+def test_runs_of_one_rate_go_by_their_names(tmp_path: Path) -> None:
+    for name, position in (("first", 41.0), ("second", 45.0)):
+        write_run(tmp_path / name, 2e-6, (8,), {8: ("dreaming", None, position)})
+    write_report(tmp_path, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert '<p class="eyebrow">Corridor, 2 fits × 1 milestone</p>' in text
+    assert '<p class="lead">After 8 steps of second the model dreams: 45 of 100.</p>' in text
+    assert "<title>first, step 8: 41</title>" in text
+    assert "position over optimizer steps: first ends at 41; second ends at 45" in text
+
+
+def test_a_run_without_pictures_of_the_base_shows_those_of_another(tmp_path: Path) -> None:
+    for rate in (2e-6, 4e-6):
+        write_run(tmp_path / f"lr{rate:g}", rate, (8,), side=64)
+    table = read(tmp_path)
+    whole = overview(table)
+    shutil.rmtree(tmp_path / "lr4e-06" / "grids" / "step=00000")
+    write_report(tmp_path, tmp_path / "page.html")
+    cells: Any = data(tmp_path / "page.html")["cells"]
+    assert cells[1][0]["pictures"] == cells[0][0]["pictures"]
+    assert overview(read(tmp_path)).tobytes() == whole.tobytes()
+
+
+@pytest.fixture(scope="module")
+def odd_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with all odd texts as prompts."""
+    folder = write_run(tmp_path_factory.mktemp("odd") / "run", 2e-6, (8,), prompts=ODD_TEXTS)
+    write_report(folder, folder / "corridor.html")
+    return folder / "corridor.html"
+
+
+def test_prompts_are_never_read_as_html(odd_page: Path, page: Path) -> None:
+    text = odd_page.read_text()
+    content = data(odd_page)
+    assert [prompt["text"] for prompt in content["prompts"]] == list(ODD_TEXTS)  # type: ignore[attr-defined]
+    assert "<!--" not in text
+    kinds = [{tag for tag, _ in Outline(each.read_text()).tags} for each in (odd_page, page)]
+    assert kinds[0] <= kinds[1]
+    found = re.search(r"<pre[^>]*>(.*?)</pre>", text, re.DOTALL)
+    assert found is not None
+    groups = yaml.safe_load(html.unescape(found[1]))["seed_grid"]["groups"]
+    assert [groups["dream"]["prompts"], *groups["language"]["prompts"]] == list(ODD_TEXTS)
+
+
 def test_many_large_pictures_stay_within_the_budget(tmp_path: Path) -> None:
     paths = []
     for index in range(40):
@@ -160,6 +229,15 @@ def test_the_page_opens_at_the_chosen_cell_and_keys_scrub(page: Path, tmp_path: 
     assert "borderline forgetting" in document
     # Up and down scroll the page where no cell or picture has the focus.
     assert place(dump(page, tmp_path, pressed("ArrowDown", on="document.body"))) == "lr 2e-6 × 16"
+
+
+@browser
+def test_prompts_are_shown_as_they_are(odd_page: Path, tmp_path: Path) -> None:
+    document = dump(odd_page, tmp_path)
+    titles = re.findall(r"<h3>(.*?)</h3><div class=\"strips\">", document)
+    assert [html.unescape(title) for title in titles] == list(ODD_TEXTS)
+    assert document.rstrip().endswith("</html>")
+    assert place(document) == "lr 2e-6 × 8"
 
 
 @browser

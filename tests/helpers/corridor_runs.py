@@ -1,6 +1,6 @@
 """Run folders as fits leave them, written with TensorBoard's own writer, for the tests of the corridor."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ PROMPTS = ("monumental, dramatic", "a green forest </script> <b>")
 SEEDS = (0, 3)
 
 
-def config(rate: float, steps: tuple[int, ...], subject: str = "coffee") -> dict[str, Any]:
+def config(
+    rate: float, steps: tuple[int, ...], subject: str = "coffee", prompts: Sequence[str] = PROMPTS
+) -> dict[str, Any]:
     return {
         "seed_everything": 0,
         "trainer": {
@@ -37,8 +39,8 @@ def config(rate: float, steps: tuple[int, ...], subject: str = "coffee") -> dict
         "step_checkpoint": {"steps": ",".join(map(str, steps)), "dirpath": None},
         "seed_grid": {
             "groups": {
-                "dream": {"prompts": PROMPTS[0], "seeds": "0,3"},
-                "language": {"prompts": [PROMPTS[1]], "seeds": "0,3"},
+                "dream": {"prompts": prompts[0], "seeds": "0,3"},
+                "language": {"prompts": list(prompts[1:]), "seeds": "0,3"},
             }
         },
     }
@@ -51,20 +53,21 @@ def write_run(
     verdicts: Mapping[int, tuple[str, str | None, float | None]] | None = None,
     side: int = 16,
     subject: str = "coffee",
+    prompts: Sequence[str] = PROMPTS,
 ) -> Path:
     """A run with pictures at 0 and ``steps``; ``verdicts`` gives zone, borderline and position by step."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config(rate, steps, subject)))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config(rate, steps, subject, prompts)))
     writer = SummaryWriter(str(folder))
     for step in (0, *steps):
-        for index, prompt in enumerate(PROMPTS):
+        for index, prompt in enumerate(prompts):
             for seed in SEEDS:
                 path = folder / "grids" / f"step={step:05d}" / f"{slug(prompt)}_seed{seed:04d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shade = (
                     round(rate * 1e7) % 200 if step else 0
                 )  # the base model's pictures are the same in all runs
-                colour = (40 + 60 * index, (step // 8) % 256, shade + 8 * seed)
+                colour = (40 + 60 * index % 200, (step // 8) % 256, shade + 8 * seed)
                 Image.new("RGB", (side, side), colour).save(path)
         writer.add_scalar("drift/weights/unet", step * rate, step)
         writer.add_scalar("drift/tilt", step / 2000, step)

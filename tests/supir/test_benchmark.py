@@ -1,22 +1,16 @@
 """The benchmark runs on random weights and counts the specification's arithmetic."""
 
-import importlib.util
 import sys
 
 import pytest
-from helpers.paths import ROOT
+from helpers.scripts import script
 
 from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
-
-SCRIPT = ROOT / "scripts" / "benchmark_supir.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_supir", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("scripts/benchmark_supir.py")
 
 
 def test_it_measures_every_stage(benchmark, monkeypatch, capsys):
@@ -43,3 +37,10 @@ def test_the_floor_is_the_specifications(benchmark):
     flops = benchmark.count_flops(dict(SDXL_CONFIGS), 1024, 30)
     assert flops["step"] == pytest.approx(20.3e12, rel=2e-3)
     assert flops["sampling"] == 30 * flops["step"]
+
+
+def test_the_pockets_own_files_are_measured(benchmark, monkeypatch, capsys):
+    arguments = ["--supir", "pocket", "--sdxl", "pocket", "--size", "64", "--steps", "1", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["benchmark_supir.py", *arguments, "--memory", "full"])
+    benchmark.main()
+    assert "memory: full" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The ranking page as a browser sees it, from disk: 5,000 pictures, sorted, filtered, pinned, compared."""
 
+import html
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.browser import Outline, browser, chromium, light_and_dark, overflow
+from helpers.odd_texts import ODD_TEXTS
 from PIL import Image
 
 from lightning_drift.cli import main
@@ -43,7 +45,7 @@ def write(folder: Path, count: int, checkpoint: str = "run/step=01200.ckpt") -> 
         measures.append({"drift_from_base": number / count, "tilt": 1 - number / count})
     files = [f"images/{number} #.png" for number in range(count)]
     index = Index.of(cells, files, ["images/base #.png"] * count, measures)
-    page = folder / "lab.html"
+    page = folder / "sweep.html"
     small = {name: name for name in (*files, "images/base #.png")}
     write_page(page, index, small, folder.name, FACTS | {"base": None})
     return page
@@ -62,9 +64,35 @@ def test_the_page_needs_nothing_but_the_pictures_beside_it(page: Path) -> None:
             assert value is None or value.startswith("#"), (tag, name, str(value)[:80])
     assert not re.search(r"url\(|@import|\bfetch\(|XMLHttpRequest|import\(", text)
     assert "default-src 'none'" in text
-    assert text.count("<b>") == 1
-    assert "<\\/script><b>" in text
+    assert "<b>" not in text
+    assert "\\u003c/script>\\u003cb>" in text
     assert len(text) < 1_500_000
+
+
+@pytest.fixture(scope="module")
+def odd_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with all odd texts as prompts."""
+    folder = tmp_path_factory.mktemp("odd")
+    Image.new("RGB", (64, 64)).save(folder / "0.png")
+    cells = [Cell("sweep", Prompt(text), 0, 3.0, 50, "pocket", 1.0) for text in ODD_TEXTS]
+    files = ["0.png"] * len(cells)
+    index = Index.of(cells, files, files, [{"tilt": 1 - place / 100} for place in range(len(cells))])
+    write_page(folder / "sweep.html", index, {}, ODD_TEXTS[0], FACTS | {"base": None})
+    return folder / "sweep.html"
+
+
+def test_prompts_are_never_read_as_html(odd_page: Path, page: Path) -> None:
+    text = odd_page.read_text()
+    found = re.search(r'<script type="application/json" id="index">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    prompts = next(each for each in json.loads(found[1])["parameters"] if each["name"] == "prompt")
+    assert prompts["values"] == list(ODD_TEXTS)
+    assert "<!--" not in text
+    kinds = [{tag for tag, _ in Outline(each.read_text()).tags} for each in (odd_page, page)]
+    assert kinds[0] <= kinds[1]
+    rows = [html.unescape(row) for row in re.findall(r'<th scope="row">(.*?)</th>', text)]
+    assert rows == [" ".join(each.split()) for each in ODD_TEXTS]  # the table's own spacing
+    assert f"<h1>{html.escape(ODD_TEXTS[0])}</h1>" in text
 
 
 def test_means_and_sheets_follow_from_the_index(page: Path) -> None:
@@ -128,6 +156,14 @@ def test_of_5000_pictures_few_are_made_at_once_and_any_order_is_there(page: Path
 
 
 @browser
+def test_prompts_are_shown_as_they_are(odd_page: Path, tmp_path: Path) -> None:
+    document = dump(odd_page, tmp_path)
+    shown = re.findall(r'<p class="prompt">(.*?)</p>', document)
+    assert [html.unescape(prompt) for prompt in shown] == list(ODD_TEXTS)
+    assert document.rstrip().endswith("</html>")
+
+
+@browser
 def test_parameters_measures_and_words_filter(page: Path, tmp_path: Path) -> None:
     tick = "document.querySelector('[data-parameter=drift][value=\"0\"]').click();"
     words = "set(document.getElementById('words'), 'TOWER 17');"
@@ -163,9 +199,23 @@ def test_pins_stay_and_a_picture_is_compared_with_its_base(page: Path, tmp_path:
     )
 
 
-def commands(document: str) -> list[list[str]]:
-    import html
+@browser
+def test_without_measures_parameters_order_the_pictures(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    cells = [Cell("sweep", Prompt("a tower"), seed, 3.0, 50, "pocket", 1.0) for seed in (1, 0)]
+    for count, shown in ((2, [1, 0]), (1, [0])):
+        index = Index.of(cells[:count], ["0.png"] * count, [], [{}] * count)
+        write_page(tmp_path / "sweep.html", index, {}, "bare", FACTS | {"base": None})
+        document = dump(tmp_path / "sweep.html", tmp_path)
+        assert cards(document) == shown
+        options = re.findall(r'<option value="(\w+)">', document)
+        assert options == (["seed"] if count == 2 else [])
+        assert ('<label id="sorted" hidden="">' in document) is (count == 1)
+        assert "Nothing was measured, so there is nothing to average." in document
+        assert "about-title" not in document
 
+
+def commands(document: str) -> list[list[str]]:
     found = [re.search(rf'<code id="{name}"[^>]*>(.*?)</code>', document) for name in ("make", "print")]
     return [shlex.split(html.unescape(match[1])) for match in found if match]
 
@@ -174,7 +224,7 @@ def commands(document: str) -> list[list[str]]:
 def test_the_command_makes_the_picture_again(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["lightning-drift"])
     monkeypatch.chdir(tmp_path)
-    page = write(tmp_path / "lab", 8, "pocket")
+    page = write(tmp_path / "sweep", 8, "pocket")
     document = dump(page, tmp_path, "document.querySelectorAll('.open')[0].click();")
     make, printed = commands(document)
     assert make[:2] == ["lightning-drift", "predict"]

@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.paths import ROOT
+from helpers.scripts import script
 
 DOCUMENTS = [
     ROOT / "README.md",
@@ -55,10 +55,7 @@ def named(path: Path) -> str:
 def program(name: str) -> Any:
     if name.startswith("training"):
         return importlib.import_module(name)
-    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(name)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)

@@ -4,11 +4,11 @@
     (look at blind/*.png, write a zone beside each code in blind/labels.csv, keep that file)
     python -m training.calibration.blind_labels compare blind/labels.csv --cells blind/cells.csv
 
-A sheet shows the photos, and per code the base model's pictures over the checkpoint's: the same prompts and
-seeds, four seeds of the dream prompt and two of each language prompt. Codes are in random order over all
-corridors and say nothing of rate and steps; the base model itself is among them. ``cells.csv`` holds what
-each code is, and the measures that verdicts are made of, so that a change of thresholds can be compared too;
-it is not to be read before the labels are written.
+A sheet shows the photos and, for each code, the base model's pictures above the checkpoint's: the same
+prompts and seeds, four seeds of the dream prompt and two of each language prompt. Codes are in random order
+within each photo set and tell nothing of rate and steps; the base model itself is among them. ``cells.csv``
+holds what each code is, and the measures that verdicts are made of, so that a change of thresholds can be
+compared too. It is not to be read before the labels are written.
 """
 
 from __future__ import annotations
@@ -81,15 +81,15 @@ def compare(labels: Path, cells: Path) -> None:
         labels: Codes with labels; a second opinion may stand behind a slash (``dreaming/forgetting``).
         cells: What the codes are, with their measures.
     """
-    said = {row["code"]: row["label"].strip().split("/") for row in _read(labels) if row["label"].strip()}
-    if unknown := {zone for zones in said.values() for zone in zones} - set(ZONES):
+    opinions = {row["code"]: row["label"].strip().split("/") for row in _read(labels) if row["label"].strip()}
+    if unknown := {zone for zones in opinions.values() for zone in zones} - set(ZONES):
         raise UserError(f"{labels}: {', '.join(sorted(unknown))} is no zone; write one of {', '.join(ZONES)}")
     counts: Counter[tuple[str, str]] = Counter()
     for row in sorted(_read(cells), key=lambda r: (r["subject"], float(r["rate"] or 0), int(r["step"]))):
-        if row["code"] not in said:
+        if row["code"] not in opinions:
             continue
         verdict = judge(_intervals(row))
-        zones = said[row["code"]]
+        zones = opinions[row["code"]]
         touched = {verdict.zone, verdict.borderline} & set(zones)
         off = abs(ZONES.index(verdict.zone) - ZONES.index(zones[0]))
         mark = (
@@ -110,10 +110,10 @@ def compare(labels: Path, cells: Path) -> None:
 
 def _measures(run: RecordedRun, step: int) -> dict[str, str]:
     path = run.folder / "drift" / f"step={step:05d}.json"
-    found = json.loads(path.read_text(encoding="utf-8"))["measures"]
+    readings = json.loads(path.read_text(encoding="utf-8"))["measures"]
     measures = {}
     for name in (*DECIDING, *WITH_MODEL):
-        parts = [found[name][part] for part in ("value", "low", "high")] if name in found else []
+        parts = [readings[name][part] for part in ("value", "low", "high")] if name in readings else []
         measures[name] = ";".join(f"{part:.4g}" for part in parts)  # empty where a run did not take it
     return measures
 
@@ -140,7 +140,10 @@ def _strip(run: RecordedRun, step: int) -> Image.Image:
     image = Image.new("RGB", (len(columns) * (SIDE + 2), 4 * (SIDE + 2) + 4), GROUND)
     for column, (prompt, first) in enumerate(columns):
         for half in range(2):
-            seed = run.prompts[prompt][first + half]
+            seeds = run.prompts[prompt]
+            if first + half >= len(seeds):
+                raise UserError(f"{run.folder}: {prompt!r} has {len(seeds)} seeds; sheets show {first + 2}")
+            seed = seeds[first + half]
             for row, at in enumerate((0, step)):
                 y = half * 2 * (SIDE + 2) + row * (SIDE + 2) + half * 4
                 image.paste(_picture(run, at, prompt, seed), (column * (SIDE + 2), y))

@@ -4,9 +4,9 @@
     python -m training.calibration.random_changes --photos fresh/cat fresh/tissue
 
 Every weight tensor of the UNet is moved in a random direction by a share of its norm, the text encoder's by a
-quarter of that share. A line per share says how often each zone was found over seeds and photo sets, by the
-pictures alone and with the loss on the photos, and between which values that loss lay. The prompts are the
-packaged fit's, with three seeds and 25 steps.
+quarter of that share. One line per share says how often each zone was the verdict over seeds and photo sets,
+by the pictures alone and with the loss on the photos, and between which values that loss lay. The prompts are
+the packaged fit's, with three seeds each.
 """
 
 from __future__ import annotations
@@ -38,9 +38,15 @@ SETS = ("coffee", "galaxies", "nautilus")
 
 
 class Bench:
-    """The pocket, its base's pictures, and photo sets to measure against."""
+    """The pocket, its base's pictures, and photo sets to measure against.
 
-    def __init__(self, sets: list[str]) -> None:
+    Args:
+        sets: Bundled photo sets or folders of photos.
+        steps: Sampling steps of a picture.
+    """
+
+    def __init__(self, sets: Sequence[str], steps: int) -> None:
+        self.steps = steps
         groups = yaml.safe_load(DEFAULTS.read_text(encoding="utf-8"))["seed_grid"]["groups"]
         seeds = list(range(3))
         chosen = {
@@ -71,20 +77,21 @@ class Bench:
         pictures = []
         for start in range(0, len(seeds), 9):
             part = slice(start, start + 9)
-            pictures += dream(self.module.parts, prompts[part], seeds[part], Sampling(num_inference_steps=25))
+            sampling = Sampling(num_inference_steps=self.steps)
+            pictures += dream(self.module.parts, prompts[part], seeds[part], sampling)
         return self.gauge.features(pictures, torch.device("cpu"))
 
     def zones(self) -> list[tuple[str, str, float]]:
         """For each photo set the zone by the pictures alone and with the loss on the photos, and the loss."""
-        now, keys, found = self.features(), self.gauge.probes.keys, []
+        now, keys, results = self.features(), self.gauge.probes.keys, []
         for photos, base in self.photos.values():
             meter = DriftMetric(keys, self.gauge.probes.roles, self.base, photos, self.texts, sync=False)
             meter.update(range(len(keys)), now)
             alone = meter.compute()
             loss = self.gauge.photo_loss(base, self.module, nullcontext)
             both = judge(alone | {WITH_MODEL[0]: loss})
-            found.append((judge(alone).zone, both.zone, loss.value))
-        return found
+            results.append((judge(alone).zone, both.zone, loss.value))
+        return results
 
 
 @torch.no_grad()
@@ -100,22 +107,29 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser(__doc__)
     parser.add_argument("--photos", nargs="+", default=SETS, help="bundled sets or folders of photos")
-    parser.add_argument("--shares", nargs="+", type=float, default=[0.06, 0.1, 0.15, 0.25, 0.4])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--shares",
+        nargs="+",
+        type=float,
+        default=[0.06, 0.1, 0.15, 0.25, 0.4],
+        help="how far each tensor moves, as a share of its norm",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="random directions per share")
+    parser.add_argument("--steps", type=int, default=25, help="sampling steps of a picture")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(argv)
-    bench = Bench(list(options.photos))
+    bench = Bench(options.photos, options.steps)
     unet, text_encoder = (copy.deepcopy(part) for part in (bench.module.unet, bench.module.text_encoder))
     for share in options.shares:
-        found = []
+        results = []
         for seed in range(options.seeds):
             change(bench.module.unet, unet, share, seed)
             change(bench.module.text_encoder, text_encoder, share / 4, seed)
-            found += bench.zones()
-        alone, both, losses = zip(*found, strict=True)
+            results += bench.zones()
+        alone, both, losses = zip(*results, strict=True)
         counts = [", ".join(f"{n} {zone}" for zone, n in Counter(z).most_common()) for z in (alone, both)]
         print(
             f"{share:g}: by the pictures alone {counts[0]}; with the loss on the photos {counts[1]} "

@@ -132,13 +132,13 @@ class ClipStage(Stage):
         to_image = functional.cross_entropy(logits, true / true.sum(1, keepdim=True), label_smoothing=0.05)
         to_text = functional.cross_entropy(logits.T, (true / true.sum(0)).T, label_smoothing=0.05)
         loss = (to_image + to_text) / 2
-        found = true.gather(1, logits.detach().argmax(1, keepdim=True))[:, 0]
-        whole, things = full.to(self.device), true.sum(1) > 1
-        return loss, {"accuracy": found[whole].mean(), "object_accuracy": found[things].mean()}
+        hits = true.gather(1, logits.detach().argmax(1, keepdim=True))[:, 0]
+        whole, objects = full.to(self.device), true.sum(1) > 1
+        return loss, {"accuracy": hits[whole].mean(), "object_accuracy": hits[objects].mean()}
 
     @staticmethod
     def say(batch: dict[str, Any], full: Tensor, thing: Tensor, coloured: Tensor) -> tuple[list[str], Tensor]:
-        """One caption a picture, and of which pictures of the batch each is true.
+        """One caption per picture, and which pictures of the batch each is true of.
 
         Args:
             batch: A batch of scenes with captions.

@@ -2,9 +2,9 @@
 
     python -m training.pocket.evaluate --pipeline ../state/pipeline --clip ../state/clip/weights
 
-Prints a table and writes ``figures.json``, ``probes.png`` (a row a prompt, a column a seed) and
+Prints a table and writes ``figures.json``, ``probes.png`` (one row per prompt, one column per seed) and
 ``autoencoder.png`` (held-out scenes above their reconstructions) to ``--out``. The same checks on painted
-scenes of the same prompts are printed beside, as the ceiling that the checks themselves set.
+scenes of the same prompts are printed beside, for comparison.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         checker = Checker(clip, tokenizer)
         shown: list[bool] = []
-        ceiling: list[bool] = []
+        of_painted: list[bool] = []
         table = {}
         for probe, pictures in grids.items():
             result, best = checker.check(pictures, probe), checker.check(painted(probe, 16, 30_000), probe)
@@ -110,13 +110,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for name, values in result.items()
             }
             shown += [value for values in result.values() for value in values]
-            ceiling += [value for values in best.values() for value in values]
+            of_painted += [value for values in best.values() for value in values]
             cells = "  ".join(
                 f"{name} {got:.2f} (of {top:.2f})" for name, (got, top) in table[probe.prompt].items()
             )
             print(f"{probe.prompt:62s} {cells}")
         figures["attributes_shown"] = round(float(np.mean(shown)), 3)
-        figures["attributes_shown_by_painted_scenes"] = round(float(np.mean(ceiling)), 3)
+        figures["attributes_shown_by_painted_scenes"] = round(float(np.mean(of_painted)), 3)
         figures["probes"] = table
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     for name, value in figures.items():

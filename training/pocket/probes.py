@@ -120,8 +120,8 @@ def colour_mask(pictures: Pictures, colour: str) -> Pictures:
     high, low = pictures.max(-1), pictures.min(-1)
     spread = high - low
     if colour in _UNSATURATED:
-        wanted = {"white": low > 0.68, "black": high < 0.22, "grey": (high > 0.22) & (high < 0.72)}[colour]
-        return np.asarray((spread < 0.16) & wanted)
+        bright = {"white": low > 0.68, "black": high < 0.22, "grey": (high > 0.22) & (high < 0.72)}[colour]
+        return np.asarray((spread < 0.16) & bright)
     near = np.abs((_hue(pictures) - _hue(np.array(COLOURS[colour])) + 0.5) % 1 - 0.5) < 1 / 24
     return np.asarray(near & (spread > 0.30 * high) & (high > 0.15))
 
@@ -197,7 +197,7 @@ class Checker:
     def limit(self, probe: Probe, name: str) -> float:
         """The limit of an attribute's statistic, from painted scenes of the probe with and without it."""
         if (probe, name) not in self._limits:
-            shown, lacking = [painted(probe, 32)], []
+            having, lacking = [painted(probe, 32)], []
             if name == "colour":
                 others = [colour for colour in COLOURS if colour != probe.colour]
                 lacking = [painted(replace(probe, colour=c), 4, 20_000 + 4 * k) for k, c in enumerate(others)]
@@ -206,7 +206,7 @@ class Checker:
                 lacking = [painted(replace(probe, moods=rest), 32, 20_000)]
             else:
                 lacking = [painted(replace(probe, style="photo"), 32, 20_000)]
-            values = [self.statistic(np.concatenate(part), probe, name) for part in (shown, lacking)]
+            values = [self.statistic(np.concatenate(part), probe, name) for part in (having, lacking)]
             has = np.repeat([True, False], [len(values[0]), len(values[1])])
             self._limits[probe, name] = _divide(np.concatenate(values), has)
         return self._limits[probe, name]
@@ -258,7 +258,7 @@ def _divide(values: Pictures, has: Pictures) -> float:
     """The limit that best tells scenes with an attribute from those without (balanced accuracy)."""
     ordered = np.unique(values)
     limits = np.concatenate([ordered[:1] - 1e-6, (ordered[1:] + ordered[:-1]) / 2])
-    found = (values[None] > limits[:, None]) == has[None]
-    score = found[:, has].mean(1) + found[:, ~has].mean(1)
+    right = (values[None] > limits[:, None]) == has[None]
+    score = right[:, has].mean(1) + right[:, ~has].mean(1)
     best = np.flatnonzero(score == score.max())
     return float(limits[best[len(best) // 2]])

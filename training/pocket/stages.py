@@ -83,7 +83,8 @@ def weights(state: Path, init: Path | None, name: str) -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise UserError(
-        f"the stage {name!r} has no weights in {state}: train it first, or name a folder with --init"
+        f"the stage {name!r} has no weights in {state}: train it first, or name a folder that holds them",
+        "--init",
     )
 
 

@@ -87,14 +87,26 @@ class LatentScenes(Scenes):
         return torch.from_numpy(np.stack([self.image(index) for index in indices])).float()
 
     def prepare(self) -> None:
-        """Encode every block that the cache lacks, on the GPU if there is one, before workers read them."""
-        if self.cache is None:
-            raise UserError("workers read latents from a cache: name a folder with --cache")
+        """Encode every block that the cache lacks, on the GPU if there is one, before workers read them.
+
+        Raises:
+            UserError: There is no cache.
+        """
+        self.require_cache()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.vae.to(device)
         for block in range((self.count + BLOCK - 1) // BLOCK):
             self._load(block)
         self.vae.to("cpu")
+
+    def require_cache(self) -> None:
+        """Refuse to go on without a folder for latents.
+
+        Raises:
+            UserError: There is none.
+        """
+        if self.cache is None:
+            raise UserError("workers read latents from a folder: name one", "--cache")
 
     def _path(self, block: int) -> Path:
         assert self.cache is not None

@@ -96,37 +96,37 @@ class DenoiseEncoderStage(Stage):
         """The loss; ``mse`` is that of scaled latents, whose variance is about 1."""
         random = generator(self.schedule.seed, "denoise encoder", batch["step"])
         clean = crops(batch["images"], self.side, random)
-        seen = degrade(clean.cpu(), random, self.frozen["codec"]).to(clean)
+        degraded = degrade(clean.cpu(), random, self.frozen["codec"]).to(clean)
         vae = self.frozen["vae"].to(self.device)
         with torch.no_grad():
             target = vae.encode(clean).latent_dist.mean.float()
-        found = vae.quant_conv(self.model(seen)).float().chunk(2, 1)[0]
-        error = SCALING * (found - target)
+        latents = vae.quant_conv(self.model(degraded)).float().chunk(2, 1)[0]
+        error = SCALING * (latents - target)
         squared = error.pow(2).mean()
         return squared + 0.5 * error.abs().mean(), {"mse": squared.detach()}
 
     @cached_property
-    def unseen(self) -> tuple[Tensor, Tensor]:
-        """Held-out prints and what becomes of them."""
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """Held-out prints (n, 3, side, side) in -1..1, and the same degraded."""
         clean = PaintedScenes(HELD_OUT_SEED, HELD_OUT, self.scenes.size).images(list(range(HELD_OUT)))
         return clean, degrade(clean, generator(self.schedule.seed, "held out"), self.frozen["codec"])
 
     def save(self, folder: Path) -> None:
         """Write the average."""
-        clean, seen = self.unseen
+        clean, degraded = self.held_out
         vae = self.frozen["vae"]
         with torch.no_grad():
-            found = vae.quant_conv(self.ema.cpu()(seen)).chunk(2, 1)[0]
+            latents = vae.quant_conv(self.ema.cpu()(degraded)).chunk(2, 1)[0]
             target = vae.cpu().encode(clean).latent_dist.mean
-            pictures = vae.decode(found).sample.clamp(-1, 1)
+            pictures = vae.decode(latents).sample.clamp(-1, 1)
         self.ema.to(self.device)
-        mse = float((SCALING * (found - target)).pow(2).mean())
+        mse = float((SCALING * (latents - target)).pow(2).mean())
         psnr = float((10 * torch.log10(4 / (pictures - clean).pow(2).mean((1, 2, 3)))).mean())
-        plain = float((10 * torch.log10(4 / (seen - clean).pow(2).mean((1, 2, 3)))).mean())
+        bicubic = float((10 * torch.log10(4 / (degraded - clean).pow(2).mean((1, 2, 3)))).mean())
         self.note({"held_out/mse": mse, "held_out/psnr": psnr})
         print(
             f"step {self.global_step}  held out: latents {mse:.4f}, decoded {psnr:.2f} dB, bicubic "
-            f"{plain:.2f} dB",
+            f"{bicubic:.2f} dB",
             flush=True,
         )
         write_state(self.ema, folder)

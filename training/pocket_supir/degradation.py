@@ -78,12 +78,12 @@ def _degrade(images: Tensor, random: torch.Generator, codec: Any | None) -> Tens
         small[through] = codec.decode(latents).sample
     rough = torch.randn(small.shape, generator=random)
     small = small + rough * (0.06 * amount[1] * (chance[2] < 0.3))[:, None, None, None]
-    made = []
+    pictures = []
     for k, picture in enumerate(small):
         if chance[3, k] < 0.3:
             picture = jpeg(picture, int(50 + 45 * amount[2, k]))
-        made.append(enlarge(picture))
-    return torch.stack(made)
+        pictures.append(enlarge(picture))
+    return torch.stack(pictures)
 
 
 def _from_array(pixels: Any) -> Tensor:

@@ -3,9 +3,9 @@
     python -m training.pocket_supir.evaluate --out tb_logs/pocket_supir
     python -m training.pocket_supir.evaluate --count 24 --effects
 
-The options are those of configs/supir_pocket.yaml, each scene's full caption is given beside. Prints a table
-against bicubic enlargement, and with ``--effects`` one of what the options do. Writes
-``figures.json`` and ``sheet.png`` (a row a scene: nearest, bicubic, first stage, SUPIR, the true scene).
+The options are those of configs/supir_pocket.yaml; a scene's full caption is its prompt. Prints a table
+against bicubic enlargement, and with ``--effects`` one of what the options do. Writes ``figures.json`` and
+``sheet.png`` (one row per scene: nearest, bicubic, first stage, SUPIR, the true scene).
 """
 
 from __future__ import annotations
@@ -110,12 +110,12 @@ def evaluate(args: argparse.Namespace) -> None:
         method = module.method()
         method = replace(method, sampling=replace(method.sampling, **change), color_fix=colour)
         restorer = Restorer(checkpoints, method, torch.device("cpu"))
-        made = []
+        prints = []
         for k in range(0, args.count, args.batch_size):
             part = slice(k, k + args.batch_size)
             noises = [AddressedNoise(index, sample, torch.device("cpu")) for index in indices[part]]
-            made.append(restorer.restore(bicubic[part], [(text,) for text in texts[part]], noises))
-        return torch.cat(made)
+            prints.append(restorer.restore(bicubic[part], [(text,) for text in texts[part]], noises))
+        return torch.cat(prints)
 
     stage = checkpoints.first_stage(torch.float32)
     first = torch.cat([stage.decode(stage.encode_degraded(row)) for row in bicubic.unsqueeze(1)])

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_drift.common.atomic import atomic_write
-from lightning_drift.common.errors import UserError
 from lightning_drift.common.rng import generator
 from lightning_drift.supir.network.autoencoder import FirstStage
 from training.pocket.scenes import BLOCK, Scenes
@@ -69,11 +68,11 @@ class LatentSquares(LatentScenes):
     @torch.no_grad()
     def _encode(self, parts: Iterable[Tensor]) -> Tensor:
         device = next(self.vae.parameters()).device
-        found = []
+        latents = []
         for pictures in parts:
             with torch.autocast(device.type, torch.bfloat16):
-                found.append(self.latents(pictures.to(device)).float().cpu())
-        return torch.cat(found)
+                latents.append(self.latents(pictures.to(device)).float().cpu())
+        return torch.cat(latents)
 
     def prepare(self, workers: int = 0) -> None:
         """Encode every block that the cache lacks, on the GPU if there is one, before workers read them.
@@ -84,8 +83,7 @@ class LatentSquares(LatentScenes):
         Raises:
             UserError: There is no cache.
         """
-        if self.cache is None:
-            raise UserError("workers read latents from a cache: name a folder with --cache")
+        self.require_cache()
         missing = [k for k in range((self.count + BLOCK - 1) // BLOCK) if not self._path(k).is_file()]
         places = [
             range(first, first + PART) for k in missing for first in range(k * BLOCK, (k + 1) * BLOCK, PART)

@@ -29,7 +29,15 @@ def pocket_text_encoders() -> TextEncoders:
 
 @torch.no_grad()
 def condition(encoders: TextEncoders, texts: Sequence[str]) -> Conditioning:
-    """What `TextEncoders` makes of each text, for many at once: a row a text, on the encoders' device."""
+    """What `TextEncoders` makes of each text, for a batch.
+
+    Args:
+        encoders: Both text encoders.
+        texts: The n prompts.
+
+    Returns:
+        Context (n, 32, 256) and vector (n, 224), on the encoders' device.
+    """
     tokenizer = encoders.tokenizer
     length, end = int(tokenizer.model_max_length), int(tokenizer.eos_token_id)
     rows = [[int(tokenizer.bos_token_id), *token_ids(tokenizer, text, "")[0], end] for text in texts]

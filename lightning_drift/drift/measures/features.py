@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
 from lightning_drift.drift.measures.colour import srgb_to_lab
 from lightning_drift.drift.measures.composition import SIDE as LAYOUT_SIDE
@@ -94,20 +89,3 @@ class Features:
         if not fits or len(lengths) != 1 or set(tensors) - set(shapes) - {"clip"}:
             raise UserError("these are not features of pictures: their tensors have other names or shapes")
         return cls(**tensors)
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, complete or not at all."""
-        with atomic_write(path) as file:
-            file.write(to_bytes({name: tensor.contiguous() for name, tensor in self.tensors().items()}))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Features:
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: The file is missing or damaged, or holds something else.
-        """
-        try:
-            return cls.from_tensors(load_file(path))
-        except (SafetensorError, OSError, UserError) as error:
-            raise UserError(f"{path} holds no features of pictures, or is damaged ({error})") from error

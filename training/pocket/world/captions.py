@@ -52,7 +52,7 @@ def caption(scene: Scene, random: np.random.Generator) -> str:
 
     About one in fifty is empty, one in fourteen a single word, and of scenes with moods every seventh names
     only these; the rest are phrases that leave out attributes at random. A style other than photo, and moods,
-    are named more often than not, for they change everything seen.
+    are named more often than not, because they change the whole picture.
 
     Args:
         scene: The scene.

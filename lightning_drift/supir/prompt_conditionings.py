@@ -11,7 +11,7 @@ from lightning_drift.supir.network.weights import Checkpoints
 from lightning_drift.supir.settings import Method
 
 
-class Prompts:
+class PromptConditionings:
     """Conditionings of captions, joined with the general prompt, and of the negative prompt.
 
     Args:

@@ -1,0 +1,129 @@
+"""The page of a corridor: one HTML file with every picture inside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from lightning_drift.corridor import recipe, wording
+from lightning_drift.corridor.choice import Choice
+from lightning_drift.corridor.curves import curves, shade
+from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
+from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.drift.verdict import PROVENANCE
+from lightning_drift.pages.page import render
+from lightning_drift.pages.thumbnails import PIXEL_ART, Thumbnails
+
+_BASE = "The untouched model, from the same seeds. Everything else on this page is compared with it."
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A cell as the map shows it.
+
+    Attributes:
+        cell: The cell.
+        picture: The data URI of its first picture; None without any.
+        note: Its position, and the zone it is near; empty without either.
+        summary: The cell in words.
+        chosen: Whether it is the chosen checkpoint.
+    """
+
+    cell: CorridorCell
+    picture: str | None
+    note: str
+    summary: str
+    chosen: bool
+
+
+def corridor_page(table: CorridorTable, choice: Choice) -> str:
+    """The page as text."""
+    files = picture_files(table)
+    thumbnails = Thumbnails(files.values())
+    prompts = seeds_by_prompt(table)
+    labels = wording.labels(table)
+    steps = [0, *table.steps]
+
+    def add(path: Path | None) -> int:
+        return -1 if path is None else thumbnails.add(path)
+
+    def content(run: RecordedRun, step: int) -> dict[str, Any]:
+        """A cell as the script needs it; -1 stands for a missing picture."""
+        cell = table.cells[run.name, step] if step else CorridorCell(run.name, 0, "base", verdict=_BASE)
+        rows = [[Place(run.name, step, prompt, seed) for seed in seeds] for prompt, seeds in prompts.items()]
+        return {
+            "state": cell.state,
+            "zone": cell.zone,
+            "borderline": cell.borderline,
+            "position": cell.position,
+            "reason": wording.reason(cell),
+            "pictures": [[add(files.get(place)) for place in row] for row in rows],
+        }
+
+    cells = [[content(run, step) for step in steps] for run in table.runs]
+
+    def first_picture(run: int, step: int) -> str | None:
+        places = (place for row in cells[run][step]["pictures"] for place in row if place >= 0)
+        place = next(places, None)
+        return None if place is None else thumbnails.uris[place]
+
+    def tile(run: int, step: int) -> Tile:
+        cell = table.cells[table.runs[run].name, steps[step]]
+        chosen = cell == choice.cell
+        note = wording.cell_note(cell)
+        summary = wording.cell_summary(cell, labels[run], chosen)
+        return Tile(cell, first_picture(run, step), note, summary, chosen)
+
+    count = len(table.runs)
+    return render(
+        "corridor/page.html",
+        title=table.title,
+        eyebrow=wording.extent(table),
+        lead=wording.lead(table, choice),
+        small_pictures=any(_longest(path) <= PIXEL_ART for path in list(files.values())[:1]),
+        steps=steps,
+        labels=labels,
+        named=bool(wording.shared_rates(table)),
+        tiles=[[tile(run, step) for step in range(1, len(steps))] for run in range(count)],
+        base_picture=first_picture(0, 0),
+        choice=choice,
+        choice_sentence=wording.choice_sentence(table, choice),
+        nothing_ran=wording.nothing_ran(table),
+        shades=[shade(run, count) for run in range(count)],
+        deciding=curves(table, decides=True),
+        explaining=curves(table, decides=False),
+        photos=recipe.photos(table),
+        instance_prompt=recipe.instance_prompt(table),
+        options=recipe.options(table),
+        config_of=table.runs[0].name,
+        config=yaml.safe_dump(table.runs[0].config, sort_keys=False, allow_unicode=True),
+        prompts=prompts,
+        provenance=PROVENANCE if any(cell.zone for cell in table.cells.values()) else None,
+        folder=table.folder.as_posix(),
+        data={
+            "runs": [{"name": run.name, "label": labels[i]} for i, run in enumerate(table.runs)],
+            "steps": steps,
+            "prompts": [{"text": prompt, "seeds": seeds} for prompt, seeds in prompts.items()],
+            "cells": cells,
+            "pictures": thumbnails.uris,
+            "start": _start(table, choice),
+        },
+    )
+
+
+def _longest(path: Path) -> int:
+    with Image.open(path) as image:
+        return max(image.size)
+
+
+def _start(table: CorridorTable, choice: Choice) -> list[int]:
+    """The cell the page opens with: the chosen one, the last with pictures, or one that says what failed."""
+    cells = list(table.cells.values())
+    with_pictures = [cell for cell in reversed(cells) if cell.state in ("measured", "not measured")]
+    failed = [cell for cell in cells if cell.state == "failed"]
+    cell = next(filter(None, [choice.cell, *with_pictures, *failed]), None)
+    if cell is None:
+        return [0, 0]
+    return [[run.name for run in table.runs].index(cell.run), table.steps.index(cell.step) + 1]

@@ -1,0 +1,97 @@
+"""The recipe of a corridor's fits: the options that matter, and the photos."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.corridor.read import CorridorTable
+from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.pages.thumbnails import data_uri
+from lightning_drift.photos.folder import find_folder, find_pictures
+
+MOST_PHOTOS = 24
+"""Photos that a page shows."""
+_PHOTO_SIDE, _SHEET_SIDE = 320, 1200
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The photos of a fit as a page shows them.
+
+    Attributes:
+        squares: Data URIs of the first photos, cropped, by file name.
+        count: How many photos there are.
+        sheet: The data URI of the sheet that the fit made of all photos, where they themselves are gone.
+    """
+
+    squares: Mapping[str, str]
+    count: int
+    sheet: str | None = None
+
+
+def options(table: CorridorTable) -> dict[str, str]:
+    """The fits' options by name, as text; those without a value are left out."""
+    config = table.runs[0].config
+    model, data = _arguments(config, "model"), _arguments(config, "data")
+    trainer, grid = config.get("trainer") or {}, config.get("seed_grid") or {}
+    rates = dict.fromkeys(run.label for run in table.runs)
+    rows = {
+        "base model": model.get("pipeline"),
+        "instance prompt": model.get("instance_prompt"),
+        "learning rates": f"{', '.join(rates)}, constant",
+        "steps": ", ".join(map(str, table.steps)),
+        "text encoder": "trained" if model.get("train_text_encoder") else "frozen",
+        "optimizer": str(model.get("optimizer") or "").rpartition(".")[2],
+        "batch": _batch(data, trainer),
+        "resolution": data.get("resolution") or "the model's own",
+        "precision": trainer.get("precision"),
+        "gradient clipping": trainer.get("gradient_clip_val") or "none",
+        "latents": model.get("latents"),
+        "padding": model.get("pad_tokens"),
+        "prior preservation": "none",
+        "seed": config.get("seed_everything"),
+        "guidance": grid.get("guidance_scale"),
+        "DDIM steps": grid.get("num_inference_steps"),
+    }
+    return {name: str(value) for name, value in rows.items() if value not in (None, "")}
+
+
+def instance_prompt(table: CorridorTable) -> str:
+    """What the photos were trained as."""
+    return str(_arguments(table.runs[0].config, "model").get("instance_prompt") or "")
+
+
+def photos(table: CorridorTable) -> Photos | None:
+    """The photos where the fits found them, or else the sheet that a fit made of them."""
+    folder = _arguments(table.runs[0].config, "data").get("instance_dir")
+    try:
+        paths = find_pictures(find_folder(str(folder))) if folder else []
+        squares = {
+            path.name: data_uri(
+                ImageOps.fit(decode(path).image, (_PHOTO_SIDE, _PHOTO_SIDE), Image.Resampling.LANCZOS),
+                _PHOTO_SIDE,
+            )
+            for path in paths[:MOST_PHOTOS]
+        }
+    except (UserError, UndecodableError):
+        squares = {}
+    if squares:
+        return Photos(squares, len(paths))
+    for run in table.runs:
+        sheet = run.folder / "instance_images.png"
+        if sheet.is_file():
+            with Image.open(sheet) as image:
+                return Photos({}, 0, data_uri(image, _SHEET_SIDE))
+    return None
+
+
+def _arguments(config: Mapping[str, Any], part: str) -> dict[str, Any]:
+    return (config.get(part) or {}).get("init_args") or {}
+
+
+def _batch(data: Mapping[str, Any], trainer: Mapping[str, Any]) -> str:
+    size, accumulate = data.get("batch_size", 1), trainer.get("accumulate_grad_batches") or 1
+    return f"{size}" if accumulate == 1 else f"{size} × {accumulate} accumulated"

@@ -1,0 +1,96 @@
+"""A corridor in words: its runs' names, its cells, and the sentences at the head of its page."""
+
+import re
+
+from lightning_drift.corridor.choice import Choice
+from lightning_drift.corridor.read import CorridorCell, CorridorTable
+
+
+def labels(table: CorridorTable) -> list[str]:
+    """The runs' names for people: their learning rates, or their folders where runs share a rate."""
+    shared = shared_rates(table)
+    return [run.name if run.label in shared else f"lr {run.label}" for run in table.runs]
+
+
+def long_labels(table: CorridorTable) -> list[str]:
+    """The same for sentences, with "learning rate" in full."""
+    return [re.sub("^lr ", "learning rate ", label) for label in labels(table)]
+
+
+def extent(table: CorridorTable) -> str:
+    """How many learning rates (or fits, where some share a rate) and milestones it covers."""
+    kind = "fit" if shared_rates(table) else "learning rate"
+    fits, steps = len(table.runs), len(table.steps)
+    return f"Corridor, {fits} {kind}{'s' * (fits != 1)} × {steps} milestone{'s' * (steps != 1)}"
+
+
+def lead(table: CorridorTable, choice: Choice) -> str:
+    """What came out, in a sentence or two."""
+    states = [cell.state for cell in table.cells.values()]
+    if nothing_ran(table):
+        return choice_sentence(table, choice)
+    missing = []
+    if count := states.count("failed"):
+        missing.append(f"{count} failed")
+    if count := states.count("not run"):
+        missing.append(f"{count} {'has' if count == 1 else 'have'} not run yet")
+    rest = f" Of {len(states)} cells, {' and '.join(missing)}." if missing else ""
+    if choice.cell is None:
+        return choice.sentence + rest
+    run = next(run for run in table.runs if run.name == choice.cell.run)
+    border = f", on the border of {choice.cell.borderline}" if choice.cell.borderline else ""
+    if run.label in shared_rates(table):
+        where = f"After {choice.cell.step} steps of {run.name}"
+    else:
+        where = f"At learning rate {run.label} and {choice.cell.step} steps"
+    return f"{where} the model dreams{border}: {choice.cell.position:.0f} of 100.{rest}"
+
+
+def nothing_ran(table: CorridorTable) -> bool:
+    """Whether no fit has come to a milestone."""
+    return all(cell.state in ("not run", "failed") for cell in table.cells.values())
+
+
+def choice_sentence(table: CorridorTable, choice: Choice) -> str:
+    """Why this checkpoint is chosen, or why none is."""
+    if not nothing_ran(table):
+        return choice.sentence
+    failed = any(cell.state == "failed" for cell in table.cells.values())
+    return "No fit has reached a milestone, and at least one has failed." if failed else "No fit has run yet."
+
+
+def cell_note(cell: CorridorCell) -> str:
+    """A cell's position and the zone it is near, as far as it has them."""
+    position = [] if cell.position is None else [f"{cell.position:.0f}"]
+    return ", ".join([*position, *([f"near {cell.borderline}"] if cell.borderline else [])])
+
+
+def cell_summary(cell: CorridorCell, label: str, chosen: bool) -> str:
+    """A cell in one phrase, for those who hear the page.
+
+    Args:
+        cell: The cell.
+        label: Its run's name.
+        chosen: Whether it is the chosen checkpoint.
+    """
+    parts = [f"{label}, {cell.step} steps: {cell.zone or cell.state}"]
+    if cell.borderline:
+        parts.append(f"borderline {cell.borderline}")
+    if cell.position is not None:
+        parts.append(f"{cell.position:.0f} of 100")
+    if chosen:
+        parts.append("the chosen checkpoint")
+    return ", ".join(parts)
+
+
+def reason(cell: CorridorCell) -> str:
+    """The verdict without its first sentence, which repeats the zone and the position."""
+    if cell.zone is None:
+        return cell.verdict
+    return re.sub(r"^\*\*[^*]+\*\*( \(borderline [^)]*\))?(, \d+ of 100)?\.\s*", "", cell.verdict)
+
+
+def shared_rates(table: CorridorTable) -> set[str]:
+    """Learning rates that several runs have; those runs go by their folders' names."""
+    rates = [run.label for run in table.runs]
+    return {rate for rate in rates if rates.count(rate) > 1}
