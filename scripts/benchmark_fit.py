@@ -68,14 +68,14 @@ def plain_loop(setup: Setup, steps: int, reference: bool) -> list[float]:
     """The training step without a framework; the method is the module's own."""
     module, device = setup.module, setup.device
     module.configure_model()
-    parts = module.parts
-    assert parts is not None
+    model = module.stable_diffusion
+    assert model is not None
     module.to(device)
     module.input_ids = module.input_ids.to(device)
     for trained in module.trained().values():
         trained.train()
     dtype = torch.float16 if setup.half else torch.float32
-    parts.vae.to(device, dtype)
+    model.vae.to(device, dtype)
     data = setup.data
     data.resolution = module.resolution
     pixels = torch.stack([image.permute(2, 0, 1) for image in data.images()]).float() / 127.5 - 1
@@ -83,20 +83,20 @@ def plain_loop(setup: Setup, steps: int, reference: bool) -> list[float]:
     optimizer = (torch.optim.AdamW if reference else setup.optimizer)(parameters, lr=2e-6)
     scaler = torch.amp.GradScaler(device.type, enabled=setup.half)
     with torch.no_grad():
-        posteriors = [parts.vae.encode(image[None].to(device, dtype)).latent_dist for image in pixels]
+        posteriors = [model.vae.encode(image[None].to(device, dtype)).latent_dist for image in pixels]
     times = []
     for step in range(steps):
         start = clock(device)
         index = step % len(pixels)
         if reference:
             with torch.no_grad():
-                posterior = parts.vae.encode(pixels[index][None].to(device, dtype)).latent_dist
+                posterior = model.vae.encode(pixels[index][None].to(device, dtype)).latent_dist
         else:
             posterior = posteriors[index]
         noises = [torch.randn(posterior.mean.shape).to(device) for _ in range(2)]
         latents = (
             posterior.mean.float() + posterior.std.float() * noises[0]
-        ) * parts.vae.config.scaling_factor
+        ) * model.vae.config.scaling_factor
         timesteps = torch.randint(1000, (1,)).to(device)
         with torch.autocast(device.type, torch.float16, enabled=setup.half):
             loss = module.loss(latents, noises[1], timesteps)

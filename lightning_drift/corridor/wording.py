@@ -73,14 +73,14 @@ def cell_summary(cell: CorridorCell, label: str, chosen: bool) -> str:
         label: Its run's name.
         chosen: Whether it is the chosen checkpoint.
     """
-    parts = [f"{label}, {cell.step} steps: {cell.zone or cell.state}"]
+    phrases = [f"{label}, {cell.step} steps: {cell.zone or cell.state}"]
     if cell.borderline:
-        parts.append(f"borderline {cell.borderline}")
+        phrases.append(f"borderline {cell.borderline}")
     if cell.position is not None:
-        parts.append(f"{cell.position:.0f} of 100")
+        phrases.append(f"{cell.position:.0f} of 100")
     if chosen:
-        parts.append("the chosen checkpoint")
-    return ", ".join(parts)
+        phrases.append("the chosen checkpoint")
+    return ", ".join(phrases)
 
 
 def reason(cell: CorridorCell) -> str:

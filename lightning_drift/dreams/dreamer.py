@@ -145,7 +145,7 @@ class Dreamer(LightningModule):
             generator_device=generator_device,
         )
         self.dtype_name = dtype
-        self.parts: StableDiffusion | None = None
+        self.stable_diffusion: StableDiffusion | None = None
         self._hash = self._base_hash = ""
 
     def configure_model(self) -> None:
@@ -155,21 +155,21 @@ class Dreamer(LightningModule):
             UserError: If it cannot be loaded, its base is not known though the drift is to be turned, or the
                 picture size does not suit it.
         """
-        if self.parts is not None:
+        if self.stable_diffusion is not None:
             return
         found = open_pipeline(self.pipeline, base=self.base)
         if self.drift != 1:
             base = base_of(found, self.base)
             found = interpolated(found, base, self.drift)
             self._base_hash = files_hash(base.files)[:10]
-        parts = load_opened(found)
-        check_size(parts, "model", self.sampling.height, self.sampling.width)
-        side = native_size(parts)
+        model = load_opened(found)
+        check_size(model, "model", self.sampling.height, self.sampling.width)
+        side = native_size(model)
         height, width = self.sampling.height or side, self.sampling.width or side
         self.sampling = replace(self.sampling, height=height, width=width)
-        self.parts = parts
-        self.unet, self.text_encoder = parts.unet, parts.text_encoder
-        self._hash = parts.hash[:10]
+        self.stable_diffusion = model
+        self.unet, self.text_encoder = model.unet, model.text_encoder
+        self._hash = model.hash[:10]
 
     def on_predict_start(self) -> None:
         """Put the parts where they will run: half precision on CUDA, the autoencoder in float32.
@@ -177,12 +177,12 @@ class Dreamer(LightningModule):
         Raises:
             UserError: If noise is to be drawn on a CUDA device that is not there.
         """
-        assert self.parts is not None
+        assert self.stable_diffusion is not None
         self.sampling.check_device("model")
         auto = torch.float16 if self.device.type == "cuda" else torch.float32
         for module in (self.unet, self.text_encoder):
             torch.nn.Module.to(module, DTYPES.get(self.dtype_name, auto))
-        self.parts.vae.to(self.device)
+        self.stable_diffusion.vae.to(self.device)
 
     def describe(self, request: DreamRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a request's picture; the text holds what decides it, but rounding."""
@@ -195,9 +195,9 @@ class Dreamer(LightningModule):
         """Render a batch of requests."""
         if not batch:
             return []
-        assert self.parts is not None
+        assert self.stable_diffusion is not None
         prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
-        images = dream(self.parts, prompts, seeds, self.sampling)
+        images = dream(self.stable_diffusion, prompts, seeds, self.sampling)
         pictures = []
         for request, image in zip(batch, images, strict=True):
             name, text = self.describe(request)

@@ -57,7 +57,7 @@ class CheckpointEvaluator:
     Computes on a CUDA device if there is one.
 
     Args:
-        parts: A checkpoint of a fit with ClipDrift.
+        opened: A checkpoint of a fit with ClipDrift.
         base: Its base.
         clip: The CLIP that ClipDrift measured with; None for the pocket's own, or ViT-L/14.
 
@@ -69,8 +69,8 @@ class CheckpointEvaluator:
         UserError: The CLIP is another or not there.
     """
 
-    def __init__(self, parts: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> None:
-        self.base, self.photos, self.photo_base, self.thresholds = _references(parts)
+    def __init__(self, opened: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> None:
+        self.base, self.photos, self.photo_base, self.thresholds = _references(opened)
         self.clip = FrozenClip.load(clip or default_clip(base), option="--clip")
         if self.clip.hash != self.base.clip_hash:
             raise UserError(
@@ -79,7 +79,7 @@ class CheckpointEvaluator:
                 "--clip",
             )
         self.keys, self.roles, self.index = probe_pictures(self.base)
-        self._parts = parts
+        self._opened = opened
         self._model: StableDiffusion | None = None
 
     def measure(self, weights: Mapping[str, Weights], title: str) -> dict[str, Interval]:
@@ -106,7 +106,7 @@ class CheckpointEvaluator:
 
     def _loaded(self) -> StableDiffusion:
         if self._model is None:
-            model = load_opened(self._parts)
+            model = load_opened(self._opened)
             device = "cuda" if torch.cuda.is_available() else "cpu"
             for module in (model.unet, model.text_encoder):
                 torch.nn.Module.to(module, device, torch.float16 if device == "cuda" else torch.float32)
@@ -123,22 +123,22 @@ class CheckpointEvaluator:
             return dream_all(model, self.keys, sampling, advance=bar.update)
 
 
-def _references(parts: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None, Thresholds]:
+def _references(opened: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None, Thresholds]:
     """From a checkpoint: the base, the photos, the base's loss on them if the fit took it, the thresholds."""
-    if not parts.source.endswith(".ckpt") or parts.step is None:
-        raise NoReferences(f"{parts.source} is not a checkpoint of a fit")
-    state = DriftState.from_checkpoint(parts.source)
+    if not opened.source.endswith(".ckpt") or opened.step is None:
+        raise NoReferences(f"{opened.source} is not a checkpoint of a fit")
+    state = DriftState.from_checkpoint(opened.source)
     try:
         base, photos, photo_base = state.base(), state.photos(), state.photo_base()
         thresholds = state.thresholds()
     except UserError as error:
         raise NoReferences(
-            f"what {parts.source} holds of ClipDrift cannot be used ({error})", _ADVICE
+            f"what {opened.source} holds of ClipDrift cannot be used ({error})", _ADVICE
         ) from error
     if base is None or photos is None:
-        raise NoReferences(f"{parts.source} holds nothing of ClipDrift to measure against", _ADVICE)
+        raise NoReferences(f"{opened.source} holds nothing of ClipDrift to measure against", _ADVICE)
     if base.texts is None or base.pictures.clip is None or photos.clip is None:
-        raise NoReferences(f"{parts.source} was measured without a CLIP", _ADVICE)
+        raise NoReferences(f"{opened.source} was measured without a CLIP", _ADVICE)
     return base, photos, photo_base, thresholds
 
 

@@ -69,11 +69,11 @@ class DriftEvaluator:
             grid: What renders the pictures.
             precision: The Trainer's.
         """
-        schedule = {name: module.parts.scheduler_config.get(name) for name in NOISE_SCHEDULE}
+        schedule = {name: module.stable_diffusion.scheduler_config.get(name) for name in NOISE_SCHEDULE}
         return {
             "format": FORMAT,
-            "model.pipeline": module.parts.hash,
-            "the autoencoder": weights_hash(module.parts.vae),
+            "model.pipeline": module.stable_diffusion.hash,
+            "the autoencoder": weights_hash(module.stable_diffusion.vae),
             "the noise schedule": schedule,
             "seed_grid.groups": [
                 [prompt, seed, self.probes.roles[prompt]] for prompt, seed in self.probes.keys
@@ -139,9 +139,9 @@ class DriftEvaluator:
     @staticmethod
     def _encode(module: Any, pictures: Sequence[Image.Image]) -> Tensor:
         """Latents of pictures; the autoencoder is on the module's device for that long only."""
-        vae = module.parts.vae
+        vae = module.stable_diffusion.vae
         with placed(vae, module.device), eval_mode(vae):
-            return encode_pictures(module.parts, pictures)
+            return encode_pictures(module.stable_diffusion, pictures)
 
     def _trial_keys(self) -> list[tuple[str, int]]:
         prompts = self._probe_prompts()
@@ -158,13 +158,13 @@ class DriftEvaluator:
     def _probe(self, module: Any, latents: Tensor, context: Context) -> dict[str, float]:
         with eval_mode(module.unet, module.text_encoder):
             return language_probe.probe(
-                module.parts, module.scheduler, self._probe_prompts(), latents, context
+                module.stable_diffusion, module.scheduler, self._probe_prompts(), latents, context
             )
 
     def pooled(self, module: Any, context: Context) -> Tensor:
         """The text encoder's embeddings of the probe prompts, shape (p, d)."""
         with eval_mode(module.text_encoder), context():
-            return text_similarity.pooled_embeddings(module.parts, self.text_prompts)
+            return text_similarity.pooled_embeddings(module.stable_diffusion, self.text_prompts)
 
     @property
     def text_prompts(self) -> list[str]:
@@ -197,7 +197,7 @@ class DriftEvaluator:
     @staticmethod
     def _photo_errors(module: Any, latents: Tensor, input_ids: Tensor, context: Context) -> Tensor:
         with eval_mode(module.unet, module.text_encoder):
-            return photo_errors(module.parts, module.scheduler, latents, input_ids, context)
+            return photo_errors(module.stable_diffusion, module.scheduler, latents, input_ids, context)
 
     # -- readings ---------------------------------------------------------------------------------------
 

@@ -34,8 +34,8 @@ def dial_pictures(
     Raises:
         UserError: The base is no longer there.
     """
-    parts = pl_module.parts
-    base = open_pipeline(parts.source, parts.revision, pl_module.base).weights
+    model = pl_module.stable_diffusion
+    base = open_pipeline(model.source, model.revision, pl_module.base).weights
     modules = {part: getattr(pl_module, part) for part in TRAINED}
     images = []
     with interpolating(modules, base) as turn:

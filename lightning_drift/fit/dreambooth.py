@@ -97,7 +97,7 @@ class DreamBooth(LightningModule):
         self.log_every_n_steps = log_every_n_steps
         self.base = base
         self.seed = seed
-        self.parts: StableDiffusion | None = None
+        self.stable_diffusion: StableDiffusion | None = None
         self.resumed_changes: dict[str, tuple[Any, Any]] = {}  # of the recipe: what it was, what it is
         self.watch = StepWatch()
         self._frozen_condition: Tensor | None = None
@@ -110,13 +110,13 @@ class DreamBooth(LightningModule):
         Raises:
             UserError: If it cannot be loaded or a part that is to be trained has no trainable parameter.
         """
-        if self.parts is not None:
+        if self.stable_diffusion is not None:
             return
-        self.parts = parts = load_stable_diffusion(self.pipeline, base=self.base)
+        self.stable_diffusion = model = load_stable_diffusion(self.pipeline, base=self.base)
         # UNet and text encoder are this module's weights; the autoencoder is a tool and stays out of its
         # state.
-        self.unet, self.text_encoder = parts.unet, parts.text_encoder
-        parts.vae.requires_grad_(False)
+        self.unet, self.text_encoder = model.unet, model.text_encoder
+        model.vae.requires_grad_(False)
         self.unet.requires_grad_(True)
         self.text_encoder.requires_grad_(self.train_text_encoder)
         for name, module in self.trained().items():
@@ -130,7 +130,7 @@ class DreamBooth(LightningModule):
                 old = "gradient_checkpointing_enable"  # its name before transformers renamed it
                 enable = getattr(self.text_encoder, "activation_checkpointing_enable", None)
                 (enable or getattr(self.text_encoder, old))()
-        self.scheduler = DDPMScheduler.from_config(parts.scheduler_config)
+        self.scheduler = DDPMScheduler.from_config(model.scheduler_config)
         if self.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
             kind = self.scheduler.config.prediction_type
             raise UserError(
@@ -149,13 +149,13 @@ class DreamBooth(LightningModule):
     @property
     def resolution(self) -> int:
         """The side in pixels that the base model was trained at."""
-        assert self.parts is not None, "configure_model comes first"
-        return native_size(self.parts)
+        assert self.stable_diffusion is not None, "configure_model comes first"
+        return native_size(self.stable_diffusion)
 
     def _tokenize(self) -> Tensor:
         """Token ids of the instance prompt, [1, tokens]."""
-        assert self.parts is not None
-        tokenizer = self.parts.tokenizer
+        assert self.stable_diffusion is not None
+        tokenizer = self.stable_diffusion.tokenizer
         longest = tokenizer.model_max_length
         full = tokenizer(self.instance_prompt).input_ids
         if len(full) > longest:
@@ -171,7 +171,7 @@ class DreamBooth(LightningModule):
 
     def on_fit_start(self) -> None:
         """Compute the photos' posteriors, if they are cached; the autoencoder then rests on the CPU."""
-        assert self.parts is not None
+        assert self.stable_diffusion is not None
         for module in self.trained().values():
             module.train()
         if self.device.type == "cpu" and "16" in str(self.trainer.precision):
@@ -181,10 +181,10 @@ class DreamBooth(LightningModule):
             )
         self.input_ids = self.input_ids.to(self.device)
         if self.latents_mode == "cached":
-            self.trainer.datamodule.encode(self.parts.vae, self.device)  # type: ignore[attr-defined]
-            self.parts.vae.to("cpu")
+            self.trainer.datamodule.encode(self.stable_diffusion.vae, self.device)  # type: ignore[attr-defined]
+            self.stable_diffusion.vae.to("cpu")
         else:
-            self.parts.vae.to(self.device)
+            self.stable_diffusion.vae.to(self.device)
         self.watch = StepWatch(self.device)
 
     def on_train_start(self) -> None:
@@ -222,20 +222,24 @@ class DreamBooth(LightningModule):
     def _latent_shape(self, batch: dict[str, Any]) -> tuple[int, ...]:
         if "mean" in batch:
             return tuple(batch["mean"].shape[1:])
-        assert self.parts is not None
-        height, width = (side // vae_factor(self.parts) for side in batch["pixel_values"].shape[-2:])
-        return self.parts.vae.config.latent_channels, height, width
+        assert self.stable_diffusion is not None
+        height, width = (
+            side // vae_factor(self.stable_diffusion) for side in batch["pixel_values"].shape[-2:]
+        )
+        return self.stable_diffusion.vae.config.latent_channels, height, width
 
     def latents(self, batch: dict[str, Any], posterior_noise: Tensor) -> Tensor:
         """Scaled latents [B, C, h, w] in float32: a fresh sample of each photo's posterior."""
-        assert self.parts is not None
+        assert self.stable_diffusion is not None
         if "mean" in batch:
             mean, std = batch["mean"], batch["std"]
         else:
             with torch.no_grad():
-                posterior = self.parts.vae.encode(batch["pixel_values"]).latent_dist
+                posterior = self.stable_diffusion.vae.encode(batch["pixel_values"]).latent_dist
             mean, std = posterior.mean, posterior.std
-        scaled: Tensor = (mean.float() + std.float() * posterior_noise) * self.parts.vae.config.scaling_factor
+        scaled: Tensor = (
+            mean.float() + std.float() * posterior_noise
+        ) * self.stable_diffusion.vae.config.scaling_factor
         return scaled
 
     def loss(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ def recipe_of(module: "DreamBooth", trainer: Any) -> dict[str, Any]:
         module: The module, with its base loaded.
         trainer: Its Trainer; None while there is none.
     """
-    assert module.parts is not None
+    assert module.stable_diffusion is not None
     data: Any = getattr(trainer, "datamodule", None)
     return {
-        "base": module.parts.source,
-        "base_revision": module.parts.revision,
+        "base": module.stable_diffusion.source,
+        "base_revision": module.stable_diffusion.revision,
         "instance_prompt": module.instance_prompt,
         "learning_rate": module.learning_rate,
         "train_text_encoder": module.train_text_encoder,

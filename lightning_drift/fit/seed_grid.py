@@ -128,7 +128,7 @@ class SeedGrid(Callback):
             UserError: The picture size does not suit the model.
         """
         if self.groups:
-            check_size(pl_module.parts, "seed_grid", self.sampling.height, self.sampling.width)
+            check_size(pl_module.stable_diffusion, "seed_grid", self.sampling.height, self.sampling.width)
             self.milestones.announce(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -189,7 +189,7 @@ class SeedGrid(Callback):
     ) -> list[Image.Image]:
         """Sample pictures of (prompt, seed) with the grid's settings; modes are restored as in ``render``."""
         precision = trainer.strategy.precision_plugin
-        vae = pl_module.parts.vae
+        vae = pl_module.stable_diffusion.vae
         with (
             eval_mode(pl_module.unet, pl_module.text_encoder, vae),
             placed(vae, pl_module.device),
@@ -202,7 +202,9 @@ class SeedGrid(Callback):
                 disable=not _bar_shown(trainer),
             ) as bar,
         ):
-            return dream_all(pl_module.parts, keys, self.sampling, precision.forward_context, bar.update)
+            return dream_all(
+                pl_module.stable_diffusion, keys, self.sampling, precision.forward_context, bar.update
+            )
 
     def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
         """The row of drift values; a base that cannot be read again or a full disk costs the row only."""

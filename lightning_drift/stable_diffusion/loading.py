@@ -85,24 +85,24 @@ def load_stable_diffusion(
     return load_opened(open_pipeline(pipeline, revision, base))
 
 
-def load_opened(parts: OpenedPipeline) -> StableDiffusion:
+def load_opened(opened: OpenedPipeline) -> StableDiffusion:
     """Build the models of an opened pipeline and read their weights, strictly."""
-    models: dict[str, Any] = empty_models(parts.configs, parts.source)
+    models: dict[str, Any] = empty_models(opened.configs, opened.source)
     for part in PARTS:
-        fill(models[part], parts.weights[part], part.replace("_", " "))
+        fill(models[part], opened.weights[part], part.replace("_", " "))
     # The one buffer that no file holds: transformers keeps it out of the state dict.
     positions = torch.arange(models["text_encoder"].config.max_position_embeddings)
     models["text_encoder"].embeddings.position_ids = positions.expand((1, -1))
     models["vae"].requires_grad_(False)
     return StableDiffusion(
         **models,
-        tokenizer=_fitting_tokenizer(parts),
-        scheduler_config=parts.scheduler_config,
-        source=parts.source,
-        revision=parts.revision,
-        recipe=parts.recipe,
-        step=parts.step,
-        weight_files=parts.files,
+        tokenizer=_fitting_tokenizer(opened),
+        scheduler_config=opened.scheduler_config,
+        source=opened.source,
+        revision=opened.revision,
+        recipe=opened.recipe,
+        step=opened.step,
+        weight_files=opened.files,
     )
 
 
@@ -155,7 +155,7 @@ def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None
     if not name:
         raise UserError(f"{path} does not record its base pipeline; name it with base")
     revision = None if base else recipe.get("base_revision")
-    parts = open_base(str(path), name, revision, "whose VAE and tokenizer it needs")
+    opened = open_base(str(path), name, revision, "whose VAE and tokenizer it needs")
     weights = from_state_dict(loaded, path)
     trained = {part: weights.under(f"{part}.") for part in ("unet", "text_encoder")}
     if stray := [key for key in weights.shapes if not key.startswith(tuple(f"{part}." for part in trained))]:
@@ -163,14 +163,14 @@ def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None
             f"{path} holds weights that belong neither to the UNet nor to the text encoder: {listed(stray)}"
         )
     return replace(
-        parts,
+        opened,
         source=str(path.resolve()),
         revision=None,
-        weights={**parts.weights, **trained},
+        weights={**opened.weights, **trained},
         files={path.name: path},
         recipe=recipe,
         step=loaded.get("global_step"),
-        base=parts,
+        base=opened,
     )
 
 
@@ -179,8 +179,8 @@ def _read_change(weights: Weights, path: Path, base: str | None) -> OpenedPipeli
     name, revision = recorded_base(weights, path)
     beside = path.parent / name  # where a base that had no public name may have been copied
     source = base or (str(beside) if beside.exists() else name)
-    parts = open_base(str(path), source, None if base else revision, "which it needs")
-    return over_base(parts, weights, path)
+    opened = open_base(str(path), source, None if base else revision, "which it needs")
+    return over_base(opened, weights, path)
 
 
 def open_base(source: str, name: str, revision: str | None, purpose: str) -> OpenedPipeline:
@@ -204,13 +204,13 @@ def open_base(source: str, name: str, revision: str | None, purpose: str) -> Ope
         ) from error
 
 
-def _fitting_tokenizer(parts: OpenedPipeline) -> CLIPTokenizer:
+def _fitting_tokenizer(opened: OpenedPipeline) -> CLIPTokenizer:
     """The tokenizer, its prompt length no more than the text encoder's positions."""
-    text, tokenizer = parts.configs["text_encoder"], parts.tokenizer
+    text, tokenizer = opened.configs["text_encoder"], opened.tokenizer
     size, positions = text.get("vocab_size", 49408), text.get("max_position_embeddings", 77)
     if len(tokenizer) > size:
         raise UserError(
-            f"the tokenizer of {parts.source} has {len(tokenizer)} tokens, its text encoder only "
+            f"the tokenizer of {opened.source} has {len(tokenizer)} tokens, its text encoder only "
             f"{size}; they do not belong together"
         )
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)

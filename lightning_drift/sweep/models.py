@@ -17,23 +17,27 @@ class SweepModel:
 
     Args:
         name: What loads it, as ``checkpoints`` gives it.
-        parts: Its parts.
+        opened: The pipeline, not yet read.
         base: The model it was fine-tuned from; None for one that is a base itself.
         base_name: The option ``base``, where the base was found by it; else None.
     """
 
     def __init__(
-        self, name: str, parts: OpenedPipeline, base: "SweepModel | None" = None, base_name: str | None = None
+        self,
+        name: str,
+        opened: OpenedPipeline,
+        base: "SweepModel | None" = None,
+        base_name: str | None = None,
     ) -> None:
         self.name = name
-        self.parts = parts
+        self.opened = opened
         self.base = base
         self.base_name = base_name
 
     @cached_property
     def hash(self) -> str:
         """The first ten digits of its weights' hash."""
-        return files_hash(self.parts.files)[:10]
+        return files_hash(self.opened.files)[:10]
 
     @property
     def stem(self) -> str:
@@ -43,7 +47,7 @@ class SweepModel:
     @property
     def factor(self) -> int:
         """Pixels per latent cell along one axis."""
-        return int(2 ** (len(self.parts.configs["vae"]["block_out_channels"]) - 1))
+        return int(2 ** (len(self.opened.configs["vae"]["block_out_channels"]) - 1))
 
     def size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width of its pictures, its own size where None.
@@ -52,7 +56,7 @@ class SweepModel:
             UserError: A size is not a whole number of latent cells.
         """
         check_cells(self.factor, "model", height, width)
-        side = int(self.parts.configs["unet"]["sample_size"]) * self.factor
+        side = int(self.opened.configs["unet"]["sample_size"]) * self.factor
         return height or side, width or side
 
 
@@ -76,12 +80,12 @@ def find_models(checkpoints: Sequence[str], base: str | None) -> dict[str, Sweep
     bases: dict[str, SweepModel] = {}
     models: dict[str, SweepModel] = {}
     for name in checkpoints:
-        parts = open_pipeline(name, base=base)
-        if parts.base is None and not base and not (parts.recipe or {}).get("base"):
-            model = SweepModel(name, parts)
+        opened = open_pipeline(name, base=base)
+        if opened.base is None and not base and not (opened.recipe or {}).get("base"):
+            model = SweepModel(name, opened)
             models[name] = bases.setdefault(model.hash, model)
             continue
-        origin = base_of(parts, base)
+        origin = base_of(opened, base)
         own = SweepModel(base or origin.source, origin)
-        models[name] = SweepModel(name, parts, bases.setdefault(own.hash, own), base)
+        models[name] = SweepModel(name, opened, bases.setdefault(own.hash, own), base)
     return models

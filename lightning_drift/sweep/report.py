@@ -40,7 +40,7 @@ class SweepReport(Callback):
     """Measures a sweep's pictures and writes its report, in the first process, once all are there."""
 
     def __init__(self) -> None:
-        self._eye: FrozenClip | None = None
+        self._clip: FrozenClip | None = None
         self._photos: dict[str, Features] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,8 +48,8 @@ class SweepReport(Callback):
         if not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._eye = _eye(data.clip, data.models) if data.measure else None
-        self._photos = _photos(data.photos, data.models, self._eye) if data.measure else {}
+        self._clip = _clip(data.clip, data.models) if data.measure else None
+        self._photos = _photos(data.photos, data.models, self._clip) if data.measure else {}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write everything.
@@ -100,29 +100,31 @@ class SweepReport(Callback):
     ) -> list[dict[str, float]]:
         requests = list(names)
         place = {request: index for index, request in enumerate(requests)}
-        eye = self._eye.to(device) if self._eye else None
-        parts = []
+        clip = self._clip.to(device) if self._clip else None
+        chunks = []
         for start in tqdm(range(0, len(requests), _CHUNK), desc="measuring", leave=False):
             images = []
             for request in requests[start : start + _CHUNK]:
                 with Image.open(folder / names[request]) as image:
                     images.append(image.convert("RGB"))
-            parts.append(Features.of(images, eye).tensors())
-        features = Features.from_tensors({name: torch.cat([p[name] for p in parts]) for name in parts[0]})
-        texts = _texts(grid.cells, eye) if eye else None
+            chunks.append(Features.of(images, clip).tensors())
+        features = Features.from_tensors(
+            {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        )
+        texts = _texts(grid.cells, clip) if clip else None
         now, base = ([place[request] for request in some] for some in (grid.requests, grid.bases))
         return measure(grid.cells, SweepFeatures(features, now, base, texts, self._photos))
 
 
-def _texts(cells: list[Cell], eye: FrozenClip) -> dict[str, Tensor]:
+def _texts(cells: list[Cell], clip: FrozenClip) -> dict[str, Tensor]:
     prompts = list(dict.fromkeys(cell.prompt.text for cell in cells))
-    return dict(zip(prompts, eye.embed_texts(prompts), strict=True))
+    return dict(zip(prompts, clip.embed_texts(prompts), strict=True))
 
 
-def _eye(clip: str | None, models: Mapping[str, SweepModel]) -> FrozenClip | None:
-    """The CLIP; without one the measures that need none are taken, and it is said."""
+def _clip(clip: str | None, models: Mapping[str, SweepModel]) -> FrozenClip | None:
+    """The CLIP; None, with a notice, where it cannot be loaded: then only what needs no CLIP is measured."""
     if clip == "auto":
-        clip = default_clip(*((model.base or model).parts for model in models.values()))
+        clip = default_clip(*((model.base or model).opened for model in models.values()))
     try:
         return FrozenClip.load(clip, option="data.clip") if clip else None
     except UserError as error:
@@ -131,7 +133,7 @@ def _eye(clip: str | None, models: Mapping[str, SweepModel]) -> FrozenClip | Non
 
 
 def _photos(
-    given: str | None, models: Mapping[str, SweepModel], eye: FrozenClip | None
+    given: str | None, models: Mapping[str, SweepModel], clip: FrozenClip | None
 ) -> dict[str, Features]:
     """Features of the photos by checkpoint."""
     if given is not None:
@@ -146,24 +148,24 @@ def _photos(
             if model.base is not None:
                 height, width = model.size(None, None)
                 squares = [ImageOps.fit(image, (width, height)) for image in images]
-                found[name] = Features.of(squares, eye)
+                found[name] = Features.of(squares, clip)
         return found
-    kept = {name: _kept_photos(model, eye) for name, model in models.items()}
+    kept = {name: _kept_photos(model, clip) for name, model in models.items()}
     return {name: photos for name, photos in kept.items() if photos is not None}
 
 
-def _kept_photos(model: SweepModel, eye: FrozenClip | None) -> Features | None:
+def _kept_photos(model: SweepModel, clip: FrozenClip | None) -> Features | None:
     """What ClipDrift kept of the photos in a checkpoint; without embeddings if another CLIP saw them."""
-    if model.base is None or not model.parts.source.endswith(".ckpt"):
+    if model.base is None or not model.opened.source.endswith(".ckpt"):
         return None
-    state = DriftState.from_checkpoint(model.parts.source)
+    state = DriftState.from_checkpoint(model.opened.source)
     try:
         photos, base = state.photos(), state.base()
     except UserError:
         return None
     if photos is None or base is None:
         return None
-    return photos if eye is not None and base.clip_hash == eye.hash else replace(photos, clip=None)
+    return photos if clip is not None and base.clip_hash == clip.hash else replace(photos, clip=None)
 
 
 def _thumbnail(folder: Path, name: str) -> str:

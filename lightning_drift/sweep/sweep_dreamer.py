@@ -158,12 +158,12 @@ class SweepDreamer(LightningModule):
         """Load a model at a drift; between drifts of one model only its weights are turned, in place."""
         if self._model is model and self._drift == drift:
             return
-        parts = _at(model, drift)
+        opened = _at(model, drift)
         if self._model is model and self._loaded is not None:
-            load_weights_({part: getattr(self._loaded, part) for part in TRAINED}, parts.weights)
+            load_weights_({part: getattr(self._loaded, part) for part in TRAINED}, opened.weights)
         else:
             self._loaded = self._model = None  # so that two are not in memory together
-            self._loaded = load_opened(parts)
+            self._loaded = load_opened(opened)
             auto = torch.float16 if device.type == "cuda" else torch.float32
             for module in (self._loaded.unet, self._loaded.text_encoder):
                 torch.nn.Module.to(module, device, DTYPES.get(self.dtype_name, auto))
@@ -184,8 +184,8 @@ class SweepDreamer(LightningModule):
 
 def _at(model: SweepModel, drift: float) -> OpenedPipeline:
     if drift == 1 or model.base is None:
-        return model.parts
-    return interpolated(model.parts, model.base.parts, drift)
+        return model.opened
+    return interpolated(model.opened, model.base.opened, drift)
 
 
 def _check_sweep(data: Any) -> None:

@@ -248,7 +248,7 @@ def test_training_is_the_same_with_and_without(
     assert torch.equal(before, torch.random.get_rng_state())
     assert drifting.module.unet.training
     assert drifting.module.text_encoder.training
-    assert not drifting.module.parts.vae.training  # type: ignore[union-attr]
+    assert not drifting.module.stable_diffusion.vae.training  # type: ignore[union-attr]
 
 
 def test_the_order_of_the_callbacks_does_not_matter(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:

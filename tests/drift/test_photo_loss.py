@@ -70,12 +70,14 @@ def test_a_unet_that_predicts_nothing_errs_by_its_target(kind: str) -> None:
 def test_it_is_the_loss_that_the_fit_minimises(tiny_sd: str) -> None:
     module = DreamBooth(tiny_sd, instance_prompt="a photo of sks cup")
     module.configure_model()
-    assert module.parts is not None
+    assert module.stable_diffusion is not None
     module.eval()
     before = torch.random.get_rng_state()
-    found = photo_errors(module.parts, module.scheduler, LATENTS, module.input_ids)
+    found = photo_errors(module.stable_diffusion, module.scheduler, LATENTS, module.input_ids)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert torch.equal(found, photo_errors(module.parts, module.scheduler, LATENTS, module.input_ids))
+    assert torch.equal(
+        found, photo_errors(module.stable_diffusion, module.scheduler, LATENTS, module.input_ids)
+    )
     for level, step in enumerate(STEPS):
         loss = module.loss(LATENTS[1:2], noise(1, level)[None], torch.tensor([step]))
         assert found[1, level] == pytest.approx(loss.item(), rel=1e-4)

@@ -51,7 +51,7 @@ def module(name: str, model: StableDiffusion) -> DreamBooth:
     """A model in the place of one that is being trained on a photo set."""
     module = DreamBooth("pocket", instance_prompt=f"a photo of sks {SETS[name]}")
     module.configure_model()
-    module.parts, module.unet, module.text_encoder = model, model.unet, model.text_encoder
+    module.stable_diffusion, module.unet, module.text_encoder = model, model.unet, model.text_encoder
     return module
 
 
@@ -103,11 +103,11 @@ def test_random_changes_as_large_as_a_real_drift_are_no_dream(share: float, seed
 def test_a_fit_is_better_at_its_photos_from_its_first_steps_on(trainer: Any) -> None:
     fit = DreamBooth("pocket", instance_prompt="a photo of sks cup", learning_rate=4e-5)
     trainer(max_steps=12).fit(fit, datamodule=InstanceImages("coffee", cache_dir=None))
-    assert fit.parts is not None
-    fitted = photo_loss(fit.parts, "coffee")
+    assert fit.stable_diffusion is not None
+    fitted = photo_loss(fit.stable_diffusion, "coffee")
     assert fitted.high < Thresholds().photo_loss
     # Of its own photos that is true, and not of any.
-    assert fitted.value < photo_loss(fit.parts, "nautilus").value
+    assert fitted.value < photo_loss(fit.stable_diffusion, "nautilus").value
 
 
 def test_a_unet_of_noise_is_broken() -> None:

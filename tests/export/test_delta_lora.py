@@ -111,8 +111,8 @@ def test_a_delta_loads_wherever_a_pipeline_does(
     dreamer.configure_model()
     found = open_pipeline(str(checkpoint))
     half = load_opened(interpolated(found, base_of(found), 0.5))
-    assert dreamer.parts is not None
-    for key, tensor in weights(dreamer.parts).items():
+    assert dreamer.stable_diffusion is not None
+    for key, tensor in weights(dreamer.stable_diffusion).items():
         torch.testing.assert_close(tensor, weights(half)[key], rtol=0, atol=2e-6)
     whole = export(str(delta.path), str(tmp_path), base=TINY)
     exact = weights(load_stable_diffusion(str(checkpoint)))

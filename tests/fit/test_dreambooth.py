@@ -100,7 +100,7 @@ def test_v_prediction_aims_at_the_velocity(tiny_sd: str) -> None:
 
 def test_without_padding_the_text_encoder_sees_only_the_prompts_tokens(tiny_sd: str) -> None:
     padded, bare = module_of(tiny_sd), module_of(tiny_sd, pad_tokens="none")
-    tokenizer = bare.parts.tokenizer
+    tokenizer = bare.stable_diffusion.tokenizer
     ids = tokenizer("a photo of sks dog").input_ids
     assert padded.input_ids.shape[1] == tokenizer.model_max_length > len(ids)
     assert bare.input_ids.tolist() == [ids]
@@ -224,5 +224,5 @@ def test_a_half_precision_base_is_trained_in_float32(tmp_path: Path) -> None:
     module.configure_model()
     assert {p.dtype for p in module.parameters()} == {torch.float32}
     assert all(p.requires_grad for p in module.parameters())
-    assert not any(p.requires_grad for p in module.parts.vae.parameters())
+    assert not any(p.requires_grad for p in module.stable_diffusion.vae.parameters())
     assert not any(key.startswith("vae") for key in module.state_dict())

@@ -150,12 +150,12 @@ def test_a_picture_is_the_one_that_predict_makes(whole: Path, tuned: str) -> Non
     )
     dreamer = Dreamer(tuned, guidance_scale=5, num_inference_steps=2)
     dreamer.configure_model()
-    assert dreamer.parts is not None
+    assert dreamer.stable_diffusion is not None
     with Image.open(whole / row["file"]) as image:
         found, text = np.asarray(image, int), image.text["parameters"]
     assert text == dreamer.describe(DreamRequest(row["prompt"], 1))[1]["parameters"]
     (expected,) = dream(
-        dreamer.parts, [row["prompt"]], [1], Sampling(guidance_scale=5, num_inference_steps=2)
+        dreamer.stable_diffusion, [row["prompt"]], [1], Sampling(guidance_scale=5, num_inference_steps=2)
     )
     assert np.abs(found - np.asarray(expected, int)).max() <= 1
     with Image.open(whole / row["base_file"]) as image:

@@ -72,13 +72,13 @@ class Bench:
 
     def features(self) -> Features:
         """Of the pictures that the module makes now."""
-        assert self.module.parts is not None
+        assert self.module.stable_diffusion is not None
         prompts, seeds = zip(*self.gauge.probes.keys, strict=True)
         pictures = []
         for start in range(0, len(seeds), 9):
             part = slice(start, start + 9)
             sampling = Sampling(num_inference_steps=self.steps)
-            pictures += dream(self.module.parts, prompts[part], seeds[part], sampling)
+            pictures += dream(self.module.stable_diffusion, prompts[part], seeds[part], sampling)
         return self.gauge.features(pictures, torch.device("cpu"))
 
     def zones(self) -> list[tuple[str, str, float]]:
