@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.rng import generator
 from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.weights.files import Weights
@@ -174,13 +175,17 @@ def _sum(base: Weights, adds: Mapping[str, Callable[[], Tensor]], origin: str) -
 
 
 def _sample(opened: OpenedPipeline) -> list[float]:
-    """The middle element of each matrix and kernel of UNet and text encoder, to recognise a model by."""
+    """One element of each matrix and kernel of UNet and text encoder, by which a model is recognised.
+
+    Which one is drawn from the weight's name: the middle one would be a kernel's first tap in every layer.
+    """
     sample = []
     for part in TRAINED:
         weights = opened.weights[part]
         for name in sorted(name for name, shape in weights.shapes.items() if len(shape) > 1):
             flat = weights.read(name).flatten()
-            sample.append(float(f"{flat[len(flat) // 2].item():.7g}"))
+            place = torch.randint(len(flat), (), generator=generator(0, "base sample", part, name))
+            sample.append(float(f"{flat[place].item():.7g}"))
     return sample
 
 

@@ -146,6 +146,19 @@ def test_another_base_is_refused(checkpoint: Path, delta: Exported, full_lora: E
             load_stable_diffusion(str(done.path), base=str(checkpoint))  # the same shape, 1e-3 away
 
 
+def test_a_base_that_differs_beyond_the_first_taps_is_another(delta: Exported, tmp_path: Path) -> None:
+    def beyond_the_first_tap(key: str, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim != 4 or tensor.shape[-1] != 3:
+            return tensor
+        other = tensor * 1.05
+        other[:, :, 0, 0] = tensor[:, :, 0, 0]
+        return other
+
+    other = fit_checkpoint(tmp_path / "run" / "other.ckpt", TINY, beyond_the_first_tap)
+    with pytest.raises(UserError, match="is another model"):
+        load_stable_diffusion(str(delta.path), base=str(other))
+
+
 @pytest.mark.parametrize(
     "text", ["{", '{"form": "delta"}', '{"form": "x", "base": "b", "base_hash": "", "base_sample": []}']
 )
