@@ -23,7 +23,7 @@ _COLUMNS = ("language", "drift_prompt", "tilt", "spread", "pull", "copy", "photo
 
 
 @dataclass(frozen=True)
-class Trial:
+class Attempt:
     """What was measured at one drift."""
 
     drift: float
@@ -43,22 +43,22 @@ class Search:
 
     Attributes:
         drift: The largest drift of those that were tried at which the model dreams.
-        trials: What was measured at each drift, in the order of trial.
+        attempts: What was measured at each drift, in the order of attempt.
     """
 
     drift: float
-    trials: list[Trial] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
 
     @property
     def markdown(self) -> str:
         """The measures at each drift, in order of drift, and what was chosen."""
-        columns = [name for name in _COLUMNS if all(name in trial.measures for trial in self.trials)]
+        columns = [name for name in _COLUMNS if all(name in attempt.measures for attempt in self.attempts)]
         heads = ["drift", "zone", "position", *(name.replace("_", " ") for name in columns)]
         lines = [heads, ["---"] * len(heads)]
-        for trial in sorted(self.trials, key=lambda trial: trial.drift):
-            values = [f"{trial.measures[name].value:.2f}" for name in columns]
-            position = "-" if trial.verdict.position is None else f"{trial.verdict.position:.0f}"
-            lines.append([f"{trial.drift:g}", trial.verdict.zone, position, *values])
+        for attempt in sorted(self.attempts, key=lambda attempt: attempt.drift):
+            values = [f"{attempt.measures[name].value:.2f}" for name in columns]
+            position = "-" if attempt.verdict.position is None else f"{attempt.verdict.position:.0f}"
+            lines.append([f"{attempt.drift:g}", attempt.verdict.zone, position, *values])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return (
             f"{table}\n\nThe drift of {self.drift:g} is the largest, to {PRECISION:g}, at which the model "
@@ -128,10 +128,10 @@ def search(opened: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> Se
 
     def zone(drift: float) -> str:
         measures = evaluator.measure(interpolated(opened, base, drift).weights, f"drift {drift:g}")
-        trial = Trial(drift, measures, judge(measures, evaluator.thresholds))
-        outcome.trials.append(trial)
-        tqdm.write(trial.line)
-        return trial.verdict.zone
+        attempt = Attempt(drift, measures, judge(measures, evaluator.thresholds))
+        outcome.attempts.append(attempt)
+        tqdm.write(attempt.line)
+        return attempt.verdict.zone
 
     outcome.drift = largest_dreaming(zone)
     return outcome

@@ -104,7 +104,7 @@ def test_drift_1_is_measured_as_the_fit_measured_it_and_0_as_the_base(
     try_only(monkeypatch, 1, 0.5, 0)
     parts = open_pipeline(str(checkpoint))
     outcome = search(parts, base_of(parts), None)
-    whole, half, none = outcome.trials
+    whole, half, none = outcome.attempts
     said = json.loads((checkpoint.parents[1] / "drift" / "step=00020.json").read_text())
     assert whole.verdict.zone == said["zone"]
     for name, interval in said["measures"].items():
@@ -128,7 +128,7 @@ def test_a_checkpoint_is_judged_by_the_thresholds_of_its_fit(
 
     def trial(path: Path) -> Any:
         opened = open_pipeline(str(path))
-        return search(opened, base_of(opened), None).trials[0]
+        return search(opened, base_of(opened), None).attempts[0]
 
     strict = trial(checkpoint)
     assert 0.75 < strict.measures["language"].value < 0.99
