@@ -40,7 +40,7 @@ def find_folder(instance_dir: str) -> Path:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Decoded files of a folder by extension, sorted by name; hidden and system files are passed over.
+    """Picture files of a folder by extension, sorted by name; hidden and system files are passed over.
 
     Raises:
         UserError: There is none, or the folder cannot be listed.

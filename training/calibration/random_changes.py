@@ -37,7 +37,7 @@ DEFAULTS = assets.DEFAULTS / "fit.yaml"
 SETS = ("coffee", "galaxies", "nautilus")
 
 
-class Bench:
+class Evaluation:
     """The pocket, its base's pictures, and photo sets to measure against.
 
     Args:
@@ -53,42 +53,42 @@ class Bench:
             "dream": ([groups["dream"]["prompts"]], seeds),
             "language": (groups["language"]["prompts"], seeds),
         }
-        self.gauge = DriftEvaluator(
+        self.evaluator = DriftEvaluator(
             find_probes(chosen, "dream", "language", ""), "pocket", Thresholds(), False
         )
         self.module = DreamBooth("pocket", "a photo of sks thing")
         self.module.configure_model()
         self.base = self.features()
-        assert self.gauge.clip is not None
-        self.texts = self.gauge.clip.embed_texts(list(self.gauge.probes.roles))
+        assert self.evaluator.clip is not None
+        self.texts = self.evaluator.clip.embed_texts(list(self.evaluator.probes.roles))
         self.photos: dict[str, tuple[Features, PhotoBase]] = {}
         for name in sets:
             data = InstanceImages(name, resolution=self.module.resolution, cache_dir=None)
             pictures = instance_photos(data)
             self.photos[name] = (
-                self.gauge.features(pictures, torch.device("cpu")),
-                self.gauge.photo_base({}, pictures, self.module, nullcontext),
+                self.evaluator.features(pictures, torch.device("cpu")),
+                self.evaluator.photo_base({}, pictures, self.module, nullcontext),
             )
 
     def features(self) -> Features:
         """Of the pictures that the module makes now."""
         assert self.module.stable_diffusion is not None
-        prompts, seeds = zip(*self.gauge.probes.keys, strict=True)
+        prompts, seeds = zip(*self.evaluator.probes.keys, strict=True)
         pictures = []
         for start in range(0, len(seeds), 9):
             part = slice(start, start + 9)
             sampling = Sampling(num_inference_steps=self.steps)
             pictures += dream(self.module.stable_diffusion, prompts[part], seeds[part], sampling)
-        return self.gauge.features(pictures, torch.device("cpu"))
+        return self.evaluator.features(pictures, torch.device("cpu"))
 
     def zones(self) -> list[tuple[str, str, float]]:
         """For each photo set the zone by the pictures alone and with the loss on the photos, and the loss."""
-        now, keys, results = self.features(), self.gauge.probes.keys, []
+        now, keys, results = self.features(), self.evaluator.probes.keys, []
         for photos, base in self.photos.values():
-            meter = DriftMetric(keys, self.gauge.probes.roles, self.base, photos, self.texts, sync=False)
-            meter.update(range(len(keys)), now)
-            alone = meter.compute()
-            loss = self.gauge.photo_loss(base, self.module, nullcontext)
+            metric = DriftMetric(keys, self.evaluator.probes.roles, self.base, photos, self.texts, sync=False)
+            metric.update(range(len(keys)), now)
+            alone = metric.compute()
+            loss = self.evaluator.photo_loss(base, self.module, nullcontext)
             both = judge(alone | {WITH_MODEL[0]: loss})
             results.append((judge(alone).zone, both.zone, loss.value))
         return results
@@ -121,14 +121,16 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(argv)
-    bench = Bench(options.photos, options.steps)
-    unet, text_encoder = (copy.deepcopy(part) for part in (bench.module.unet, bench.module.text_encoder))
+    evaluation = Evaluation(options.photos, options.steps)
+    unet, text_encoder = (
+        copy.deepcopy(part) for part in (evaluation.module.unet, evaluation.module.text_encoder)
+    )
     for share in options.shares:
         results = []
         for seed in range(options.seeds):
-            change(bench.module.unet, unet, share, seed)
-            change(bench.module.text_encoder, text_encoder, share / 4, seed)
-            results += bench.zones()
+            change(evaluation.module.unet, unet, share, seed)
+            change(evaluation.module.text_encoder, text_encoder, share / 4, seed)
+            results += evaluation.zones()
         alone, both, losses = zip(*results, strict=True)
         counts = [", ".join(f"{n} {zone}" for zone, n in Counter(z).most_common()) for z in (alone, both)]
         print(
