@@ -44,7 +44,7 @@ class Prompts(LightningDataModule):
     """What to dream: every prompt with every seed.
 
     Args:
-        prompts: One prompt (its commas kept), a ``.txt`` file with a prompt a line, or a list of prompts.
+        prompts: One prompt (its commas kept), a ``.txt`` file with one prompt per line, or a list of prompts.
         seeds: Seeds, such as ``0-31`` or ``1,5,9``.
         batch_size: Pictures sampled together; a larger batch is faster and needs more memory. The picture of
             a seed is the same for any batch size, up to rounding.
