@@ -57,12 +57,12 @@ def test_the_wheel_installed_elsewhere_runs_the_commands(tmp_path: Path) -> None
     assert not [path for path in target.rglob("*.py") if "training" in path.relative_to(target).parts]
 
     elsewhere.mkdir()
-    fit = ["--trainer.max_steps=1", "--seed_grid.num_inference_steps=1"]
+    grid = ["--seed_grid.num_inference_steps=1", "--seed_grid.groups={dream: {prompts: a lake, seeds: 0-1}}"]
     checkpoint = "tb_logs/coffee/lr4e-5_000/checkpoints/last.ckpt"
     for words in (
-        ["fit", *fit],
+        ["fit", "--trainer.max_steps=1", *grid],
         ["predict", "--model.num_inference_steps=1", "--data.seeds=0", f"--model.pipeline={checkpoint}"],
-        ["corridor", "--lr=4e-5", "--steps=1", fit[1]],
+        ["corridor", "--lr=4e-5", "--steps=1", *grid],
         ["export", f"--ckpt_path={checkpoint}", "--to=out", "--format=delta", "--measure=false"],
     ):
         result = subprocess.run(
