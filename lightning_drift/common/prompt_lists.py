@@ -3,11 +3,13 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lightning_drift.assets import PROMPTS
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.files import read_text, user_path
+from lightning_drift.common.numbers import shown
 
 SLUG_LENGTH = 72
 
@@ -18,7 +20,7 @@ def find_list(name: str) -> Path:
     >>> find_list("artists.txt").parent.name
     'prompts'
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     shipped = PROMPTS / name
     return shipped if path.name == name and not path.exists() and shipped.is_file() else path
 
@@ -41,21 +43,24 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
         The prompts in the order given, without repetitions. The empty string is a prompt like any other.
 
     Raises:
-        UserError: If the file is missing, is not UTF-8 text or holds no prompt, or the list is empty.
+        UserError: If the file is missing, is not UTF-8 text or holds no prompt, or the list is empty or holds
+            something that is no text.
     """
     if not isinstance(value, str):
-        prompts = list(dict.fromkeys(value))
+        if isinstance(value, Mapping | bytes) or not isinstance(value, Iterable):
+            raise UserError(f"{shown(value)} is neither a prompt nor a list of prompts", option)
+        prompts = list(value)
+        if odd := [prompt for prompt in prompts if not isinstance(prompt, str)]:
+            raise UserError(
+                f"the list holds {shown(odd[0])}, which is no prompt; put it in quotes if it is one",
+                option,
+            )
         if not prompts:
             raise UserError("the list of prompts is empty", option)
-        return prompts
+        return list(dict.fromkeys(prompts))
     if not is_prompt_file(value):
         return [value]
-    try:
-        lines = find_list(value).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read the prompt file {value}: {error.strerror}", option) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"the prompt file {value} is not UTF-8 text; save it as UTF-8", option) from error
+    lines = read_text(find_list(value), "prompt file", option).splitlines()
     prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
     if not prompts:
         raise UserError(f"the prompt file {value} holds no prompt", option)

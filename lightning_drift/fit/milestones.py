@@ -17,7 +17,7 @@ class Milestones:
     """
 
     def __init__(self, steps: str | int | list[int], option: str) -> None:
-        self.steps = integers(steps, option) if steps != "" else []
+        self.steps = integers(steps, option, empty=True)
         self.option = option
         self._done = -1
 
