@@ -22,11 +22,14 @@ from lightning_drift import (
     UpscaleImages,
 )
 from lightning_drift.assets import DEFAULTS
+from lightning_drift.common import ends
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.resources import shortage
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prompts
+from lightning_drift.fit.outcome import finished, stopped
 from lightning_drift.fit.progress import StepProgressBar
 from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, rate_name, run_name, run_of
 from lightning_drift.fit.save_config import SaveConfig
@@ -74,6 +77,7 @@ class DriftCLI(LightningCLI):
     def __init__(self, argv: list[str] | None = None) -> None:
         fit, predict = str(DEFAULTS / "fit.yaml"), str(DEFAULTS / "predict.yaml")
         self.run: Run | None = None
+        self.words = sys.argv[1:] if argv is None else argv
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -134,6 +138,7 @@ class DriftCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve ``--ckpt_path`` and the run folder before anything is loaded."""
+        ends.begin()
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             self._prepare_fit(config)
@@ -228,30 +233,54 @@ class DriftCLI(LightningCLI):
                 raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
             if dry:
                 return
-        super()._run_subcommand(subcommand)
+        try:
+            super()._run_subcommand(subcommand)
+        except ends.Ended as end:
+            self._end_other_processes(end.number)
+            end.reached = self._reached(subcommand)
+            raise
+        except Exception as error:
+            # Not one for a training that failed by itself: it would fail there again.
+            if shortage(error):
+                notice(f"stopped {self._reached(subcommand)}")
+            raise
+
+    def _end_other_processes(self, number: int) -> None:
+        """Hand the signal on to the processes of the other devices, which were not sent it."""
+        if launcher := self.trainer.strategy.launcher:
+            launcher.kill(number)
 
     # -- what was done ----------------------------------------------------------------------------------
 
+    def _reached(self, subcommand: str) -> str:
+        """What a command has done that is ended before its time, and how to go on."""
+        again = f"lightning-drift {shlex.join(self.words)}"
+        if subcommand == "fit":
+            return stopped(self.trainer, self.run, self.words)
+        writers = [c for c in self.trainer.callbacks if isinstance(c, ImageWriter)]  # type: ignore[attr-defined]
+        if subcommand == "predict" and writers:
+            return f"with {_pictures(writers[0])}; go on with: {again}"
+        return f"before all was rendered; start it again with: {again}"
+
     def after_fit(self) -> None:
         """Say where everything is."""
-        if self.run is None or not self.trainer.is_global_zero:
-            return
-        folder = self.run.folder
-        last = getattr(self.trainer.checkpoint_callback, "last_saved", None)
-        print(f"\nThe run is in {folder}: seed grids in grids/, checkpoints in checkpoints/")
-        root = shlex.quote(str(self.run.root))
-        print(f"Look at it:   tensorboard --logdir {root} --samples_per_plugin images=1000")
-        if last is not None:
-            print(f"Dream of it:  lightning-drift predict --model.pipeline {shlex.quote(str(last))}")
-        sys.stdout.flush()
+        if self.trainer.is_global_zero:
+            print("\n" + "\n".join(finished(self.trainer, self.run)), flush=True)
 
     def after_validate(self) -> None:
         """Say where the grids are."""
-        print(f"The grids are in {Path(self.trainer.default_root_dir) / 'validate'}")
+        folder = Path(self.trainer.default_root_dir) / "validate"
+        if self.trainer.is_global_zero:
+            print(f"The grids are in {folder}" if folder.is_dir() else "No grid was rendered")
 
     def after_predict(self) -> None:
         """Say where the pictures are."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ImageWriter) and self.trainer.is_global_zero:
-                skipped = f", {len(callback.skipped)} were there already" if callback.skipped else ""
-                print(f"{len(callback.written)} pictures written to {callback.output_dir}{skipped}")
+                print(_pictures(callback))
+
+
+def _pictures(writer: ImageWriter) -> str:
+    count = len(writer.written)
+    skipped = f", {len(writer.skipped)} were there already" if writer.skipped else ""
+    return f"{count} picture{'s' * (count != 1)} written to {writer.output_dir}{skipped}"
