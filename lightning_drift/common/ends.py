@@ -1,4 +1,4 @@
-"""How a command ends before its work is done: a signal becomes one exception, and one line says what was reached."""
+"""How a command ends before its work is done: a signal becomes an exception, and a line tells of it."""
 
 import os
 import signal
@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 NAMES = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP (its terminal was closed)"}
@@ -93,8 +93,8 @@ def listening(starting: str, own_process: bool) -> Iterator[None]:
 
     Args:
         starting: What to say if the command is ended before `begin`, where it ends on the spot.
-        own_process: The process is the command's own: it may be ended on the spot, and when the command is done
-            a signal kills it without a word, for all is said. Else the handlers of before are put back.
+        own_process: The process is the command's own: it may be ended on the spot, and once the command is
+            done a signal kills it without a word, for all is said. Else the former handlers are put back.
     """
     global _listener
     if threading.current_thread() is not threading.main_thread():
@@ -180,7 +180,5 @@ def first_process() -> bool:
 def _write(line: str) -> None:
     """Say a line from within a signal's handler, where a stream may be in use."""
     if first_process():
-        try:
+        with suppress(OSError):  # the terminal may be gone
             os.write(2, f"lightning-drift: {line}\n".encode(errors="backslashreplace"))
-        except OSError:
-            pass  # the terminal is gone

@@ -46,7 +46,9 @@ def _of(error: BaseException, place: Path | None) -> str:
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
     ):
-        return "the computer's memory is full. Close what else uses it, or lower a batch size or the resolution"
+        return (
+            "the computer's memory is full. Close what else uses it, or lower a batch size or the resolution"
+        )
     if isinstance(error, OSError):
         if error.errno == errno.ENOMEM:
             return "the computer's memory is full. Close what else uses it, or lower a batch size"

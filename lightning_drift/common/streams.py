@@ -1,4 +1,4 @@
-"""Standard output and error whose readers may go: ``fit | head -1``, a closed terminal, a log on a full disk."""
+"""Standard output and error whose reader may go: ``fit | head -1``, a closed terminal, a full disk."""
 
 import errno
 import io
@@ -78,7 +78,7 @@ def last() -> list[LastingStream]:
         raw = LastingStream(descriptor, f"<{name}>")
         encoding = "utf-8" if former is None else former.encoding
         text = io.TextIOWrapper(
-            raw if former is not None and former.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
+            raw if former is not None and former.write_through else io.BufferedWriter(raw),
             encoding=encoding,
             errors="backslashreplace",
             line_buffering=descriptor == 2 or raw.isatty(),

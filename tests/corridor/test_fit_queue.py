@@ -305,12 +305,11 @@ def test_device_0_of_a_section_is_the_first_gpu_and_not_all_of_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("corridor: {lr: 1e-6, steps: 8, devices: 0}\n")
-    # The fit ends at once, so that the test needs no GPU.
-    status, out, err = say(capsys, "-c", "mine.yaml", "--data.instance_dir=nowhere")
-    assert status == 1, err
-    assert "1 learning rate x 1 step in tb_logs/nowhere/corridor" in out
-    assert "lr 1e-6: fitting on GPU 0, log in" in out
-    assert "there is no folder nowhere" in out
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-abc")
+    status, _, err = say(capsys, "-c", "mine.yaml")
+    assert status == 2
+    assert "corridor.devices: there is no GPU '0'; visible are 1, GPU-abc" in err
+    assert not Path("tb_logs").exists()
 
 
 def test_a_section_names_its_recipe_and_the_command_line_wins(
