@@ -92,7 +92,8 @@ def corridor(
     slots = find_slots(devices, accelerator)
     if accelerator == "cpu" and any(slot != "cpu" for slot in slots):
         raise UserError(
-            f"{devices} are GPUs, and trainer.accelerator is cpu; leave one of the two out", "corridor.devices"
+            f"{devices} are GPUs, and trainer.accelerator is cpu; leave one of the two out",
+            "corridor.devices",
         )
     _check_photos(config)
     check_writable(plan.folder, "trainer.logger.init_args.save_dir")
@@ -117,7 +118,7 @@ def corridor(
     finally:
         renew()
     print(f"\nThe page:     {page}\nContact sheet: {page.with_suffix('.png')}")
-    print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(plan.root / plan.subject))}")
+    print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(plan.root / plan.subject))}", flush=True)
     if queue.failed:
         rates_text = ", ".join(rate_text(rate) for rate in queue.failed)
         notice(f"lr {rates_text} did not reach step {plan.steps[-1]}")
