@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 
@@ -65,6 +65,24 @@ class SentenceParser(LightningArgumentParser):
         lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in message.splitlines()]
         sentences = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
         raise UserError("; ".join(dict.fromkeys(sentences)) or " ".join(message.split()))
+
+
+class HearsEnds(Callback):
+    """Keeps the command's own answer to signals, and hands them on to the processes of other devices.
+
+    The Trainer answers SIGTERM with a call to all processes, whatever they are just doing, and with status 0.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The Trainer has just taken the signals."""
+        ends.listen_again()
+
+    on_sanity_check_start = on_validation_start = on_predict_start = on_train_start
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Before this process lets go of the others: they would take it for a fault."""
+        if isinstance(exception, ends.Ended) and (launcher := trainer.strategy.launcher):
+            launcher.kill(exception.number)
 
 
 class DriftCLI(LightningCLI):
@@ -212,12 +230,10 @@ class DriftCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        callbacks = config.get("callbacks") or []
+        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), HearsEnds()]
         if config.get("enable_progress_bar") is not False:
-            callbacks = config.get("callbacks") or []
-            config["callbacks"] = [
-                *(callbacks if isinstance(callbacks, list) else [callbacks]),
-                StepProgressBar(),
-            ]
+            config["callbacks"].append(StepProgressBar())
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -236,19 +252,22 @@ class DriftCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except ends.Ended as end:
-            self._end_other_processes(end.number)
             end.reached = self._reached(subcommand)
             raise
         except Exception as error:
             # Not one for a training that failed by itself: it would fail there again.
-            if shortage(error):
+            if lacking := shortage(error, self._place()):
                 notice(f"stopped {self._reached(subcommand)}")
+                if not isinstance(error, UserError):
+                    raise UserError(lacking) from error
             raise
 
-    def _end_other_processes(self, number: int) -> None:
-        """Hand the signal on to the processes of the other devices, which were not sent it."""
-        if launcher := self.trainer.strategy.launcher:
-            launcher.kill(number)
+    def _place(self) -> Path:
+        """Where the command writes."""
+        writers = [c for c in self.trainer.callbacks if isinstance(c, ImageWriter)]  # type: ignore[attr-defined]
+        if writers:
+            return writers[0].output_dir
+        return self.run.folder if self.run is not None else Path(self.trainer.default_root_dir)
 
     # -- what was done ----------------------------------------------------------------------------------
 

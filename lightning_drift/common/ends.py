@@ -52,6 +52,12 @@ class _Listener:
         self.holds = 0
         self.pending = False
         self.at_once: list[Callable[[], object]] = []
+        self.numbers: list[int] = []
+
+    def listen(self) -> None:
+        """Take the signals, from whoever has taken them meanwhile."""
+        for number in self.numbers:
+            signal.signal(number, self.hear)
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Take a signal: the first one ends the command in order, a second one at once."""
@@ -105,6 +111,7 @@ def listening(starting: str, own_process: bool) -> Iterator[None]:
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
     heard = [n for n in numbers if n == signal.SIGTERM or before[n] is not signal.SIG_IGN]
+    listener.numbers = heard
     before_listener, before_hook = _listener, sys.unraisablehook
 
     def again(unraisable: Any) -> None:
@@ -118,8 +125,7 @@ def listening(starting: str, own_process: bool) -> Iterator[None]:
     sys.unraisablehook = again
     if hasattr(signal, "SIGALRM"):
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda *_: listener.end())
-    for number in heard:
-        signal.signal(number, listener.hear)
+    listener.listen()
     try:
         yield
     finally:
@@ -137,6 +143,12 @@ def begin() -> None:
     """From here on there may be something to undo or to tell: a signal raises `Ended` where it is heard."""
     if _listener is not None:
         _listener.starting = None
+
+
+def listen_again() -> None:
+    """Take back the signals that a library has taken in the meantime."""
+    if _listener is not None:
+        _listener.listen()
 
 
 @contextmanager

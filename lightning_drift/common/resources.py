@@ -1,6 +1,7 @@
 """What a machine runs out of in the middle of a command: its disk, its memory, its GPU's memory."""
 
 import errno
+import re
 import sys
 from pathlib import Path
 
@@ -49,11 +50,16 @@ def _of(error: BaseException, place: Path | None) -> str:
         return (
             "the computer's memory is full. Close what else uses it, or lower a batch size or the resolution"
         )
+    number, path = None, None
     if isinstance(error, OSError):
-        if error.errno == errno.ENOMEM:
-            return "the computer's memory is full. Close what else uses it, or lower a batch size"
-        if error.errno in _DISK:
-            path = error.filename if error.filename is not None else place
-            where = f"cannot write to or read {path}: " if path is not None else ""
-            return f"{where}{_DISK[error.errno]}"
-    return ""
+        number, path = error.errno, error.filename
+    elif type(error).__name__ == "SafetensorError":  # the library keeps the system's number in its text alone
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(found[1]) if found else None
+    if number == errno.ENOMEM:
+        return "the computer's memory is full. Close what else uses it, or lower a batch size"
+    if number not in _DISK:
+        return ""
+    path = path if path is not None else place
+    where = f"cannot write to or read {path}: " if path is not None else ""
+    return f"{where}{_DISK[number]}"
