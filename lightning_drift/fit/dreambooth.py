@@ -309,6 +309,16 @@ class DreamBooth(LightningModule):
                 self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         self.watch.see_grad_norm(norm, self.global_step + 1, can_be_skipped=self.loss_scaler is not None)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step and free its gradients.
+
+        The Trainer frees them between the next forward and its backward; until then they would lie beside the
+        activations, every grid and every save: 3.7 GiB for SD v1.5 (calculated).
+        """
+        super().optimizer_step(*args, **kwargs)
+        for module in self.trained().values():
+            module.zero_grad(set_to_none=True)
+
     @property
     def loss_scaler(self) -> Any:
         """The loss scaler of float16 training, if there is one."""
