@@ -13,12 +13,14 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.rng import generator
 from lightning_drift.fit.optimizer import group_settings, make_optimizer, set_groups
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
+from lightning_drift.fit.split_optimizer import SplitOptimizer, check_split
 from lightning_drift.fit.step_log import LogSteps
 from lightning_drift.fit.step_watch import StepWatch
 from lightning_drift.fit.weight_change import WeightChange
 from lightning_drift.stable_diffusion.autoencoder import vae_factor
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
 from lightning_drift.stable_diffusion.sampling import native_size
+from lightning_drift.weights.split_weights import LARGEST
 
 
 class DreamBooth(LightningModule):
@@ -47,6 +49,10 @@ class DreamBooth(LightningModule):
             2022, or not at all, as the first scripts did.
         latents: "cached" computes each photo's posterior once and samples it anew each step (exact for fixed
             crops, and cheaper); "reencode" runs the autoencoder every step, as random crops need.
+        memory: How the trained weights are kept: "full" in float32; "split" as the float16 numbers that mixed
+            precision computes with, and 16-bit remainders. Both compute the same. "split" has half the
+            gradients, and needs ``trainer.precision`` 16-mixed on a GPU,
+            one device and ``trainer.accumulate_grad_batches`` 1. Runs go from one to the other.
         gradient_checkpointing: Recompute activations in the backward pass; saves memory only at batch sizes
             above 1.
         weight_change_every_n_steps: How often to log the relative weight change of each block; 0 for never.
@@ -66,6 +72,7 @@ class DreamBooth(LightningModule):
         optimizer_args: dict[str, Any] | None = None,
         pad_tokens: Literal["maximum", "none"] = "maximum",
         latents: Literal["cached", "reencode"] = "cached",
+        memory: Literal["full", "split"] = "full",
         gradient_checkpointing: bool = False,
         weight_change_every_n_steps: int = 50,
         log_every_n_steps: int = 10,
@@ -92,6 +99,7 @@ class DreamBooth(LightningModule):
         self.optimizer_args = optimizer_args or {}
         self.pad_tokens = pad_tokens
         self.latents_mode = latents
+        self.memory = memory
         self.gradient_checkpointing = gradient_checkpointing
         self.weight_change_every_n_steps = weight_change_every_n_steps
         self.log_every_n_steps = log_every_n_steps
@@ -289,7 +297,16 @@ class DreamBooth(LightningModule):
             "unet": self.learning_rate,
             "text_encoder": self.text_encoder_learning_rate or self.learning_rate,
         }
-        optimizer = make_optimizer(self.optimizer, self.trained(), rates, self.optimizer_args)
+        optimizer: Optimizer
+        if self.memory == "split":
+            check_split(self.optimizer, self.trainer, self.loss_scaler)
+            optimizer = SplitOptimizer(self.optimizer, self.trained(), rates, self.optimizer_args)
+        else:
+            parameters = {
+                name: [p for p in module.parameters() if p.requires_grad]
+                for name, module in self.trained().items()
+            }
+            optimizer = make_optimizer(self.optimizer, parameters, rates, self.optimizer_args)
         self._group_settings = group_settings(optimizer)
         return optimizer
 
@@ -301,7 +318,11 @@ class DreamBooth(LightningModule):
     ) -> None:
         """Measure the global gradient norm over UNet and text encoder, and clip to it where asked."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+        if isinstance(optimizer, SplitOptimizer):
+            norm = optimizer.total_norm(self.loss_scaler._get_scale_async())
+            if gradient_clip_val:
+                optimizer.clip(norm, gradient_clip_val)
+        elif gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
         else:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -334,6 +355,13 @@ class DreamBooth(LightningModule):
                 names the step, the learning rate and the last good checkpoint.
         """
         step = self.watch.first_bad_step
+        optimizer = self.trainer.optimizers[0] if self.trainer.optimizers else None
+        if step is None and isinstance(optimizer, SplitOptimizer) and optimizer.overflowed():
+            raise UserError(
+                f"a weight has grown past {LARGEST:g}, which float16 does not hold, by step "
+                f"{self.global_step}; resume from an earlier checkpoint with full, or a lower learning rate",
+                "model.memory",
+            )
         if step is None:
             return
         checkpoint = getattr(self.trainer.checkpoint_callback, "last_saved", None)
