@@ -1,0 +1,102 @@
+"""The parser of ``fit``, ``validate`` and ``predict``: options and configurations, and its reports in sentences."""
+
+import os
+import re
+from functools import cache
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from jsonargparse.typing import Path as ParsedPath
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_drift import (
+    DreamBooth,
+    Dreamer,
+    InstanceImages,
+    Prompts,
+    SupirUpscaler,
+    Sweep,
+    SweepDreamer,
+    UpscaleImages,
+)
+from lightning_drift.common.command_line import TextOption, TextParser, mark_texts, text_options
+from lightning_drift.common.errors import UserError
+from lightning_drift.common.files import read_text, user_path
+from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.drift.clip_drift import ClipDrift
+from lightning_drift.fit.checkpointing import StepCheckpoint
+from lightning_drift.fit.seed_grid import SeedGrid
+
+_SECTIONS = {
+    "model": (DreamBooth, Dreamer, SweepDreamer, SupirUpscaler),
+    "data": (InstanceImages, Prompts, Sweep, UpscaleImages),
+    "step_checkpoint": (StepCheckpoint,),
+    "seed_grid": (SeedGrid,),
+    "clip_drift": (ClipDrift,),
+    "image_writer": (ImageWriter,),
+}
+_OTHERS = {
+    "ckpt_path": TextOption(none=True),
+    "trainer.default_root_dir": TextOption(none=True),
+    "trainer.logger.save_dir": TextOption(),
+    "trainer.logger.name": TextOption(none=True),
+}
+# Values by name: texts of slots, of groups and of further products.
+_NESTED = re.compile(r"data\.slots\..+|data\.prompts\..+|data\.also\..+\.prompts|seed_grid\.groups\..+\.prompts")
+
+# What jsonargparse says of its own types around the sentence that tells what is wrong.
+_BOILERPLATE = (
+    r"Does not validate|Subtypes|Errors:|Expected a NoneType|Given value|Problem with given class_path"
+)
+_LONGEST = 500
+"""Characters of a report; the values that people give can be longer than anyone reads."""
+
+
+@cache
+def _text_options() -> dict[str, TextOption]:
+    found = dict(_OTHERS)
+    for section, classes in _SECTIONS.items():
+        for each in classes:
+            for name, option in text_options(each).items():
+                other = found.get(f"{section}.{name}", option)
+                found[f"{section}.{name}"] = TextOption(
+                    option.none and other.none, option.lists or other.lists, option.mappings or other.mappings
+                )
+    return found
+
+
+def find_text_option(name: str) -> TextOption | None:
+    """What an option of ``fit``, ``validate`` or ``predict`` takes, if it is one for text."""
+    name = name.replace(".init_args.", ".")
+    if _NESTED.fullmatch(name):
+        return TextOption(lists=True)
+    return _text_options().get(name)
+
+
+class SentenceParser(TextParser, LightningArgumentParser):
+    """Reads texts as written, and reports a bad option in a sentence instead of the usage of two hundred."""
+
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Namespace:
+        """Parse a command line; the values of options for text are not read as YAML."""
+        return super().parse_args(None if args is None else mark_texts(args, find_text_option), *rest, **kwargs)
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a configuration: UTF-8, whatever the system's locale, and a regular file.
+
+        Raises:
+            UserError: It is none.
+        """
+        text = read_text(user_path(path, "-c"), "configuration", "-c")
+        with ParsedPath(path, mode="fr").relative_path_context():
+            return self.parse_string(text, os.path.basename(path), *args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Keep what a person needs of jsonargparse's report.
+
+        Raises:
+            UserError: Always.
+        """
+        lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in message.splitlines()]
+        sentences = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
+        report = "; ".join(dict.fromkeys(sentences)) or " ".join(message.split())
+        raise UserError(report if len(report) <= _LONGEST else f"{report[:_LONGEST]}…")
