@@ -1,5 +1,6 @@
 """The parser of ``fit``, ``validate`` and ``predict``: options and configurations, and its reports in sentences."""
 
+import difflib
 import os
 import re
 from functools import cache
@@ -22,6 +23,9 @@ from lightning_drift import (
 from lightning_drift.common.command_line import TextOption, TextParser, mark_texts, text_options
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import read_text, user_path
+from lightning_drift.common.numbers import shown
+from lightning_drift.common.text import listed
+from lightning_drift.common.yaml_files import parse_yaml
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import StepCheckpoint
@@ -47,7 +51,10 @@ _NESTED = re.compile(r"data\.slots\..+|data\.prompts\..+|data\.also\..+\.prompts
 # What jsonargparse says of its own types around the sentence that tells what is wrong.
 _BOILERPLATE = (
     r"Does not validate|Subtypes|Errors:|Expected a NoneType|Given value|Problem with given class_path"
+    r"|.*a string or stream input is required|Subclass types expect one of|an? (class path|dict with)"
 )
+_NAMED_CLASSES = ("model", "data")
+"""Sections that name a class, whose options depend on it."""
 _LONGEST = 500
 """Characters of a report; the values that people give can be longer than anyone reads."""
 
@@ -88,7 +95,42 @@ class SentenceParser(TextParser, LightningArgumentParser):
         """
         text = read_text(user_path(path, "-c"), "configuration", "-c")
         with ParsedPath(path, mode="fr").relative_path_context():
-            return self.parse_string(text, os.path.basename(path), *args, **kwargs)
+            return self.parse_string(text, path, *args, **kwargs)
+
+    def parse_string(
+        self, content: str, path: str | os.PathLike[str] = "", *args: Any, **kwargs: Any
+    ) -> Namespace:
+        """Parse a configuration's text.
+
+        Raises:
+            UserError: A section holds no options, or one that there is not.
+        """
+        self._check_sections(parse_yaml(content), os.fspath(path))
+        return super().parse_string(content, os.path.basename(path), *args, **kwargs)
+
+    def _check_sections(self, config: Any, path: str) -> None:
+        """jsonargparse passes over a section that is a list or a number."""
+        place = f" in {path}" if path else ""
+        names = {action.dest for action in self._actions}
+        for section, content in config.items() if isinstance(config, dict) else ():
+            inner = {name for name in names if name.startswith(f"{section}.")}
+            if section in _NAMED_CLASSES:
+                if isinstance(content, dict) and not isinstance(content.get("init_args", {}), dict):
+                    raise UserError(f"init_args holds no options by name{place}", section)
+            elif not inner:
+                self._check_known(str(section), names, "", place)
+            elif not isinstance(content, dict):
+                raise UserError(f"{shown(content)} holds no options by name{place}", section)
+            else:
+                for name in content:
+                    self._check_known(f"{section}.{name}", inner, section, place)
+
+    def _check_known(self, name: str, names: set[str], section: str, place: str) -> None:
+        if name not in names and not any(known.startswith(f"{name}.") for known in names):
+            own = sorted({known.removeprefix(f"{section}.").partition(".")[0] for known in names})
+            near = difflib.get_close_matches(name.removeprefix(f"{section}."), own, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {listed(own)}"
+            raise UserError(f"there is no such option{place}{hint}", name)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Keep what a person needs of jsonargparse's report.
@@ -98,5 +140,7 @@ class SentenceParser(TextParser, LightningArgumentParser):
         """
         lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in message.splitlines()]
         sentences = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
-        report = "; ".join(dict.fromkeys(sentences)) or " ".join(message.split())
+        if all(sentence.startswith("Parser key") for sentence in sentences):
+            sentences.append("its value is of another kind")
+        report = "; ".join(dict.fromkeys(sentences))
         raise UserError(report if len(report) <= _LONGEST else f"{report[:_LONGEST]}…")

@@ -63,7 +63,7 @@ def check_seed(seed: object) -> None:
         whole(seed, "seed_everything", 0, MAX_SEED_EVERYTHING)
 
 
-def chosen_seed(seed: bool | int) -> int:
+def chosen_seed(seed: bool | int | None) -> int:
     """The number that ``seed_everything`` stands for: true chooses one, once for all processes of a run.
 
     False leaves the generators of the libraries as they are. What this package draws follows from a seed all
@@ -71,7 +71,7 @@ def chosen_seed(seed: bool | int) -> int:
     """
     if seed is True:
         return int(os.environ.setdefault("PL_GLOBAL_SEED", str(secrets.randbelow(MAX_SEED_EVERYTHING + 1))))
-    return int(seed)
+    return int(seed or 0)
 
 
 def made(name: str, option: str, make: Callable[[], Any]) -> Any:

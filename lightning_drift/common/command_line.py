@@ -9,6 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, set_loader
+from jsonargparse.typing import register_type
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.yaml_files import parse_yaml
@@ -26,6 +27,7 @@ class Text(str):
 
 
 yaml.SafeDumper.add_representer(Text, yaml.representer.SafeRepresenter.represent_str)
+register_type(Text, serializer=Text, deserializer=Text)
 
 
 def as_texts(value: Any) -> Any:
