@@ -94,7 +94,7 @@ def _run(argv: list[str] | None) -> None:
 
 
 def _check_configs(words: list[str]) -> None:
-    """Look at every configuration before the parser does, which names no file, and reads in the locale's encoding.
+    """Look at every configuration before the parser does, whose report names no file.
 
     Raises:
         UserError: One cannot be read, is not YAML, or holds no options.

@@ -47,6 +47,7 @@ __all__ = [
     "UpscaleImages",
 ]
 
+
 class _Instantiator(_InstantiatorFn):
     """Lightning's way to make model and data, from plain strings."""
 

@@ -46,7 +46,9 @@ _OTHERS = {
     "trainer.logger.name": TextOption(none=True),
 }
 # Values by name: texts of slots, of groups and of further products.
-_NESTED = re.compile(r"data\.slots\..+|data\.prompts\..+|data\.also\..+\.prompts|seed_grid\.groups\..+\.prompts")
+_NESTED = re.compile(
+    r"data\.slots\..+|data\.prompts\..+|data\.also\..+\.prompts|seed_grid\.groups\..+\.prompts"
+)
 
 # What jsonargparse says of its own types around the sentence that tells what is wrong.
 _BOILERPLATE = (
@@ -85,7 +87,9 @@ class SentenceParser(TextParser, LightningArgumentParser):
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Namespace:
         """Parse a command line; the values of options for text are not read as YAML."""
-        return super().parse_args(None if args is None else mark_texts(args, find_text_option), *rest, **kwargs)
+        return super().parse_args(
+            None if args is None else mark_texts(args, find_text_option), *rest, **kwargs
+        )
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a configuration: UTF-8, whatever the system's locale, and a regular file.
@@ -109,7 +113,7 @@ class SentenceParser(TextParser, LightningArgumentParser):
         return super().parse_string(content, os.path.basename(path), *args, **kwargs)
 
     def _check_sections(self, config: Any, path: str) -> None:
-        """jsonargparse passes over a section that is a list or a number."""
+        """Jsonargparse passes over a section that is a list or a number."""
         place = f" in {path}" if path else ""
         names = {action.dest for action in self._actions}
         for section, content in config.items() if isinstance(config, dict) else ():

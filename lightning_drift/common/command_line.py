@@ -1,9 +1,8 @@
 """Command lines: what a person writes as text arrives as written, whatever YAML would make of it."""
 
-import argparse
 import json
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -75,7 +74,9 @@ class TextOption:
     @classmethod
     def of(cls, annotation: Any) -> "TextOption | None":
         """What an option of a type takes; None if it is not one for text."""
-        parts = set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
+        parts = (
+            set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
+        )
         origins = {get_origin(part) or part for part in parts}
         if str not in parts or origins & {int, float, bool}:
             return None

@@ -4,6 +4,9 @@ import math
 
 from lightning_drift.common.errors import UserError
 
+MOST_TOGETHER = 1024
+"""The largest batch: pictures or photos that go through a model together."""
+
 MAX_SEED = 2**63 - 1
 """The largest seed; seeds of other programs reach 2**64, which PyTorch's generators do not tell apart."""
 

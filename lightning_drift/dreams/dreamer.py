@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.model_name import model_name
 from lightning_drift.common.number_lists import integers
+from lightning_drift.common.numbers import MOST_TOGETHER, whole
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
@@ -20,6 +21,10 @@ from lightning_drift.weights.hashes import files_hash
 
 DREAM_PROMPT = "monumental, dramatic, atmospheric, transcendent"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+MOST_PICTURES = 500_000
+"""Pictures of one run at most."""
 
 
 @dataclass  # not frozen: Lightning refuses to carry frozen ones to a device
@@ -44,7 +49,8 @@ class Prompts(LightningDataModule):
     """What to dream: every prompt with every seed.
 
     Args:
-        prompts: One prompt (its commas kept), a ``.txt`` file with one prompt per line, or a list of prompts.
+        prompts: One prompt (its commas kept), a ``.txt`` file with one prompt per line, or a list of prompts,
+            which on a command line is a JSON list: ``'["a sea", "a wood"]'``.
         seeds: Seeds, such as ``0-31`` or ``1,5,9``.
         batch_size: Pictures sampled together; a larger batch is faster and needs more memory. The picture of
             a seed is the same for any batch size, up to rounding.
@@ -57,13 +63,15 @@ class Prompts(LightningDataModule):
         batch_size: int = 4,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"{batch_size} is not a number of pictures; give 1 or more", "data.batch_size")
-        self.requests = [
-            DreamRequest(prompt, seed)
-            for prompt in read_prompts(prompts, "data.prompts")
-            for seed in integers(seeds, "data.seeds")
-        ]
+        whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        texts, numbers = read_prompts(prompts, "data.prompts"), integers(seeds, "data.seeds")
+        if len(texts) * len(numbers) > MOST_PICTURES:
+            raise UserError(
+                f"{len(texts):,} prompts with {len(numbers):,} seeds each are more than {MOST_PICTURES:,} pictures; "
+                "dream them in parts",
+                "data",
+            )
+        self.requests = [DreamRequest(prompt, seed) for prompt in texts for seed in numbers]
         self.batch_size = batch_size
 
     def predict_dataloader(self) -> DataLoader[DreamRequest]:

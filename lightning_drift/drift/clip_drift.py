@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
-from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.errors import notice
 from lightning_drift.drift.default_clip import VIT_L
 from lightning_drift.drift.evaluator import DriftEvaluator
 from lightning_drift.drift.log import Reading, describe_run, log_reading, log_scalars
@@ -67,11 +67,7 @@ class ClipDrift(Callback):
         stop_when: str | None = None,
         cache_dir: str | None = "tb_logs/.drift",
     ) -> None:
-        if text_every_n_steps < 0:
-            raise UserError(
-                f"{text_every_n_steps} is not a number of steps; give 0 or more",
-                "clip_drift.text_every_n_steps",
-            )
+        whole(text_every_n_steps, "clip_drift.text_every_n_steps", 0)
         self.clip = clip
         self.steps = None if steps is None else Milestones(steps, "clip_drift.steps").steps
         self.dream = dream

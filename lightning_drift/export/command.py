@@ -8,6 +8,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import whole
 from lightning_drift.export.change import export_change
 from lightning_drift.export.delta_lora import Change
 from lightning_drift.export.exported import Exported
@@ -97,8 +98,8 @@ def _check_options(
         raise UserError("a whole model loses nothing to measure; leave it out", "--measure")
     if rank is not None and form != "lora":
         raise UserError("only a LoRA has a rank; add --format lora, or leave it out", "--rank")
-    if rank is not None and rank < 1:
-        raise UserError(f"{rank} keeps nothing; give 1 or more", "--rank")
+    if rank is not None:
+        whole(rank, "--rank", 1)
     if drift != "auto":
         check_drift(drift, "--drift")
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.numbers import whole
 from lightning_drift.common.rng import generator
-from lightning_drift.fit.optimizer import group_settings, make_optimizer, set_groups
+from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
 from lightning_drift.fit.step_log import LogSteps
 from lightning_drift.fit.step_watch import StepWatch
@@ -36,7 +37,8 @@ class DreamBooth(LightningModule):
         pipeline: The base model: a hub id, a diffusers folder, a single ``.safetensors`` or ``.ckpt`` file,
             or ``pocket`` for the embedded model.
         instance_prompt: The prompt of every photo; it holds the identifier token (``sks``).
-        learning_rate: Constant learning rate, without warmup.
+        learning_rate: Constant learning rate, without warmup; above 0 and up to 1, which optimizers that find
+            their own step size take (Prodigy, D-Adaptation).
         train_text_encoder: Train the text encoder too, as the recipe does; false leaves it frozen, which
             makes the corridor several times wider.
         text_encoder_learning_rate: The text encoder's own rate; null means the same as the UNet's.
@@ -77,12 +79,10 @@ class DreamBooth(LightningModule):
             ("learning_rate", learning_rate),
             ("text_encoder_learning_rate", text_encoder_learning_rate),
         ):
-            if rate is not None and not 0 < rate < 1:
-                raise UserError(f"{rate} is out of range; the recipe's rate is 2e-6", f"model.{name}")
-        if log_every_n_steps < 1:
-            raise UserError(
-                f"{log_every_n_steps} is not a number of steps; give 1 or more", "model.log_every_n_steps"
-            )
+            if rate is not None:
+                check_rate(rate, f"model.{name}")
+        whole(log_every_n_steps, "model.log_every_n_steps", 1)
+        whole(weight_change_every_n_steps, "model.weight_change_every_n_steps", 0)
         self.pipeline = pipeline
         self.instance_prompt = instance_prompt
         self.learning_rate = learning_rate

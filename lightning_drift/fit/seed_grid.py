@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.modules import eval_mode, placed
+from lightning_drift.common.names import file_name
 from lightning_drift.common.number_lists import integers
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.fit.checkpointing import read_checkpoint
@@ -23,6 +24,9 @@ from lightning_drift.fit.progress import GRID_BAR
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.png import save_png
 from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream_all
+
+MOST_PICTURES = 10_000
+"""Pictures of one milestone at most."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,18 @@ class SeedGrid(Callback):
         self.milestones = Milestones(steps, "seed_grid.steps")
         self.groups: dict[str, tuple[list[str], list[int]]] = {}
         for name, group in (groups or {}).items():
+            file_name(name, "seed_grid.groups")  # a grid's file is called so
             option = f"seed_grid.groups.{name}"
             if not isinstance(group, dict) or set(group) - {"prompts", "seeds"} or "prompts" not in group:
                 raise UserError("give prompts and seeds, for example {prompts: 'a tree', seeds: 0-7}", option)
             prompts = read_prompts(group["prompts"], f"{option}.prompts")
             self.groups[name] = prompts, integers(group.get("seeds", "0-7"), f"{option}.seeds")
+        count = sum(len(prompts) * len(seeds) for prompts, seeds in self.groups.values())
+        if count > MOST_PICTURES:
+            raise UserError(
+                f"the groups hold {count:,} pictures, more than {MOST_PICTURES:,}; give fewer prompts or seeds",
+                "seed_grid.groups",
+            )
         by_name: dict[str, str] = {}
         for prompt in (prompt for prompts, _ in self.groups.values() for prompt in prompts):
             if by_name.setdefault(slug(prompt), prompt) != prompt:

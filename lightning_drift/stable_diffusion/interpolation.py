@@ -31,13 +31,12 @@ def check_drift(value: float, option: str) -> float:
         option: The option that holds it, for the message.
 
     Raises:
-        UserError: It is out of range.
+        UserError: It is no number, or out of range.
     """
-    if not 0 <= value <= MOST:
-        raise UserError(
-            f"{value:g} is out of range; give 0 (the base) to {MOST}, 1 is the model as trained", option
-        )
-    return value
+    try:
+        return real(value, option, 0, MOST)
+    except UserError as error:
+        raise UserError(f"{error.message}; 0 is the base, 1 the model as trained", option) from error
 
 
 def base_of(opened: OpenedPipeline, base: str | None = None) -> OpenedPipeline:

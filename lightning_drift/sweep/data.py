@@ -7,12 +7,14 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import MOST_TOGETHER, whole
 from lightning_drift.dreams.dreamer import DREAM_PROMPT
 from lightning_drift.sweep.cells import Grid, Product, SweepRequest
 from lightning_drift.sweep.models import SweepModel, find_models
 from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
 MAIN = "sweep"
+MOST_SHEETS = 10_000
 _OPTIONS = ("prompts", "slots", "sample_prompts", "seeds", "guidance_scale", "num_inference_steps", "drift")
 
 
@@ -68,9 +70,8 @@ class Sweep(LightningDataModule):
         sheet_rows: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("sheets", sheets, 0)):
-            if value < least:
-                raise UserError(f"{value} is too few; give {least} or more", f"data.{name}")
+        whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        whole(sheets, "data.sheets", 0, MOST_SHEETS)
         self.checkpoints = [checkpoints] if isinstance(checkpoints, str) else list(dict.fromkeys(checkpoints))
         self.base = base
         self.measure = measure

@@ -52,8 +52,12 @@ class SweepDreamer(LightningModule):
         dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
     ) -> None:
         super().__init__()
-        self.sampling = Sampling(
-            negative_prompt=negative_prompt, height=height, width=width, generator_device=generator_device
+        self.sampling = Sampling.read(
+            "model",
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            generator_device=generator_device,
         )
         self.dtype_name = dtype
         self._loaded: StableDiffusion | None = None
