@@ -228,7 +228,8 @@ class DriftCLI(LightningCLI):
                 *(callbacks if isinstance(callbacks, list) else [callbacks]),
                 StepProgressBar(),
             ]
-        return made("the Trainer", "trainer", partial(super().instantiate_trainer, **kwargs))
+        trainer: Trainer = made("the Trainer", "trainer", partial(super().instantiate_trainer, **kwargs))
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a module that can plan itself is asked first, and its plan is all of a dry run.

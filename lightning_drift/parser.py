@@ -1,4 +1,4 @@
-"""The parser of ``fit``, ``validate`` and ``predict``: options and configurations, and its reports in sentences."""
+"""The parser of ``fit``, ``validate`` and ``predict``, which reports in sentences."""
 
 import difflib
 import os
@@ -85,7 +85,7 @@ def find_text_option(name: str) -> TextOption | None:
 class SentenceParser(TextParser, LightningArgumentParser):
     """Reads texts as written, and reports a bad option in a sentence instead of the usage of two hundred."""
 
-    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Namespace:
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parse a command line; the values of options for text are not read as YAML."""
         return super().parse_args(
             None if args is None else mark_texts(args, find_text_option), *rest, **kwargs
@@ -110,7 +110,8 @@ class SentenceParser(TextParser, LightningArgumentParser):
             UserError: A section holds no options, or one that there is not.
         """
         self._check_sections(parse_yaml(content), os.fspath(path))
-        return super().parse_string(content, os.path.basename(path), *args, **kwargs)
+        parsed: Namespace = super().parse_string(content, os.path.basename(path), *args, **kwargs)
+        return parsed
 
     def _check_sections(self, config: Any, path: str) -> None:
         """Jsonargparse passes over a section that is a list or a number."""

@@ -1,10 +1,12 @@
 """The Trainer's options and the seed, checked before anything is loaded."""
 
 import os
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_drift.common.errors import UserError
@@ -40,10 +42,10 @@ def check_trainer(options: Any) -> None:
     """Refuse numbers out of range, which the Trainer would take or fail at late.
 
     Args:
-        options: The Trainer's options by name; those that are not given, or None, are the Trainer's own matter.
+        options: The Trainer's options by name; those that are missing or None are the Trainer's own matter.
 
     Raises:
-        UserError: A number is out of its option's range.
+        UserError: A number is out of its option's range, or there are fewer CPU cores than processes.
     """
     for name, (low, high) in _WHOLE.items():
         if (value := options.get(name)) is not None:
@@ -51,6 +53,21 @@ def check_trainer(options: Any) -> None:
     for name, (least, most) in _REAL.items():
         if (value := options.get(name)) is not None:
             real(value, f"trainer.{name}", least, most)
+    interval = options.get("val_check_interval")
+    if isinstance(interval, int | float):
+        real(interval, "trainer.val_check_interval", above=0)
+    _check_processes(str(options.get("accelerator")), str(options.get("devices")))
+
+
+def _check_processes(accelerator: str, devices: str) -> None:
+    """Refuse more processes on CPU cores than there are; each holds a whole model."""
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        most = max(2, os.cpu_count() or 1)
+        if re.fullmatch(r"\d{1,9}", devices) and int(devices) > most:
+            raise UserError(
+                f"{devices} processes on {most} CPU cores would each hold the model; give at most {most}",
+                "trainer.devices",
+            )
 
 
 def check_seed(seed: object) -> None:
@@ -88,6 +105,7 @@ def made(name: str, option: str, make: Callable[[], Any]) -> Any:
     except (
         TypeError,
         ValueError,
+        ArithmeticError,
         AttributeError,
         LookupError,
         OSError,

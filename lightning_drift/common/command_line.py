@@ -20,8 +20,9 @@ PARSER_MODE = "lightning_drift"
 class Text(str):
     """Text that is not to be read as YAML.
 
-    jsonargparse reads each plain ``str`` as YAML before it looks at the type of an option. It leaves a subclass
-    alone. Texts stay `Text` until the parsed values are handed to a class; `plain` makes them strings again.
+    jsonargparse reads each plain ``str`` as YAML before it looks at the type of an option. It leaves a
+    subclass alone. Texts stay `Text` until the parsed values are handed to a class; `plain` makes them
+    strings again.
     """
 
 
@@ -98,7 +99,9 @@ class TextOption:
 
 def text_options(function: Callable[..., Any]) -> dict[str, TextOption]:
     """The parameters of a function or class that take text, by name."""
-    hints = get_type_hints(function.__init__ if isinstance(function, type) else function)
+    hints = get_type_hints(
+        getattr(function, "__init__", function) if isinstance(function, type) else function
+    )
     found = {name: TextOption.of(hint) for name, hint in hints.items() if name != "return"}
     return {name: option for name, option in found.items() if option is not None}
 
@@ -140,7 +143,7 @@ def mark_texts(words: Iterable[str], find: Callable[[str], TextOption | None]) -
 
 
 def config_values(words: Sequence[str]) -> list[str]:
-    """What a command line gives as its configurations: ``-c FILE``, ``-cFILE``, ``--config FILE``, ``--config=FILE``."""
+    """The configurations of a command line: ``-c FILE``, ``-cFILE``, ``--config FILE``, ``--config=FILE``."""
     values: list[str] = []
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, has_value, value = word.partition("=")
@@ -159,4 +162,4 @@ class TextParser(ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def _parse_optional(self, arg_string: str) -> Any:
-        return None if isinstance(arg_string, Text) else super()._parse_optional(arg_string)
+        return None if isinstance(arg_string, Text) else super()._parse_optional(arg_string)  # type: ignore[no-untyped-call]

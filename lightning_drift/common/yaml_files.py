@@ -43,8 +43,8 @@ def parse_yaml(text: str) -> Any:
     """The plain values that YAML text holds; None for a text that holds none.
 
     Raises:
-        UserError: It is not YAML, refers to itself, names a key twice, or holds more than 100,000 values once its
-            aliases are written out. The message goes on after a name: "is not YAML: …".
+        UserError: It is not YAML, refers to itself, names a key twice, or holds more than 100,000 values once
+            its aliases are written out. The message goes on after a name: "is not YAML: …".
     """
     try:
         node = yaml.compose(text, Loader=_Loader)

@@ -11,6 +11,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.model_name import model_name
 from lightning_drift.common.number_lists import integers
 from lightning_drift.common.numbers import MOST_TOGETHER, whole
+from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
@@ -67,8 +68,8 @@ class Prompts(LightningDataModule):
         texts, numbers = read_prompts(prompts, "data.prompts"), integers(seeds, "data.seeds")
         if len(texts) * len(numbers) > MOST_PICTURES:
             raise UserError(
-                f"{len(texts):,} prompts with {len(numbers):,} seeds each are more than {MOST_PICTURES:,} pictures; "
-                "dream them in parts",
+                f"{len(texts):,} prompts with {len(numbers):,} seeds each are more than {MOST_PICTURES:,} "
+                "pictures; dream them in parts",
                 "data",
             )
         self.requests = [DreamRequest(prompt, seed) for prompt in texts for seed in numbers]
@@ -183,10 +184,16 @@ class Dreamer(LightningModule):
         """Put the parts where they will run: half precision on CUDA, the autoencoder in float32.
 
         Raises:
-            UserError: If noise is to be drawn on a CUDA device that is not there.
+            UserError: If noise is to be drawn on a CUDA device that is not there, or the data are not
+                prompts.
         """
         assert self.stable_diffusion is not None
         self.sampling.check_device("model")
+        requests = getattr(getattr(self.trainer, "datamodule", None), "requests", [])
+        if not all(isinstance(request, DreamRequest) for request in requests):
+            raise UserError("Dreamer renders prompts; give it lightning_drift.Prompts", "data")
+        prompts = [request.prompt for request in requests]
+        tell_cut(self.stable_diffusion.tokenizer, [*prompts, self.sampling.negative_prompt])
         auto = torch.float16 if self.device.type == "cuda" else torch.float32
         for module in (self.unet, self.text_encoder):
             torch.nn.Module.to(module, DTYPES.get(self.dtype_name, auto))

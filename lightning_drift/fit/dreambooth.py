@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.numbers import whole
+from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.rng import generator
 from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
@@ -104,6 +105,20 @@ class DreamBooth(LightningModule):
 
     # -- loading ----------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Refuse what the float32 weights cannot be trained with, before they are loaded.
+
+        Raises:
+            UserError: The Trainer would turn the weights to half precision.
+        """
+        precision = str(self.trainer.precision)
+        if precision in ("16-true", "bf16-true"):
+            raise UserError(
+                f"{precision} trains half-precision weights, and small steps are lost in them; give "
+                f"{precision.removesuffix('true')}mixed or 32-true",
+                "trainer.precision",
+            )
+
     def configure_model(self) -> None:
         """Load the base pipeline, once.
 
@@ -157,9 +172,7 @@ class DreamBooth(LightningModule):
         assert self.stable_diffusion is not None
         tokenizer = self.stable_diffusion.tokenizer
         longest = tokenizer.model_max_length
-        full = tokenizer(self.instance_prompt).input_ids
-        if len(full) > longest:
-            notice(f"the instance prompt has {len(full)} tokens; only the first {longest} are seen")
+        tell_cut(tokenizer, [self.instance_prompt])
         padding = "max_length" if self.pad_tokens == "maximum" else "do_not_pad"
         tokens = tokenizer(
             self.instance_prompt, padding=padding, max_length=longest, truncation=True, return_tensors="pt"
@@ -170,8 +183,15 @@ class DreamBooth(LightningModule):
     # -- the training step ------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Compute the photos' posteriors, if they are cached; the autoencoder then rests on the CPU."""
+        """Compute the photos' posteriors, if they are cached; the autoencoder then rests on the CPU.
+
+        Raises:
+            UserError: The data holds no photos.
+        """
         assert self.stable_diffusion is not None
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.latents_mode == "cached" and not hasattr(data, "encode"):
+            raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
         for module in self.trained().values():
             module.train()
         if self.device.type == "cpu" and "16" in str(self.trainer.precision):
@@ -181,7 +201,7 @@ class DreamBooth(LightningModule):
             )
         self.input_ids = self.input_ids.to(self.device)
         if self.latents_mode == "cached":
-            self.trainer.datamodule.encode(self.stable_diffusion.vae, self.device)  # type: ignore[attr-defined]
+            data.encode(self.stable_diffusion.vae, self.device)
             self.stable_diffusion.vae.to("cpu")
         else:
             self.stable_diffusion.vae.to(self.device)

@@ -9,12 +9,14 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.modules import eval_mode, placed
 from lightning_drift.common.names import file_name
 from lightning_drift.common.number_lists import integers
+from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
@@ -114,7 +116,8 @@ class SeedGrid(Callback):
         count = sum(len(prompts) * len(seeds) for prompts, seeds in self.groups.values())
         if count > MOST_PICTURES:
             raise UserError(
-                f"the groups hold {count:,} pictures, more than {MOST_PICTURES:,}; give fewer prompts or seeds",
+                f"the groups hold {count:,} pictures, more than {MOST_PICTURES:,}; give fewer prompts or "
+                "seeds",
                 "seed_grid.groups",
             )
         by_name: dict[str, str] = {}
@@ -133,7 +136,7 @@ class SeedGrid(Callback):
     # -- when -------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Say early which milestones will never be reached.
+        """Say early which milestones will never be reached, and which prompts are longer than the model sees.
 
         Raises:
             UserError: The picture size does not suit the model.
@@ -141,6 +144,9 @@ class SeedGrid(Callback):
         if self.groups:
             check_size(pl_module.stable_diffusion, "seed_grid", self.sampling.height, self.sampling.width)
             self.milestones.announce(trainer)
+            if self.milestones.steps:
+                prompts = [prompt for prompts, _ in self.groups.values() for prompt in prompts]
+                tell_cut(pl_module.stable_diffusion.tokenizer, [*prompts, self.sampling.negative_prompt])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Render the base model, unless this run goes on from a checkpoint."""
@@ -264,11 +270,12 @@ class SeedGrid(Callback):
             self._add_row(trainer, f"grid/{slug(prompt)}", images, pictures.step)
 
     def _add_row(self, trainer: Trainer, tag: str, images: Sequence[Image.Image], step: int) -> None:
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if hasattr(writer, "add_image"):
-            row = np.concatenate([np.asarray(image) for image in images], axis=1)
-            writer.add_image(tag, row, step, dataformats="HWC")
-            writer.flush()
+        for logger in trainer.loggers:
+            writer: Any = getattr(logger, "experiment", None)
+            if isinstance(writer, SummaryWriter):
+                row = np.concatenate([np.asarray(image) for image in images], axis=1)
+                writer.add_image(tag, row, step, dataformats="HWC")
+                writer.flush()
 
 
 def _bar_shown(trainer: Trainer) -> bool:

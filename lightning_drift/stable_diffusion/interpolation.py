@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import real
 from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.loading import open_base
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline

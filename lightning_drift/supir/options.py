@@ -53,7 +53,7 @@ def check_windows(tile_size: int, tile_overlap: int) -> None:
     """Refuse windows that the network cannot take or that do not overlap.
 
     Raises:
-        UserError: The window is no multiple of 32 pixels up to 8192, or the overlap none of 8 below the window.
+        UserError: The window is no multiple of 32 pixels up to 8192, or the overlap none of 8 below it.
     """
     whole(tile_size, "model.tile_size", 0, _MOST_TILE)
     whole(tile_overlap, "model.tile_overlap", 0, _MOST_TILE)

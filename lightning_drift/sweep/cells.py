@@ -115,6 +115,12 @@ class Product:
             checkpoints,
         )
 
+    @property
+    def count(self) -> int:
+        """How many cells it has at most, by multiplication."""
+        prompts, others = len(self.prompts) * len(self.seeds), len(self.guidance_scale) * len(self.drift)
+        return prompts * others * len(self.num_inference_steps) * len(self.checkpoints)
+
     def cells(self, models: Mapping[str, SweepModel]) -> Iterable[Cell]:
         """All its cells; of a model that is a base itself only those with a drift of 1."""
         for name in self.checkpoints:
