@@ -32,7 +32,7 @@ from lightning_drift.fit.progress import StepProgressBar
 from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, rate_name, run_name, run_of
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
-from lightning_drift.parser import SentenceParser
+from lightning_drift.parser import SentenceParser, expand_paths
 from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made
 
 __all__ = [
@@ -133,6 +133,7 @@ class DriftCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         check_seed(config.seed_everything)
         check_trainer(config.trainer)
+        expand_paths(config)
 
     def _add_instantiators(self) -> None:
         self.parser.add_instantiator(_Instantiator(self, "model"), LightningModule)
@@ -244,7 +245,10 @@ class DriftCLI(LightningCLI):
                 raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
             if dry:
                 return
-        super()._run_subcommand(subcommand)
+        try:
+            super()._run_subcommand(subcommand)
+        except ModuleNotFoundError as error:  # a callback's or a profiler's package that is not installed
+            raise UserError(" ".join(str(error).split())) from error
 
     # -- what was done ----------------------------------------------------------------------------------
 

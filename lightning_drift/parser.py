@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import Namespace
 from jsonargparse.typing import Path as ParsedPath
@@ -20,7 +20,7 @@ from lightning_drift import (
     SweepDreamer,
     UpscaleImages,
 )
-from lightning_drift.common.command_line import TextOption, TextParser, mark_texts, text_options
+from lightning_drift.common.command_line import Text, TextOption, TextParser, mark_texts, text_options
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import read_text, user_path
 from lightning_drift.common.numbers import shown
@@ -50,15 +50,8 @@ _NESTED = re.compile(
     r"data\.slots\..+|data\.prompts\..+|data\.also\..+\.prompts|seed_grid\.groups\..+\.prompts"
 )
 
-# What jsonargparse says of its own types around the sentence that tells what is wrong.
-_BOILERPLATE = (
-    r"Does not validate|Subtypes|Errors:|Expected a NoneType|Given value|Problem with given class_path"
-    r"|.*a string or stream input is required|Subclass types expect one of|an? (class path|dict with)"
-)
 _NAMED_CLASSES = ("model", "data")
 """Sections that name a class, whose options depend on it."""
-_LONGEST = 500
-"""Characters of a report; the values that people give can be longer than anyone reads."""
 
 
 @cache
@@ -72,6 +65,42 @@ def _text_options() -> dict[str, TextOption]:
                     option.none and other.none, option.lists or other.lists, option.mappings or other.mappings
                 )
     return found
+
+
+_PATHS = (
+    "ckpt_path",
+    "trainer.default_root_dir",
+    "trainer.logger.init_args.save_dir",
+    "step_checkpoint.dirpath",
+    "image_writer.output_dir",
+    "clip_drift.clip",
+    "clip_drift.cache_dir",
+    *(f"model.init_args.{name}" for name in ("pipeline", "base", "supir", "sdxl")),
+    *(
+        f"data.init_args.{name}"
+        for name in ("instance_dir", "cache_dir", "images", "checkpoints", "base", "clip", "photos")
+    ),
+)
+
+
+def expand_paths(config: Namespace) -> None:
+    """Put home folders in place of ``~`` in every path, so that one text means one place everywhere.
+
+    Raises:
+        UserError: A path holds what none can.
+    """
+    for key in _PATHS:
+        value = config.get(key)
+        if isinstance(value, list):
+            config[key] = [_expanded(item, key) for item in value]
+        elif isinstance(value, str):
+            config[key] = _expanded(value, key)
+
+
+def _expanded(value: Any, key: str) -> Any:
+    if not isinstance(value, str) or not (value.startswith("~") or "\0" in value):
+        return value
+    return Text(user_path(value, key.replace(".init_args.", ".")))
 
 
 def find_text_option(name: str) -> TextOption | None:
@@ -136,16 +165,3 @@ class SentenceParser(TextParser, LightningArgumentParser):
             near = difflib.get_close_matches(name.removeprefix(f"{section}."), own, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {listed(own)}"
             raise UserError(f"there is no such option{place}{hint}", name)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Keep what a person needs of jsonargparse's report.
-
-        Raises:
-            UserError: Always.
-        """
-        lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in message.splitlines()]
-        sentences = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
-        if all(sentence.startswith("Parser key") for sentence in sentences):
-            sentences.append("its value is of another kind")
-        report = "; ".join(dict.fromkeys(sentences))
-        raise UserError(report if len(report) <= _LONGEST else f"{report[:_LONGEST]}…")

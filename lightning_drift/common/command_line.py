@@ -1,10 +1,11 @@
 """Command lines: what a person writes as text arrives as written, whatever YAML would make of it."""
 
 import json
+import re
 import types
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, set_loader
@@ -154,12 +155,39 @@ def config_values(words: Sequence[str]) -> list[str]:
     return values
 
 
+# What jsonargparse says of its own types around the sentence that tells what is wrong.
+_BOILERPLATE = re.compile(
+    r"Does not validate|Subtypes|Errors:|Expected a NoneType|Given value|Problem with given class_path"
+    r"|.*a string or stream input is required|Subclass types expect one of|an? (class path|dict with)"
+)
+_LONGEST = 500
+"""Characters of a report; the values that people give can be longer than anyone reads."""
+
+
+def sentence(report: str) -> str:
+    """What a person needs of jsonargparse's report."""
+    lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in report.splitlines()]
+    kept = [line.rstrip(". :") for line in lines if line and not _BOILERPLATE.match(line)]
+    if all(line.startswith("Parser key") for line in kept):
+        kept.append("its value is of another kind")
+    text = "; ".join(dict.fromkeys(kept))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
 class TextParser(ArgumentParser):
     """A parser that takes `Text` as a value wherever it stands, though it begin with a hyphen."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs |= {"parser_mode": PARSER_MODE, "allow_abbrev": False}  # half a name is not an option's
         super().__init__(*args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Report a bad option in a sentence instead of the usage.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(sentence(message))
 
     def _parse_optional(self, arg_string: str) -> Any:
         return None if isinstance(arg_string, Text) else super()._parse_optional(arg_string)  # type: ignore[no-untyped-call]

@@ -30,6 +30,19 @@ def is_prompt_file(value: object) -> bool:
     return isinstance(value, str) and value.lower().endswith(".txt")
 
 
+def check_text(text: str, option: str) -> str:
+    """Refuse text that no tokenizer or file can hold: bytes of a command line that are not UTF-8.
+
+    Raises:
+        UserError: It is such text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{shown(text)} holds bytes that are not UTF-8 text", option) from error
+    return text
+
+
 def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
     """Read prompts.
 
@@ -57,9 +70,9 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
             )
         if not prompts:
             raise UserError("the list of prompts is empty", option)
-        return list(dict.fromkeys(prompts))
+        return list(dict.fromkeys(check_text(prompt, option) for prompt in prompts))
     if not is_prompt_file(value):
-        return [value]
+        return [check_text(value, option)]
     lines = read_text(find_list(value), "prompt file", option).splitlines()
     prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
     if not prompts:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.numbers import whole
 from lightning_drift.common.prompt_lengths import tell_cut
+from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
 from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
@@ -82,6 +83,7 @@ class DreamBooth(LightningModule):
         ):
             if rate is not None:
                 check_rate(rate, f"model.{name}")
+        check_text(instance_prompt, "model.instance_prompt")
         whole(log_every_n_steps, "model.log_every_n_steps", 1)
         whole(weight_change_every_n_steps, "model.weight_change_every_n_steps", 0)
         self.pipeline = pipeline

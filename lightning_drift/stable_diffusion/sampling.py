@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import MOST_TOGETHER, real, whole
+from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.stable_diffusion.autoencoder import decode_latent, vae_factor
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 
@@ -67,6 +68,7 @@ class Sampling:
     generator_device: Literal["cpu", "cuda"] = "cpu"
 
     def __post_init__(self) -> None:
+        check_text(self.negative_prompt, "negative_prompt")
         whole(self.num_inference_steps, "num_inference_steps", 1, MOST_STEPS)
         real(self.guidance_scale, "guidance_scale", 0, 100)
         whole(self.batch_size, "batch_size", 1, MOST_TOGETHER)
