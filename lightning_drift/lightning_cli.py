@@ -1,5 +1,6 @@
 """LightningCLI as this project sets it up: packaged defaults, run folders, resume rules."""
 
+import math
 import shlex
 import sys
 from functools import partial
@@ -28,6 +29,7 @@ from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prompts
+from lightning_drift.fit.optimizer import check_rate
 from lightning_drift.fit.progress import StepProgressBar
 from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, rate_name, run_name, run_of
 from lightning_drift.fit.save_config import SaveConfig
@@ -133,6 +135,9 @@ class DriftCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         check_seed(config.seed_everything)
         check_trainer(config.trainer)
+        rate = config.model.get("init_args", {}).get("learning_rate")
+        if isinstance(rate, float) and not math.isfinite(rate):  # it names the run
+            check_rate(rate, "model.learning_rate")
         expand_paths(config)
 
     def _add_instantiators(self) -> None:

@@ -1,6 +1,7 @@
 """Prompts as people give them: a string, a list, or a text file with one per line; file names of prompts."""
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,7 +84,7 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
 def slug(prompt: str) -> str:
     """A file name for a prompt: lower-case words joined by hyphens, at most 72 characters.
 
-    A prompt that is cut short or leaves no character ends in 6 hexadecimal digits of its SHA-256, so that
+    A prompt that is cut short, leaves no character, or has one that the system's file names lack ends in 6 hexadecimal digits of its SHA-256, so that
     long prompts which begin alike keep apart.
 
     >>> slug("Monumental, dramatic")
@@ -91,7 +92,12 @@ def slug(prompt: str) -> str:
     """
     words = unicodedata.normalize("NFKC", prompt).casefold()
     name = re.sub(r"[^\w]+", "-", words).strip("-_")
-    if name and len(name) <= SLUG_LENGTH:
+    try:
+        os.fsencode(name)
+        whole = True
+    except UnicodeEncodeError:  # a system whose file names are ASCII
+        name, whole = re.sub(r"[^\w]+", "-", name.encode("ascii", "replace").decode()).strip("-_"), False
+    if whole and name and len(name) <= SLUG_LENGTH:
         return name
     digest = hashlib.sha256(prompt.encode()).hexdigest()[:6]
     return f"{name[:SLUG_LENGTH].rstrip('-_') or ('empty' if not prompt.strip() else 'prompt')}-{digest}"
