@@ -1,14 +1,15 @@
 """LightningCLI as this project sets it up: packaged defaults, run folders, resume rules."""
 
-import re
+import math
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.plugins import CheckpointIO
 
 # Short class names on the command line resolve to what has been imported.
@@ -23,6 +24,7 @@ from lightning_drift import (
     UpscaleImages,
 )
 from lightning_drift.assets import DEFAULTS
+from lightning_drift.common.command_line import plain
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.names import file_name
@@ -31,6 +33,7 @@ from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prompts
+from lightning_drift.fit.optimizer import check_rate
 from lightning_drift.fit.progress import StepProgressBar
 from lightning_drift.fit.runs import (
     RunFolder,
@@ -43,6 +46,8 @@ from lightning_drift.fit.runs import (
 )
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.parser import SentenceParser, expand_paths
+from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made
 
 __all__ = [
     "DreamBooth",
@@ -56,27 +61,20 @@ __all__ = [
     "UpscaleImages",
 ]
 
-# What jsonargparse says of its own types around the sentence that tells what is wrong.
-_BOILERPLATE = (
-    r"Does not validate|Subtypes|Errors:|Expected a NoneType|Given value|Problem with given class_path"
-)
+
+class _Instantiator(_InstantiatorFn):
+    """Lightning's way to make model and data, from plain strings."""
+
+    def __call__(self, class_type: Any, *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
+        make = partial(super().__call__, class_type, applied_instantiation_links=applied_instantiation_links)
+        return made(class_type.__name__, self.key, partial(make, *plain([*args]), **plain(kwargs)))
 
 
 _LOGGER = "trainer.logger.init_args"
 
 
-class SentenceParser(LightningArgumentParser):
-    """Reports a bad option in a sentence instead of the usage of two hundred options."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Keep what a person needs of jsonargparse's report.
-
-        Raises:
-            UserError: Always.
-        """
-        lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in message.splitlines()]
-        sentences = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
-        raise UserError("; ".join(dict.fromkeys(sentences)) or " ".join(message.split()))
+def _instantiate(class_type: type, *args: Any, **kwargs: Any) -> Any:
+    return made(class_type.__name__, "", partial(class_type, *plain([*args]), **plain(kwargs)))
 
 
 class DriftCLI(LightningCLI):
@@ -143,8 +141,28 @@ class DriftCLI(LightningCLI):
             parser.add_lightning_class_args(StepCheckpoint, "step_checkpoint")
             parser.add_lightning_class_args(SeedGrid, "seed_grid")
             parser.add_lightning_class_args(ClipDrift, "clip_drift")
-            parser.link_arguments("seed_everything", "model.init_args.seed")
-            parser.link_arguments("seed_everything", "data.init_args.seed")
+            for section in ("model", "data"):
+                parser.link_arguments("seed_everything", f"{section}.init_args.seed", compute_fn=chosen_seed)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, and refuse what no command could run with.
+
+        Raises:
+            UserError: An option is refused; it is named.
+        """
+        self.config = parser.parse_args(sys.argv[1:] if args is None else args)
+        config = self.config[self.config.subcommand]
+        check_seed(config.seed_everything)
+        check_trainer(config.trainer)
+        rate = config.model.get("init_args", {}).get("learning_rate")
+        if isinstance(rate, float) and not math.isfinite(rate):  # it names the run
+            check_rate(rate, "model.learning_rate")
+        expand_paths(config)
+
+    def _add_instantiators(self) -> None:
+        self.parser.add_instantiator(_Instantiator(self, "model"), LightningModule)
+        self.parser.add_instantiator(_Instantiator(self, "data"), LightningDataModule)
+        self.parser.add_instantiator(_instantiate, object)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let a checkpoint override the command line; ours never does."""
@@ -232,13 +250,16 @@ class DriftCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            if isinstance(error.__cause__, UserError):
-                raise error.__cause__ from None
-            raise
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__
+            raise cause or error from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with our checkpoint writer and progress bar."""
         config = self._get(self.config_init, "trainer", default={})
+        for name, value in config.items():
+            config[name] = plain(value)
         plugins = config.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -249,7 +270,8 @@ class DriftCLI(LightningCLI):
                 *(callbacks if isinstance(callbacks, list) else [callbacks]),
                 StepProgressBar(),
             ]
-        return super().instantiate_trainer(**kwargs)
+        trainer: Trainer = made("the Trainer", "trainer", partial(super().instantiate_trainer, **kwargs))
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a module that can plan itself is asked first, and its plan is all of a dry run.
@@ -264,7 +286,10 @@ class DriftCLI(LightningCLI):
                 raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
             if dry:
                 return
-        super()._run_subcommand(subcommand)
+        try:
+            super()._run_subcommand(subcommand)
+        except ModuleNotFoundError as error:  # a callback's or a profiler's package that is not installed
+            raise UserError(" ".join(str(error).split())) from error
 
     # -- what was done ----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import whole
 from lightning_drift.common.text import byte_size
 from lightning_drift.fit.milestones import Milestones
 
@@ -121,10 +122,9 @@ class StepCheckpoint(Checkpoint):
         dirpath: str | None = None,
     ) -> None:
         super().__init__()
-        if keep is not None and keep < 1:
-            raise UserError(
-                f"{keep} would delete every checkpoint; give 1 or more, or null", "step_checkpoint.keep"
-            )
+        if keep is not None:
+            whole(keep, "step_checkpoint.keep", 1)
+        whole(last_every_n_steps, "step_checkpoint.last_every_n_steps", 0)
         self.milestones = Milestones(steps, "step_checkpoint.steps")
         self.last_every_n_steps = last_every_n_steps
         self.keep = keep

@@ -10,8 +10,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.numbers import whole
+from lightning_drift.common.prompt_lengths import tell_cut
+from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
-from lightning_drift.fit.optimizer import group_settings, make_optimizer, set_groups
+from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
 from lightning_drift.fit.split_optimizer import SplitOptimizer, check_split
 from lightning_drift.fit.step_log import LogSteps
@@ -38,7 +41,8 @@ class DreamBooth(LightningModule):
         pipeline: The base model: a hub id, a diffusers folder, a single ``.safetensors`` or ``.ckpt`` file,
             or ``pocket`` for the embedded model.
         instance_prompt: The prompt of every photo; it holds the identifier token (``sks``).
-        learning_rate: Constant learning rate, without warmup.
+        learning_rate: Constant learning rate, without warmup; above 0 and up to 1, which optimizers that find
+            their own step size take (Prodigy, D-Adaptation).
         train_text_encoder: Train the text encoder too, as the recipe does; false leaves it frozen, which
             makes the corridor several times wider.
         text_encoder_learning_rate: The text encoder's own rate; null means the same as the UNet's.
@@ -84,12 +88,11 @@ class DreamBooth(LightningModule):
             ("learning_rate", learning_rate),
             ("text_encoder_learning_rate", text_encoder_learning_rate),
         ):
-            if rate is not None and not 0 < rate < 1:
-                raise UserError(f"{rate} is out of range; the recipe's rate is 2e-6", f"model.{name}")
-        if log_every_n_steps < 1:
-            raise UserError(
-                f"{log_every_n_steps} is not a number of steps; give 1 or more", "model.log_every_n_steps"
-            )
+            if rate is not None:
+                check_rate(rate, f"model.{name}")
+        check_text(instance_prompt, "model.instance_prompt")
+        whole(log_every_n_steps, "model.log_every_n_steps", 1)
+        whole(weight_change_every_n_steps, "model.weight_change_every_n_steps", 0)
         self.pipeline = pipeline
         self.instance_prompt = instance_prompt
         self.learning_rate = learning_rate
@@ -111,6 +114,20 @@ class DreamBooth(LightningModule):
         self._frozen_condition: Tensor | None = None
 
     # -- loading ----------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse what the float32 weights cannot be trained with, before they are loaded.
+
+        Raises:
+            UserError: The Trainer would turn the weights to half precision.
+        """
+        precision = str(self.trainer.precision)
+        if precision in ("16-true", "bf16-true"):
+            raise UserError(
+                f"{precision} trains half-precision weights, and small steps are lost in them; give "
+                f"{precision.removesuffix('true')}mixed or 32-true",
+                "trainer.precision",
+            )
 
     def configure_model(self) -> None:
         """Load the base pipeline, once.
@@ -165,9 +182,7 @@ class DreamBooth(LightningModule):
         assert self.stable_diffusion is not None
         tokenizer = self.stable_diffusion.tokenizer
         longest = tokenizer.model_max_length
-        full = tokenizer(self.instance_prompt).input_ids
-        if len(full) > longest:
-            notice(f"the instance prompt has {len(full)} tokens; only the first {longest} are seen")
+        tell_cut(tokenizer, [self.instance_prompt])
         padding = "max_length" if self.pad_tokens == "maximum" else "do_not_pad"
         tokens = tokenizer(
             self.instance_prompt, padding=padding, max_length=longest, truncation=True, return_tensors="pt"
@@ -178,8 +193,15 @@ class DreamBooth(LightningModule):
     # -- the training step ------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Compute the photos' posteriors, if they are cached; the autoencoder then rests on the CPU."""
+        """Compute the photos' posteriors, if they are cached; the autoencoder then rests on the CPU.
+
+        Raises:
+            UserError: The data holds no photos.
+        """
         assert self.stable_diffusion is not None
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.latents_mode == "cached" and not hasattr(data, "encode"):
+            raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
         for module in self.trained().values():
             module.train()
         if self.device.type == "cpu" and "16" in str(self.trainer.precision):
@@ -189,7 +211,7 @@ class DreamBooth(LightningModule):
             )
         self.input_ids = self.input_ids.to(self.device)
         if self.latents_mode == "cached":
-            self.trainer.datamodule.encode(self.stable_diffusion.vae, self.device)  # type: ignore[attr-defined]
+            data.encode(self.stable_diffusion.vae, self.device)
             self.stable_diffusion.vae.to("cpu")
         else:
             self.stable_diffusion.vae.to(self.device)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.numbers import MOST_TOGETHER, whole
 from lightning_drift.common.rng import generator
 from lightning_drift.common.text import listed
 from lightning_drift.images.contact_sheet import contact_sheet
@@ -23,6 +24,9 @@ from lightning_drift.photos.folder import find_folder, find_pictures
 from lightning_drift.photos.near_duplicates import alike, perceptual_hash, pixel_digest
 from lightning_drift.photos.posteriors import cached_posteriors
 from lightning_drift.photos.stream import PhotoStream, image_at, middle_crop, random_crop
+
+MOST_WORKERS = 128
+"""Processes that prepare batches at most."""
 
 
 @dataclass
@@ -76,12 +80,10 @@ class InstanceImages(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if resolution is not None and (resolution < 8 or resolution % 8):
-            raise UserError(f"{resolution} is not a size; give a multiple of 8", "data.resolution")
-        if batch_size < 1:
-            raise UserError(f"{batch_size} is not a number of photos; give 1 or more", "data.batch_size")
-        if num_workers < 0:
-            raise UserError(f"{num_workers} is not a number of processes; give 0 or more", "data.num_workers")
+        if resolution is not None and whole(resolution, "data.resolution", 8, 8192) % 8:
+            raise UserError(f"{resolution} is not a multiple of 8", "data.resolution")
+        whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        whole(num_workers, "data.num_workers", 0, MOST_WORKERS)
         try:
             self.ground = ImageColor.getrgb(background)[:3]
         except ValueError as error:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import real
 from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.loading import open_base
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
@@ -32,13 +33,12 @@ def check_drift(value: float, option: str) -> float:
         option: The option that holds it, for the message.
 
     Raises:
-        UserError: It is out of range.
+        UserError: It is no number, or out of range.
     """
-    if not 0 <= value <= MOST:
-        raise UserError(
-            f"{value:g} is out of range; give 0 (the base) to {MOST}, 1 is the model as trained", option
-        )
-    return value
+    try:
+        return real(value, option, 0, MOST)
+    except UserError as error:
+        raise UserError(f"{error.message}; 0 is the base, 1 the model as trained", option) from error
 
 
 def base_of(opened: OpenedPipeline, base: str | None = None) -> OpenedPipeline:

@@ -11,8 +11,11 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, whole
 from lightning_drift.images.decode import EXTENSIONS
 
+MOST_SAMPLES = 1000
+"""Pictures of one image at most."""
 TILE_CAPTIONS = ".tiles.txt"
 
 
@@ -96,14 +99,12 @@ class UpscaleImages(LightningDataModule):
         batch_size: int = 1,
     ) -> None:
         super().__init__()
-        if num_samples < 1:
-            raise UserError(f"{num_samples} is not a number of pictures; give 1 or more", "data.num_samples")
-        if batch_size < 1:
-            raise UserError(f"{batch_size} is not a number of pictures; give 1 or more", "data.batch_size")
-        if seed < -1:
-            raise UserError(
-                f"{seed} is not a seed; give 0 or more, or -1 to give each image its own", "data.seed"
-            )
+        whole(num_samples, "data.num_samples", 1, MOST_SAMPLES)
+        whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        try:
+            whole(seed, "data.seed", -1, MAX_SEED)
+        except UserError as error:
+            raise UserError(f"{error.message}; -1 gives each image its own", "data.seed") from error
         paths = [
             path for name in ([images] if isinstance(images, str) else images) for path in _find(Path(name))
         ]
