@@ -1,5 +1,6 @@
 """Names, times and sizes as messages write them."""
 
+import unicodedata
 from collections.abc import Iterable
 
 _NAMES_SHOWN = 8
@@ -39,3 +40,22 @@ def byte_size(count: float) -> str:
         if count < 1024:
             return f"{count:.2f} {unit}"
     return f"{count / 1024:.2f} GiB"
+
+
+def printable(text: str) -> str:
+    r"""A text as one line that a terminal shows and does not obey.
+
+    Control characters (line breaks and escape sequences included), marks that turn the direction of writing or
+    take no room, line separators and halves of surrogate pairs are written as Python writes them.
+
+    >>> printable("a\x1b[2J.jpg")
+    'a\\x1b[2J.jpg'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else character
+        for character in text
+    )

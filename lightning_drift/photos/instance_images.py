@@ -289,7 +289,7 @@ class InstanceImages(LightningDataModule):
 
 
 def _refusal(folder: Path, count: int, refused: dict[str, str]) -> UserError:
-    lines = "".join(f"\n  {name} {reason}" for name, reason in refused.items())
     return UserError(
-        f"{len(refused)} of {count} photos in {folder} cannot be used; mend or remove them:{lines}"
+        f"{len(refused)} of {count} photos in {folder} cannot be used; mend or remove them:",
+        details=[f"{name} {reason}" for name, reason in refused.items()],
     )
