@@ -45,8 +45,8 @@ def byte_size(count: float) -> str:
 def printable(text: str) -> str:
     r"""A text as one line that a terminal shows and does not obey.
 
-    Control characters (line breaks and escape sequences included), marks that turn the direction of writing or
-    take no room, line separators and halves of surrogate pairs are written as Python writes them.
+    Control characters (line breaks and escape sequences included), marks that turn the direction of writing
+    or take no room, line separators and halves of surrogate pairs are written as Python writes them.
 
     >>> printable("a\x1b[2J.jpg")
     'a\\x1b[2J.jpg'

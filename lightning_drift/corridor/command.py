@@ -93,7 +93,7 @@ def corridor(
 
     def renew() -> None:
         try:
-            write_report(plan.folder, page)
+            write_report(plan.folder, page, own=True)
         except (OSError, UserError) as error:  # the page can be written again at any time, a fit cannot
             reason = error.strerror or error if isinstance(error, OSError) else error
             notice(f"cannot write {page}: {reason}; the fits go on")
