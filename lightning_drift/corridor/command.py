@@ -15,6 +15,8 @@ from jsonargparse import ArgumentParser
 
 from lightning_drift.assets import DEFAULTS
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import user_path
+from lightning_drift.common.text import printable
 from lightning_drift.corridor.plan import learning_rates, make_plan, milestones, take_up
 from lightning_drift.corridor.report import write_report
 
@@ -122,11 +124,12 @@ def report(folder: str, to: str | None = None) -> Path:
     Raises:
         UserError: There is no run in the folder, or the page cannot be written.
     """
-    page = Path(to) if to else Path(folder) / "corridor.html"
+    where = user_path(folder, "folder")
+    page = user_path(to, "to") if to is not None else where / "corridor.html"
     if page.suffix != ".html":
         raise UserError(f"{page} is not a page's name; let it end in .html", "to")
     try:
-        write_report(Path(folder), page)
+        write_report(where, page)
     except OSError as error:
         raise UserError(f"cannot write {page} ({error.strerror or error})", "to") from error
     return page
@@ -144,7 +147,7 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument("folder", type=str, help="A corridor's folder, several runs' or one run's.")
         parser.add_function_arguments(report, as_positional=False, skip={"folder"})
         page = report(**parser.parse_args(argv[1:]).as_dict())
-        print(f"wrote {page} and {page.with_suffix('.png').name} beside it")
+        print(printable(f"wrote {page} and {page.with_suffix('.png').name} beside it"))
         return 0
     about = " ".join((corridor.__doc__ or "").partition("Args:")[0].split())
     parser = ArgumentParser(prog="lightning-drift corridor", description=about, add_help=False)

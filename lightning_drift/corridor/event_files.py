@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import check_file
 from lightning_drift.common.numbers import shown
 
@@ -25,17 +25,21 @@ _LARGEST_RECORD = 2**30
 class Events:
     """Scalars and texts of a run.
 
+    Args:
+        remarks: Takes what is damaged, in sentences.
+
     Attributes:
         scalars: Value by step, for each tag; of a point that was logged again, the newer value.
         texts: Text by step, for each tag.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, remarks: list[str]) -> None:
+        self.remarks = remarks
         self.scalars: dict[str, dict[int, float]] = {}
         self.texts: dict[str, dict[int, str]] = {}
 
     def read(self, path: Path) -> None:
-        """Add what a file holds, up to its end or its first damaged record; a notice tells of damage."""
+        """Add what a file holds, up to its end or its first damaged record; a remark tells of damage."""
         # Torch-free, but slow to import: only where there is something to read.
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
@@ -52,12 +56,15 @@ class Events:
                     for value in event.summary.value:
                         self._add(event.step, value)
         except UserError as error:
-            notice(f"{error}; it is passed over")
+            self.remarks.append(f"{error}; it is passed over")
         except OSError as error:
-            notice(f"cannot read the event file {path}: {error.strerror or error}; it is passed over")
+            reason = error.strerror or str(error)
+            self.remarks.append(f"cannot read the event file {path}: {reason}; it is passed over")
         except (_DamagedError, DecodeError) as error:
-            reason = error if isinstance(error, _DamagedError) else "a record is no event"
-            notice(f"the event file {path} is damaged ({reason}); what comes before that is read")
+            reason = str(error) if isinstance(error, _DamagedError) else "a record is no event"
+            self.remarks.append(
+                f"the event file {path} is damaged ({reason}); what comes before that is read"
+            )
 
     def _forget(self, step: int) -> None:
         """A fit that begins again at a step logs all later ones again."""

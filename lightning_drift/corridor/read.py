@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import read_text
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.common.text import listed
@@ -82,6 +82,7 @@ class RecordedRun:
         verdicts: The verdict's text by step.
         error: Why the fit failed, empty if it did not.
         root: The folder that the run's files must lie in, links followed; None where they may lie anywhere.
+        remarks: What is damaged or lies elsewhere and was passed over, in sentences.
     """
 
     name: str
@@ -93,6 +94,7 @@ class RecordedRun:
     verdicts: dict[int, str] = field(default_factory=dict)
     error: str = ""
     root: Path | None = None
+    remarks: list[str] = field(default_factory=list)
     _steps: dict[str, int | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -126,7 +128,9 @@ class RecordedRun:
             else:
                 odd.append(entry.name)
         if odd:
-            notice(f"not read in {self.folder / 'grids'}: {listed(odd)}, which are no steps of a fit")
+            self.remarks.append(
+                f"not read in {self.folder / 'grids'}: {listed(odd)}, which are no steps of a fit"
+            )
         return sorted(steps | set(self.verdicts))
 
     def stopped(self, stop_when: str | None) -> int | None:
@@ -200,6 +204,7 @@ class CorridorTable:
         steps: Columns, without the base model.
         cells: By run name and step.
         own: Whether its reader made the runs; else nothing is read that lies outside the folder.
+        remarks: What is damaged or lies elsewhere and was passed over, in sentences.
     """
 
     folder: Path
@@ -208,19 +213,21 @@ class CorridorTable:
     steps: list[int]
     cells: dict[tuple[str, int], CorridorCell]
     own: bool = False
+    remarks: list[str] = field(default_factory=list)
 
     def holds(self, path: Path) -> bool:
         """Whether what a path leads to may be shown: it lies in the folder, or all is one's own."""
         return self.own or _lies_in(path, self.folder)
 
 
-def read(folder: Path, own: bool = False) -> CorridorTable:
+def read(folder: Path, own: bool = False, strict: bool = False) -> CorridorTable:
     """Read a corridor's folder, a subject's folder with several runs, or the folder of one run.
 
-    A run that is damaged is passed over with a notice, unless it is the only one.
+    A run that is damaged is passed over with a remark, unless it is the only one.
 
     Args:
         folder: The folder.
+        strict: Whether a damaged configuration ends the reading, as is right for who goes on with the fits.
         own: Whether the caller made the runs. Of somebody else's nothing outside the folder is read.
 
     Raises:
@@ -229,13 +236,14 @@ def read(folder: Path, own: bool = False) -> CorridorTable:
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder}; give a corridor's folder or that of a run")
     root = None if own else folder
-    plan = read_plan(folder) if _all_lie_in((folder / PLAN, folder / FIT), root) else None
+    remarks: list[str] = []
+    plan = read_plan(folder) if _all_lie_in((folder / PLAN, folder / FIT), root, remarks) else None
     if plan is not None:
         rates, steps, fit = plan
         fit = checked(fit, folder / FIT)
-        runs = [_planned_run(folder / rate_name(rate), rate, fit, root) for rate in rates]
+        runs = [_planned_run(folder / rate_name(rate), rate, fit, root, strict) for rate in rates]
     else:
-        runs = sorted(_found_runs(folder, root), key=lambda run: (run.rate, run.name))
+        runs = sorted(_found_runs(folder, root, strict, remarks), key=lambda run: (run.rate, run.name))
         steps = sorted({step for run in runs for step in run.milestones if step})
     if not runs:
         raise UserError(f"{folder} holds no run: no folder with a config.yaml and event files in it")
@@ -247,10 +255,12 @@ def read(folder: Path, own: bool = False) -> CorridorTable:
     title = settings.get("name") if isinstance(settings, dict) else None
     photos = arguments(runs[0].config, "data").get("instance_dir")
     cells = {(run.name, step): run.cell(step) for run in runs for step in steps}
-    return CorridorTable(folder, str(title or Path(str(photos or folder)).name), runs, steps, cells, own)
+    remarks += dict.fromkeys(remark for run in runs for remark in run.remarks)
+    title = str(title or Path(str(photos or folder)).name)
+    return CorridorTable(folder, title, runs, steps, cells, own, remarks)
 
 
-def _found_runs(folder: Path, root: Path | None) -> list[RecordedRun]:
+def _found_runs(folder: Path, root: Path | None, strict: bool, remarks: list[str]) -> list[RecordedRun]:
     if _is_run(folder):
         return [_read_run(folder, root)]
     runs, refused = [], []
@@ -259,10 +269,9 @@ def _found_runs(folder: Path, root: Path | None) -> list[RecordedRun]:
             runs.append(_read_run(each, root))
         except UserError as error:
             refused.append(error)
-    if refused and not runs:
+    if refused and (strict or not runs):
         raise refused[0]
-    for reason in refused:
-        notice(f"{reason}; the page is without it")
+    remarks += [f"{error}; the page is without it" for error in refused]
     return runs
 
 
@@ -283,35 +292,39 @@ def _read_run(folder: Path, root: Path | None) -> RecordedRun:
     return _with_records(RecordedRun(folder.name, folder, learning_rate(config), config, root=root))
 
 
-def _planned_run(folder: Path, rate: float, planned: dict[str, Any], root: Path | None) -> RecordedRun:
+def _planned_run(
+    folder: Path, rate: float, planned: dict[str, Any], root: Path | None, strict: bool
+) -> RecordedRun:
     """A run of a corridor, which may not have begun; its rate and what is damaged are known from the plan."""
-    config = planned
+    run = RecordedRun(folder.name, folder, rate, planned, root=root)
     path = folder / "config.yaml"
-    if os.path.lexists(path) and _all_lie_in((path,), root):
+    if os.path.lexists(path) and _all_lie_in((path,), root, run.remarks):
         try:
-            config = read_run_config(path)
+            run.config = read_run_config(path)
         except UserError as error:
-            notice(f"{error}; what was planned stands for it")
-    return _with_records(RecordedRun(folder.name, folder, rate, config, root=root))
+            if strict:
+                raise
+            run.remarks.append(f"{error}; what was planned stands for it")
+    return _with_records(run)
 
 
 def _with_records(run: RecordedRun) -> RecordedRun:
-    """Add what a run wrote while it went on; a notice tells what is damaged or lies elsewhere."""
+    """Add what a run wrote while it went on; remarks tell what is damaged or lies elsewhere."""
     for path in sorted(run.folder.glob("config.resume-*.yaml")):
-        if _all_lie_in((path,), run.root):
+        if _all_lie_in((path,), run.root, run.remarks):
             try:
                 run.resumes.append(read_run_config(path))
             except UserError as error:
-                notice(f"{error}; it is passed over")
+                run.remarks.append(f"{error}; it is passed over")
     failure = run.folder.with_name(ERROR_FILE.format(run=run.folder.name))
-    if os.path.lexists(failure) and run.folder != run.root and _all_lie_in((failure,), run.root):
+    if os.path.lexists(failure) and run.folder != run.root and _all_lie_in((failure,), run.root, run.remarks):
         try:
             run.error = read_text(failure, "report of a failed fit").strip()
         except UserError as error:
             run.error = error.message
-    events = Events()
+    events = Events(run.remarks)
     for path in sorted(run.folder.glob(PATTERN)):
-        if _all_lie_in((path,), run.root):
+        if _all_lie_in((path,), run.root, run.remarks):
             events.read(path)
     run.scalars = {tag: sorted(points.items()) for tag, points in events.scalars.items()}
     for tag in ("drift/verdict/text_summary", "drift/verdict"):
@@ -324,11 +337,10 @@ def _lies_in(path: Path, root: Path | None) -> bool:
     return root is None or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
-def _all_lie_in(paths: tuple[Path, ...], root: Path | None) -> bool:
-    """The same of several files, with a notice for each that lies elsewhere."""
+def _all_lie_in(paths: tuple[Path, ...], root: Path | None, remarks: list[str]) -> bool:
+    """The same of several files, with a remark for each that lies elsewhere."""
     elsewhere = [path for path in paths if not _lies_in(path, root)]
-    for path in elsewhere:
-        notice(f"{path} is a link that leads out of {root}; it is passed over")
+    remarks += [f"{path} is a link that leads out of {root}; it is passed over" for path in elsewhere]
     return not elsewhere
 
 

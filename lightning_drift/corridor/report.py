@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import notice
 from lightning_drift.corridor.choice import choose
 from lightning_drift.corridor.overview import overview
 from lightning_drift.corridor.page import corridor_page
@@ -24,6 +25,8 @@ def write_report(folder: Path, page: Path, own: bool = False) -> None:
         OSError: A file cannot be written.
     """
     table = read(folder, own)
+    for remark in table.remarks:
+        notice(remark)
     text = corridor_page(table, choose(table))
     with atomic_write(page, shared=True) as file:  # a report may be asked for while the corridor writes it
         file.write(text.encode())
