@@ -60,8 +60,8 @@ def trimmed(data: bytes) -> Trimmed:
         if kind == b"acTL" and int.from_bytes(content[:4], "big") > 1:
             remarks.append("several frames, the first is used")
         elif kind == b"iCCP":
-            unpacked = _unpacked(_after_zero(content)[1:], MAX_PROFILE)
-            if unpacked is None:
+            unpacked = _packed(_after_zero(content), MAX_PROFILE)
+            if not unpacked:
                 remarks.append("colour profile that cannot be read, taken as sRGB")
             elif len(unpacked) > MAX_PROFILE:
                 remarks.append(f"colour profile of more than {MAX_PROFILE // 2**20} MiB, taken as sRGB")
@@ -119,12 +119,17 @@ def _text(kind: bytes, content: memoryview, most: int = MAX_TEXT) -> bytes | Non
     if kind == b"tEXt":
         return bytes(rest)
     if kind == b"zTXt":
-        return _unpacked(rest[1:], most)
+        return _packed(rest, most)
     head = bytes(rest[2:1026]).split(b"\0", 2)  # the language and the keyword in it are short
     if len(head) < 3:
         return None
     body = rest[2 + len(head[0]) + len(head[1]) + 2 :]
     return _unpacked(body, most) if rest[0] else bytes(body)
+
+
+def _packed(content: memoryview, most: int) -> bytes | None:
+    """What a method, of which there is one, and packed bytes stand for; None where it is another."""
+    return _unpacked(content[1:], most) if len(content) > 1 and content[0] == 0 else None
 
 
 def _unpacked(content: memoryview, most: int) -> bytes | None:

@@ -88,7 +88,7 @@ class Index:
                 raise UserError(f"the index {path} is damaged: a line has other columns than its head")
         rows: list[Row] = [
             {
-                str(name): unquoted(text)
+                unquoted(str(name)): unquoted(text)
                 for name, text in line.items()
                 if text or name not in (*PICTURE_MEASURES, "base_file")
             }
