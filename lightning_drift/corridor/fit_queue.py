@@ -229,7 +229,7 @@ class FitQueue:
         ]
         if not due:
             return
-        cells, left = read(self.plan.folder).cells, self._left()
+        cells, left = read(self.plan.folder, own=True, strict=True).cells, self._left()
         for step in due:
             self._told.add((fit.rate, step))
             cell = cells[fit.folder.name, step]

@@ -13,6 +13,7 @@ from typing import IO
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.lock import LOCK_FILE, FolderLock
 from lightning_drift.common.text import listed
 from lightning_drift.corridor.plan import FIT, Plan
 from lightning_drift.corridor.read import ERROR_FILE, read
@@ -33,7 +34,11 @@ def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
         The steps left, the checkpoint to go on from (None: from the beginning) and its step.
     """
     folder = plan.run(rate)
-    run = next((run for run in read(plan.folder).runs if run.rate == rate), None) if folder.is_dir() else None
+    run = (
+        next((run for run in read(plan.folder, own=True, strict=True).runs if run.rate == rate), None)
+        if folder.is_dir()
+        else None
+    )
     reached = {step: path for path, step in checkpoint_steps(folder)[0].items()}
     if run is None or not reached:
         return list(plan.steps), None, 0
@@ -247,6 +252,7 @@ def _hear_interrupts() -> None:
 
 # What a fit writes into its run folder before its first checkpoint.
 _MADE = (
+    LOCK_FILE,
     "events.out.tfevents.*",
     "hparams.yaml",
     "config.yaml",
@@ -293,10 +299,14 @@ def _remove_unsaved(folder: Path) -> None:
     """
     if any(folder.rglob("*.ckpt")):
         raise UserError(f"{folder} holds checkpoints that cannot be read; move it away and start again")
-    refuse_foreign(folder)
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir():
-            path.rmdir()
-        else:
-            path.unlink()
+    lock = FolderLock(folder, "run")  # a fit that no corridor has started may write there
+    try:
+        refuse_foreign(folder)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir():
+                path.rmdir()
+            elif path.name != LOCK_FILE:
+                path.unlink()
+    finally:
+        lock.release()
     folder.rmdir()

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
-
+from lightning_drift.common.command_line import TextParser, mark_texts, plain, text_options
 from lightning_drift.common.ends import Ended, begin
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import whole
 from lightning_drift.export.change import export_change
 from lightning_drift.export.delta_lora import Change
 from lightning_drift.export.exported import Exported
@@ -115,8 +115,8 @@ def _check_options(
         raise UserError("a whole model loses nothing to measure; leave it out", "--measure")
     if rank is not None and form != "lora":
         raise UserError("only a LoRA has a rank; add --format lora, or leave it out", "--rank")
-    if rank is not None and rank < 1:
-        raise UserError(f"{rank} keeps nothing; give 1 or more", "--rank")
+    if rank is not None:
+        whole(rank, "--rank", 1)
     if drift != "auto":
         check_drift(drift, "--drift")
 
@@ -139,21 +139,20 @@ def _at_drift(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``lightning-drift export`` with its command line."""
     about, _, _ = (export.__doc__ or "").partition("\n")
-    parser = ArgumentParser(prog="lightning-drift export", description=about)
+    parser = TextParser(prog="lightning-drift export", description=about)
     parser.add_function_arguments(export, as_positional=False, skip={"overwrite"})
     parser.add_argument(
         "--overwrite", action="store_true", help="Replace an earlier export of the same name."
     )
-    options = parser.parse_args(argv).as_dict()
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = plain(parser.parse_args(mark_texts(words, text_options(export).get)).as_dict())
     begin()
     try:
         print(export(**options))
     except Ended as end:
-        words = ["lightning-drift", "export", *(sys.argv[2:] if argv is None else argv)]
         if end.reached and not options["overwrite"]:
             words.append("--overwrite")
-        end.reached = (
-            f"{end.reached or 'before anything was written'}; start it again with: {shlex.join(words)}"
-        )
+        reached = end.reached or "before anything was written"
+        end.reached = f"{reached}; start it again with: {shlex.join(['lightning-drift', 'export', *words])}"
         raise
     return 0

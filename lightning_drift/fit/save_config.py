@@ -1,8 +1,6 @@
 """SaveConfig: what a fit leaves behind so that it can be understood and resumed."""
 
 import re
-import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -55,18 +53,3 @@ class SaveConfig(SaveConfigCallback):
         folder = trainer.log_dir  # asks all ranks
         if write_sheet is not None and trainer.is_global_zero and folder and trainer.logger is not None:
             write_sheet(Path(folder) / "instance_images.png")
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Of a run that could not begin, leave no folder behind."""
-        folder = Path(trainer.log_dir or "")
-        if trainer.logger is not None and not (folder / "config.yaml").exists() and trainer.is_global_zero:
-            _remove_event_files(folder)
-
-
-def _remove_event_files(folder: Path) -> None:
-    """Delete a folder that holds nothing but the event file Lightning opens before it checks anything."""
-    files = list(folder.iterdir()) if folder.is_dir() else []
-    if all(path.name.startswith("events.out.tfevents.") or path.name == "hparams.yaml" for path in files):
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            folder.parent.rmdir()  # only if no other run is in it
