@@ -1,4 +1,4 @@
-"""What people give the commands: texts as written, numbers within bounds, configurations that hold options."""
+"""What people give the commands: texts as written, numbers within bounds, configurations with options."""
 
 import os
 import subprocess
