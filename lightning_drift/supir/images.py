@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import check_file, read_text, user_path
-from lightning_drift.common.numbers import MAX_SEED, whole
+from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, whole
 from lightning_drift.images.decode import EXTENSIONS, UndecodableError, read_file
 
+MOST_SAMPLES = 1000
+"""Pictures of one image at most."""
 TILE_CAPTIONS = ".tiles.txt"
-MOST_SAMPLES = 1024
-"""Pictures of one image, and pictures restored together."""
 
 
 @dataclass
@@ -101,8 +101,11 @@ class UpscaleImages(LightningDataModule):
     ) -> None:
         super().__init__()
         whole(num_samples, "data.num_samples", 1, MOST_SAMPLES)
-        whole(batch_size, "data.batch_size", 1, MOST_SAMPLES)
-        whole(seed, "data.seed", -1, MAX_SEED)
+        whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        try:
+            whole(seed, "data.seed", -1, MAX_SEED)
+        except UserError as error:
+            raise UserError(f"{error.message}; -1 gives each image its own", "data.seed") from error
         names_given = [images] if isinstance(images, str) else images
         if not names_given:
             raise UserError("the list is empty; give a folder of images, or images", "data.images")
