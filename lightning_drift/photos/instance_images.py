@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
-from lightning_drift.common.numbers import MOST_TOGETHER, whole
+from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, shown, whole
 from lightning_drift.common.rng import generator
 from lightning_drift.common.text import listed
 from lightning_drift.images.contact_sheet import contact_sheet
@@ -26,8 +26,8 @@ from lightning_drift.photos.near_duplicates import alike, perceptual_hash, pixel
 from lightning_drift.photos.posteriors import cached_posteriors
 from lightning_drift.photos.stream import PhotoStream, image_at, middle_crop, random_crop
 
-MOST_WORKERS = 128
-"""Processes that prepare batches at most."""
+MOST_PIXELS, MOST_WORKERS = 8192, 128
+"""Upper bounds of a square's side, and of the processes that prepare batches."""
 
 MOST_STRIP = 100_000_000
 """Pixels of a photo that is resized whole, for random crops."""
@@ -84,10 +84,21 @@ class InstanceImages(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if resolution is not None and whole(resolution, "data.resolution", 8, 8192) % 8:
-            raise UserError(f"{resolution} is not a multiple of 8", "data.resolution")
+        if resolution is not None and (resolution < 8 or resolution % 8):
+            raise UserError(f"{shown(resolution)} is not a size; give a multiple of 8", "data.resolution")
+        if batch_size < 1:
+            raise UserError(
+                f"{shown(batch_size)} is not a number of photos; give 1 or more", "data.batch_size"
+            )
+        if num_workers < 0:
+            raise UserError(
+                f"{shown(num_workers)} is not a number of processes; give 0 or more", "data.num_workers"
+            )
+        if resolution is not None:
+            whole(resolution, "data.resolution", 8, MOST_PIXELS)
         whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
         whole(num_workers, "data.num_workers", 0, MOST_WORKERS)
+        whole(seed, "data.seed", -MAX_SEED - 1, MAX_SEED)
         try:
             self.ground = ImageColor.getrgb(background)[:3]
         except ValueError as error:

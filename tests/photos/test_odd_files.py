@@ -51,7 +51,7 @@ def test_a_name_with_control_characters_is_one_line(photos: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("resolution", 2**20), ("batch_size", 2**31), ("num_workers", 10**6)],
+    [("resolution", 2**20), ("batch_size", 2**31), ("num_workers", 10**6), ("seed", 2**64)],
 )
 def test_options_have_upper_bounds(option: str, value: int) -> None:
     with pytest.raises(UserError, match=rf"^data\.{option}: {value} is out of range"):
