@@ -1,4 +1,4 @@
-"""What people give the commands: texts as written, numbers within bounds, configurations that hold options."""
+"""What people give the commands: texts as written, numbers in bounds, configurations that hold options."""
 
 import os
 import subprocess
@@ -356,7 +356,7 @@ def test_home_folders_are_meant_by_a_tilde_in_a_configuration(monkeypatch: Any, 
 # -- the Trainer's switches --
 
 
-@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Lightning's, about the switches
 @pytest.mark.parametrize(
     "option",
     [
