@@ -3,6 +3,7 @@
 import math
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,24 @@ from lightning_drift import (
 from lightning_drift.assets import DEFAULTS
 from lightning_drift.common.command_line import plain
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import check_writable, user_path
+from lightning_drift.common.names import file_name
+from lightning_drift.common.yaml_files import read_yaml_section
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prompts
 from lightning_drift.fit.optimizer import check_rate
 from lightning_drift.fit.progress import StepProgressBar
-from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, rate_name, run_name, run_of
+from lightning_drift.fit.runs import (
+    RunFolder,
+    claim_run,
+    find_checkpoint,
+    rate_name,
+    run_beside,
+    run_name,
+    run_of,
+)
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.parser import SentenceParser, expand_paths
@@ -58,6 +70,9 @@ class _Instantiator(_InstantiatorFn):
         return made(class_type.__name__, self.key, partial(make, *plain([*args]), **plain(kwargs)))
 
 
+_LOGGER = "trainer.logger.init_args"
+
+
 def _instantiate(class_type: type, *args: Any, **kwargs: Any) -> Any:
     return made(class_type.__name__, "", partial(class_type, *plain([*args]), **plain(kwargs)))
 
@@ -71,23 +86,27 @@ class DriftCLI(LightningCLI):
 
     def __init__(self, argv: list[str] | None = None) -> None:
         fit, predict = str(DEFAULTS / "fit.yaml"), str(DEFAULTS / "predict.yaml")
-        self.run: Run | None = None
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=SentenceParser,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=SaveConfig,
-            parser_kwargs={
-                "fit": {"default_config_files": [fit]},
-                "validate": {"default_config_files": [fit]},
-                "predict": {"default_config_files": [predict]},
-            },
-            args=argv,
-        )
+        self.claimed: RunFolder | None = None
+        try:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                parser_class=SentenceParser,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                save_config_callback=SaveConfig,
+                parser_kwargs={
+                    "fit": {"default_config_files": [fit]},
+                    "validate": {"default_config_files": [fit]},
+                    "predict": {"default_config_files": [predict]},
+                },
+                args=argv,
+            )
+        finally:
+            if self.claimed is not None:
+                self.claimed.leave()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -171,12 +190,22 @@ class DriftCLI(LightningCLI):
                 )
             return
         settings = logger.init_args
+        _find_run(settings, config.config)
         model, data = config.model.get("init_args", {}), config.data.get("init_args", {})
         stem = rate_name(model.get("learning_rate", 0.0))
         subject = Path(str(data.get("instance_dir", "run"))).resolve().name
-        name = run_name(settings.version)
-        run = choose_run(Path(settings.save_dir), settings.name, name, config.ckpt_path, (subject, stem))
-        self.run = run
+        others = config.step_checkpoint.dirpath and user_path(
+            config.step_checkpoint.dirpath, "step_checkpoint.dirpath"
+        )
+        if others:
+            check_writable(others, "step_checkpoint.dirpath")
+        root = user_path(settings.save_dir, f"{_LOGGER}.save_dir")
+        _check_names(settings)
+        self.claimed = claim_run(
+            root, settings.name, run_name(settings.version), config.ckpt_path, (subject, stem), others or None
+        )
+        run = self.claimed.run
+        settings.save_dir = str(root)
         settings.name, settings.version = run.subject, run.name
         if run.checkpoint is not None:
             config.ckpt_path = str(run.checkpoint)
@@ -193,14 +222,21 @@ class DriftCLI(LightningCLI):
     def _prepare_validate(self, config: Any) -> None:
         settings = getattr(config.trainer.logger, "init_args", None)
         folder = None
+        if settings is not None:
+            _find_run(settings, config.config)
         if settings is not None and settings.name and settings.version is not None:
-            folder = Path(settings.save_dir) / settings.name / str(run_name(settings.version))
+            _check_names(settings)
+            root = user_path(settings.save_dir, f"{_LOGGER}.save_dir")
+            folder = root / settings.name / str(run_name(settings.version))
         if config.ckpt_path == "last" and folder is None:
             raise UserError(
                 "'last' is the last checkpoint of a run; pass the run's own config.yaml with -c", "ckpt_path"
             )
         if config.ckpt_path:
-            config.ckpt_path = str(find_checkpoint(config.ckpt_path, folder or Path()))
+            others = config.step_checkpoint.dirpath and user_path(
+                config.step_checkpoint.dirpath, "step_checkpoint.dirpath"
+            )
+            config.ckpt_path = str(find_checkpoint(config.ckpt_path, folder or Path(), others or None))
             folder = run_of(Path(config.ckpt_path)) or folder
         config.trainer.logger = False  # a run's event files hold only what the fit saw
         config.trainer.default_root_dir = str(folder or Path("tb_logs"))
@@ -259,12 +295,12 @@ class DriftCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where everything is."""
-        if self.run is None or not self.trainer.is_global_zero:
+        if self.claimed is None or not self.trainer.is_global_zero:
             return
-        folder = self.run.folder
+        folder = self.claimed.run.folder
         last = getattr(self.trainer.checkpoint_callback, "last_saved", None)
         print(f"\nThe run is in {folder}: seed grids in grids/, checkpoints in checkpoints/")
-        root = shlex.quote(str(self.run.root))
+        root = shlex.quote(str(self.claimed.run.root))
         print(f"Look at it:   tensorboard --logdir {root} --samples_per_plugin images=1000")
         if last is not None:
             print(f"Dream of it:  lightning-drift predict --model.pipeline {shlex.quote(str(last))}")
@@ -280,3 +316,53 @@ class DriftCLI(LightningCLI):
             if isinstance(callback, ImageWriter) and self.trainer.is_global_zero:
                 skipped = f", {len(callback.skipped)} were there already" if callback.skipped else ""
                 print(f"{len(callback.written)} pictures written to {callback.output_dir}{skipped}")
+
+
+def _find_run(settings: Any, configs: Sequence[Any] | None) -> None:
+    """Let a logger's settings lead to the run whose own configuration was given, wherever that lies now.
+
+    Names given beside it on the command line, which differ from what it records, lead elsewhere and hold.
+    """
+    paths = [Path(str(path.absolute)) for path in configs or []]
+    folder = run_beside(paths)
+    if folder is None:
+        return
+    recorded = (
+        read_yaml_section(folder / "config.yaml", "run's configuration")
+        if (folder / "config.yaml").is_file()
+        else {}
+    )
+    logger = (
+        (recorded.get("trainer") or {}).get("logger") if isinstance(recorded.get("trainer"), dict) else None
+    )
+    own = logger.get("init_args") if isinstance(logger, dict) else None
+    if not isinstance(own, dict) or any(
+        settings.get(key) != own.get(key) for key in ("save_dir", "name", "version")
+    ):
+        return
+    if (
+        user_path(settings.save_dir).joinpath(settings.name, str(run_name(settings.version))).resolve()
+        == folder
+    ):
+        return
+    parts = (*Path(str(settings.name)).parts, *Path(str(run_name(settings.version))).parts)
+    if folder.parts[-len(parts) :] == parts:  # the names are the same, so the place above them is another
+        settings.save_dir = str(Path(*folder.parts[: -len(parts)]))
+    else:
+        settings.save_dir, settings.name, settings.version = (
+            str(folder.parent.parent),
+            folder.parent.name,
+            folder.name,
+        )
+
+
+def _check_names(settings: Any) -> None:
+    """Refuse names of a subject or a run that would lead out of the log folder.
+
+    Raises:
+        UserError: A part of one is not a folder's name.
+    """
+    for key in ("name", "version"):
+        if isinstance(value := settings[key], str):
+            for part in value.split("/"):
+                file_name(part, f"{_LOGGER}.{key}")

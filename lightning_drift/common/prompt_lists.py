@@ -85,8 +85,7 @@ def slug(prompt: str) -> str:
     """A file name for a prompt: lower-case words joined by hyphens, at most 72 characters.
 
     A prompt that is cut short, leaves no character, or has one that the system's file names lack ends in 6
-    hexadecimal digits of its SHA-256, so that
-    long prompts which begin alike keep apart.
+    hexadecimal digits of its SHA-256, so that long prompts which begin alike keep apart.
 
     >>> slug("Monumental, dramatic")
     'monumental-dramatic'

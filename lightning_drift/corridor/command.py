@@ -17,6 +17,7 @@ from lightning_drift.common.command_line import TextParser, mark_texts, plain, t
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import shown
+from lightning_drift.common.text import printable
 from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.corridor.plan import learning_rates, make_plan, milestones, take_up
 from lightning_drift.corridor.report import write_report
@@ -96,7 +97,7 @@ def corridor(
 
     def renew() -> None:
         try:
-            write_report(plan.folder, page)
+            write_report(plan.folder, page, own=True)
         except (OSError, UserError) as error:  # the page can be written again at any time, a fit cannot
             reason = error.strerror or error if isinstance(error, OSError) else error
             notice(f"cannot write {page}: {reason}; the fits go on")
@@ -125,11 +126,12 @@ def report(folder: str, to: str | None = None) -> Path:
     Raises:
         UserError: There is no run in the folder, or the page cannot be written.
     """
-    page = Path(to) if to else Path(folder) / "corridor.html"
+    where = user_path(folder, "folder")
+    page = user_path(to, "to") if to is not None else where / "corridor.html"
     if page.suffix != ".html":
         raise UserError(f"{page} is not a page's name; let it end in .html", "to")
     try:
-        write_report(Path(folder), page)
+        write_report(where, page)
     except OSError as error:
         raise UserError(f"cannot write {page} ({error.strerror or error})", "to") from error
     return page
@@ -148,7 +150,7 @@ def main(argv: Sequence[str]) -> int:
         parser.add_function_arguments(report, as_positional=False, skip={"folder"})
         words = mark_texts(argv[1:], text_options(report).get)
         page = report(**plain(parser.parse_args(words).as_dict()))
-        print(f"wrote {page} and {page.with_suffix('.png').name} beside it")
+        print(printable(f"wrote {page} and {page.with_suffix('.png').name} beside it"))
         return 0
     about = " ".join((corridor.__doc__ or "").partition("Args:")[0].split())
     parser = TextParser(prog="lightning-drift corridor", description=about, add_help=False)

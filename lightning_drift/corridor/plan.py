@@ -1,5 +1,7 @@
 """Which rates and steps a corridor covers, where its runs lie, and what every one of its fits shares."""
 
+import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +13,7 @@ import yaml
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.number_lists import decimals, integers
+from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.fit.configuration import TENSORBOARD, differences, same_class, with_prompts
 from lightning_drift.fit.optimizer import check_rate
 from lightning_drift.fit.runs import rate_name, rate_text, safe_name
@@ -202,12 +205,15 @@ def read_plan(folder: Path) -> tuple[list[float], list[int], dict[str, Any]] | N
     Raises:
         UserError: A file is missing or damaged.
     """
-    if not (folder / PLAN).is_file():
+    if not os.path.lexists(folder / PLAN):
         return None
     try:
-        plan, fit = (yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in (PLAN, FIT))
-        return [float(rate) for rate in plan["lr"]], [int(step) for step in plan["steps"]], dict(fit)
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        plan, fit = (read_yaml(folder / name, "plan") for name in (PLAN, FIT))
+        rates, steps = [float(rate) for rate in plan["lr"]], milestones([int(step) for step in plan["steps"]])
+        if not all(math.isfinite(rate) and rate > 0 for rate in rates):
+            raise ValueError("a learning rate is none")
+        return rates, steps, dict(fit)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(
             f"{folder / PLAN} or {FIT} beside it is damaged ({type(error).__name__}); delete {PLAN} and give "
             "all rates and steps again"

@@ -1,6 +1,7 @@
 """Checkpoints at chosen steps, complete at their final name, with room checked before they are written."""
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,8 +108,9 @@ class StepCheckpoint(Checkpoint):
         steps: Optimizer steps to keep, such as ``800,1200,1600``; empty for none. The last step is saved as
             ``last.ckpt``.
         last_every_n_steps: How often to renew ``last.ckpt``; 0 only at the end of the run.
-        keep: Keep only this many of the newest step checkpoints; null keeps all. An older file is deleted
-            only once a newer one is complete.
+        keep: Keep only this many step checkpoints, those of the highest steps; null keeps all. After going
+            back to an earlier step, what lies ahead of it belongs to the branch that was left, and goes
+            first. A file is deleted only once a newer one is complete, and never the one just written.
         dirpath: Another folder for the files; null for the run folder's ``checkpoints``.
     """
 
@@ -177,11 +179,17 @@ class StepCheckpoint(Checkpoint):
         folder = self.folder(trainer)  # asks all ranks
         if self.keep is None or not trainer.is_global_zero:
             return
-        # By time, not by step: after going back to an earlier step, what lies ahead of it is the older file.
-        saved = sorted(folder.glob("step=*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-        for old in saved[: -self.keep]:
-            if old.name != PATTERN.format(step=self._required):
-                old.unlink()
+        saved = {
+            int(match[1]): path
+            for path in folder.glob("step=*.ckpt")
+            if (match := re.fullmatch(r"step=(\d{5,18})\.ckpt", path.name))
+        }
+        now = trainer.global_step
+        # File dates tell nothing: clocks go back, and copies are new.
+        newest_first = sorted(saved, key=lambda step: (step > now, -step))
+        for step in newest_first[self.keep :]:
+            if step not in (now, self._required):
+                saved[step].unlink()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """The optimizer of a fit: one group of parameters for each trained module, with this run's settings."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -25,25 +25,22 @@ def check_rate(rate: object, option: str) -> float:
 
 def make_optimizer(
     kind: type[Optimizer],
-    modules: Mapping[str, nn.Module],
+    parameters: Mapping[str, Iterable[nn.Parameter]],
     rates: Mapping[str, float],
     arguments: Mapping[str, Any],
 ) -> Optimizer:
-    """An optimizer with one parameter group per module, in their order.
+    """An optimizer with one group of parameters per module, in their order.
 
     Args:
         kind: The optimizer's class.
-        modules: Trained modules by name; parameters that need no gradient are left out.
+        parameters: The trained parameters of each module, by the module's name.
         rates: Learning rates by the same names.
         arguments: Further arguments of the class.
 
     Raises:
         UserError: The class does not take the arguments.
     """
-    groups = [
-        {"params": [p for p in module.parameters() if p.requires_grad], "lr": rates[name]}
-        for name, module in modules.items()
-    ]
+    groups = [{"params": [*group], "lr": rates[name]} for name, group in parameters.items()]
     _check_finite(arguments)
     try:
         return kind(groups, **arguments)

@@ -116,7 +116,9 @@ def test_a_runs_record_and_checkpoint_hold_odd_texts_as_plain_ones(capsys: Any) 
 
 
 def test_bytes_that_are_no_text_are_refused(capsys: Any) -> None:
-    for option in ("--data.prompts", "--model.negative_prompt"):
+    answer = refused(capsys, "fit", "--data.instance_dir=caf\udce9")
+    assert r"data.instance_dir: 'caf\udce9' holds bytes that are not UTF-8 text" in answer
+    for option in ("--data.prompts", "--model.negative_prompt", "--image_writer.output_dir"):
         answer = refused(capsys, "predict", f"{option}=caf\udce9")
         assert "holds bytes that are not UTF-8 text" in answer
 
