@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from PIL import Image
 
+from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode
@@ -101,8 +102,9 @@ class ImageWriter(BasePredictionWriter):
         """
         for picture in prediction or ():
             path, _done = self.path(picture.name, picture.text)
-            write_png(path, picture)
-            self.written.append(path)
+            with held():  # what is written is counted
+                write_png(path, picture)
+                self.written.append(path)
             self._sheet[picture.row, picture.column or path.stem] = path
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

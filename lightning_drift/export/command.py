@@ -1,5 +1,6 @@
 """The ``export`` command: a fine-tune as a diffusers folder, one file for other programs, or a small one."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning_drift.common.command_line import TextParser, mark_texts, plain, text_options
+from lightning_drift.common.ends import Ended, begin
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import whole
 from lightning_drift.export.change import export_change
@@ -80,10 +82,25 @@ def export(
     target = target_path(Path(to).expanduser(), title, format)
     refuse_occupied(target, opened.source, format, overwrite)
     facts = provenance(opened, title, author, description)
-    if origin is not None and format in CHANGES:
-        change = Change(opened, origin, format, rank or RANK)
-        return export_change(target, change, facts, clip, measure, search_report)
-    return export_whole(target, opened, format, facts, search_report)
+    former = _identity(target)
+    try:
+        if origin is not None and format in CHANGES:
+            change = Change(opened, origin, format, rank or RANK)
+            return export_change(target, change, facts, clip, measure, search_report)
+        return export_whole(target, opened, format, facts, search_report)
+    except Ended as end:
+        if _identity(target) != former:
+            end.reached = f"with {target} written but not yet compared with its source"
+        raise
+
+
+def _identity(target: Path) -> tuple[int, int] | None:
+    """What tells an export from the one that takes its place; None where there is none."""
+    try:
+        status = target.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _check_options(
@@ -127,6 +144,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overwrite", action="store_true", help="Replace an earlier export of the same name."
     )
-    words = mark_texts(sys.argv[1:] if argv is None else argv, text_options(export).get)
-    print(export(**plain(parser.parse_args(words).as_dict())))
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = plain(parser.parse_args(mark_texts(words, text_options(export).get)).as_dict())
+    begin()
+    try:
+        print(export(**options))
+    except Ended as end:
+        if end.reached and not options["overwrite"]:
+            words.append("--overwrite")
+        reached = end.reached or "before anything was written"
+        end.reached = f"{reached}; start it again with: {shlex.join(['lightning-drift', 'export', *words])}"
+        raise
     return 0

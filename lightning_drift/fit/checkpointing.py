@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import whole
 from lightning_drift.common.text import byte_size
@@ -46,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "checkpoint, or set step_checkpoint.keep"
             )
         try:
-            with atomic_write(path) as file:
+            with held(), atomic_write(path) as file:  # PyTorch's writer would lose a signal's exception
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # PyTorch reports a failed write as RuntimeError
             raise UserError(f"cannot write the checkpoint {path}: {error}") from error
@@ -158,10 +159,12 @@ class StepCheckpoint(Checkpoint):
         if step is None:
             return
         if step in self.milestones.steps or step == self._required:
-            self._save(trainer, pl_module, PATTERN.format(step=step))
+            with held():  # what is saved is known to be saved
+                self._save(trainer, pl_module, PATTERN.format(step=step))
             self._prune(trainer)
         if (every and step % every == 0) or step == trainer.max_steps:
-            self._save(trainer, pl_module, "last.ckpt")
+            with held():
+                self._save(trainer, pl_module, "last.ckpt")
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         getattr(pl_module, "check_finite", lambda: None)()
