@@ -111,7 +111,11 @@ def check_optimizer_state(
         raise UserError(
             f"the checkpoint's optimizer state is of another model; resume the model it is of, {begin}"
         )
-    shapes = dict(zip((i for group in groups for i in group["params"]), sum(names, []), strict=True))
+    shapes = {
+        index: of
+        for group, part in zip(groups, names, strict=True)
+        for index, of in zip(group["params"], part, strict=True)
+    }
     kinds = {tuple(key for key in _OF_ITS_SHAPE if key in entry) for entry in entries.values()}
     unfit = [name for index, (name, shape) in shapes.items() if not _fits(entries.get(index), shape)]
     if entries and (len(kinds) > 1 or unfit or not set(entries) <= set(shapes)):
