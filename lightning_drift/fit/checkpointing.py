@@ -15,11 +15,12 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.numbers import whole
+from lightning_drift.common.numbers import shown, whole
 from lightning_drift.common.text import byte_size
 from lightning_drift.fit.milestones import Milestones
 
 MARGIN = 64 * 2**20  # bytes left free beside a checkpoint, for event files and pictures
+MAX_STEP = 10**18  # no step of a fit is this high
 PATTERN = "step={step:05d}.ckpt"
 
 
@@ -77,6 +78,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "global_step" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this trainer; pass a file that a fit has saved")
+    step, state = checkpoint["global_step"], checkpoint["state_dict"]
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < MAX_STEP:
+        raise UserError(f"{path} tells {shown(step)} as its step, which is none; resume from an earlier one")
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path} does not hold a model's weights; resume from an earlier one")
     return checkpoint
 
 

@@ -16,6 +16,7 @@ from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
 from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
+from lightning_drift.fit.resume import check_optimizer_state
 from lightning_drift.fit.split_optimizer import SplitOptimizer, check_split
 from lightning_drift.fit.step_log import LogSteps
 from lightning_drift.fit.step_watch import StepWatch
@@ -414,11 +415,13 @@ class DreamBooth(LightningModule):
         """Check that a checkpoint fits this model before it is loaded, and note what differs from its recipe.
 
         Raises:
-            UserError: If it is not a checkpoint of this trainer, or keys or shapes differ; it names them.
+            UserError: If it is not a checkpoint of this trainer, keys or shapes differ, or this fit cannot go on
+                with its optimizer state; it names them.
         """
         check_checkpoint(checkpoint, self.state_dict(), self.pipeline)
         if self.trainer.state.fn != "fit":
             return
+        check_optimizer_state(checkpoint, self.recipe(), self.trained())
         self.resumed_changes = recipe_changes(checkpoint["recipe"], self.recipe())
         for key, (old, new) in self.resumed_changes.items():
             notice(f"resuming with another {key}: {old} when the checkpoint was saved, {new} now")
