@@ -89,7 +89,7 @@ def read_json(path: Path, what: str, option: str = "") -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"the {what} {path} is damaged: it is not JSON ({error})", option) from error
+        raise UserError(f"the {what} {path} is not valid JSON ({error})", option) from error
     if not isinstance(value, dict):
         raise UserError(f"the {what} {path} is damaged: it holds no JSON object", option)
     return value
