@@ -9,7 +9,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.text import listed
 from lightning_drift.weights.files import Weights
 from lightning_drift.weights.finite import is_finite
-from lightning_drift.weights.mapped import let_go
+from lightning_drift.weights.mapped import let_go, let_rest, mappings_of
 
 _RANGE = {
     dtype: torch.finfo(dtype).max for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -75,6 +75,7 @@ def fill(
     compare(model, weights, part, stored)
     stored = stored or {}
     state = {}
+    mappings = mappings_of(weights.files) if mapped else []
     for name, empty in model.state_dict().items():
         called = f"{weights.part}.{name}" if weights.part else f"{part} {stored.get(name, name)}"
         tensor = weights.read(name, called)
@@ -91,6 +92,8 @@ def fill(
             )
         if mapped and state[name].data_ptr() != tensor.data_ptr():
             let_go(tensor)
+        elif mapped:
+            let_rest(tensor, mappings)
     model.load_state_dict(state, strict=True, assign=True)
 
 
