@@ -20,6 +20,11 @@ MAX_SAMPLE = 1024
 
 _RECORDS = {"architectures", "model_type", "dtype", "torch_dtype", "transformers_version"}
 _LISTS = ("down_block_types", "up_block_types", "block_out_channels")
+_BY_LEVEL = (
+    *("block_out_channels", "layers_per_block", "attention_head_dim", "cross_attention_dim"),
+    *("transformer_layers_per_block", "num_attention_heads"),
+)
+"""What may be a list: a number for each level of a network."""
 _COUNTS = (
     *("block_out_channels", "layers_per_block", "in_channels", "out_channels", "latent_channels"),
     *("cross_attention_dim", "attention_head_dim", "norm_num_groups", "sample_size", "hidden_size"),
@@ -94,6 +99,8 @@ def _possible(key: str, value: Any) -> bool:
     if key in _REALS:
         return all(_is_number(item) and 0 < item < 1e6 for item in values)
     if key in _COUNTS:
+        if isinstance(value, list) and key not in _BY_LEVEL:
+            return False
         most = MAX_SAMPLE if key in ("sample_size", "image_size") else MAX_SIZE
         return all(_is_whole(item) and 1 <= item <= most for item in values)
     return all(not _is_number(item) or abs(item) <= MAX_SIZE for item in values)

@@ -61,9 +61,9 @@ def open_safetensors(path: Path) -> Opened:
             "any model's"
         )
     try:
-        file: Any = safe_open(path, framework="pt", device="cpu")
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        return shapes, file.get_tensor, file.metadata() or {}
+        opened: Any = safe_open(path, framework="pt", device="cpu")
+        shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+        return shapes, opened.get_tensor, opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         header = _header(path, length)
         if header is None or not _has_odd_metadata(header):
