@@ -224,7 +224,7 @@ def open_base(
         return _open(name, revision, None, above)
     except UserError as error:
         raise UserError(
-            f"{source} was fine-tuned from {name}, {purpose}, but that cannot be "
+            f"{source} was fine-tuned from {name[:200]}, {purpose}, but that cannot be "
             f"loaded: {error}. If it lies elsewhere, name it with base"
         ) from error
 

@@ -68,7 +68,8 @@ def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
     refuse_other_kinds(weights.shapes, origin)
     description = _description(weights, path)
     configs = description["configs"]
-    models = empty_models(configs, origin)
+    own = {part: sd15_config(part) for part in PARTS}
+    models = sd15_models() if configs == own else empty_models(configs, origin)
     keys = {part: models[part].state_dict().keys() for part in PARTS}
     names = {
         "unet": ldm_names.unet_names(keys["unet"], _config(models["unet"])),

@@ -287,8 +287,9 @@ def _compute_once(model: Any, preprocessing: Preprocessing, tokenizer: Any) -> N
         raise ValueError(
             f"its tokenizer has {len(tokenizer)} tokens, its text encoder only {text.vocab_size}"
         )
-    if preprocessing.crop not in (None, (side, side)):
-        raise ValueError(f"its pictures are of {preprocessing.crop} pixels, its network's of {side}")
+    if preprocessing.crop != (side, side):
+        crop = "not cropped" if preprocessing.crop is None else f"of {preprocessing.crop} pixels"
+        raise ValueError(f"its pictures are {crop}, its network's of {side} times {side} pixels")
     ids = torch.zeros((1, text.max_position_embeddings), dtype=torch.long)
     seen = model.visual_projection(model.vision_model(torch.zeros((1, 3, side, side))).pooler_output)
     read = model.text_projection(model.text_model(input_ids=ids).pooler_output)
