@@ -43,7 +43,7 @@ def cached_posteriors(
     mean, std = posteriors(vae, images, device)
     if file is not None:
         try:
-            with atomic_write(file, shared=True) as target:  # ranks, and runs side by side, may write at once
+            with atomic_write(file) as target:
                 target.write(to_bytes({"mean": mean, "std": std}))
         except OSError as error:
             notice(f"the photos' posteriors could not be kept in {cache_dir} ({error})")
