@@ -1,8 +1,8 @@
 """Files that are complete at their final name: written beside it, flushed to disk, then renamed.
 
-What is being written lies in the target's folder as ``<name>.lightning-drift-<n>.partial``. One writer makes it,
-never through a symbolic link, and holds a lock on it. So a writer can tell what a killed one left, and deletes
-that, from what another one is still writing. No folder is listed: it may hold 100,000 pictures.
+What is being written lies in the target's folder as ``<name>.lightning-drift-<n>.partial``. One writer makes
+it, never through a symbolic link, and holds a lock on it. So the next writer can tell what a killed one left,
+and deletes that, from what another one is still writing. No folder is listed: it may hold 100,000 pictures.
 """
 
 import errno
@@ -66,7 +66,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def private_folder(target: str | Path) -> Iterator[Path]:
-    """A new folder beside a target, for what is to be renamed to it; deleted in the end with what is left in it.
+    """A new folder beside a target, for what is to be renamed to it; deleted in the end with what it holds.
 
     As with `atomic_write`, the next one for that target deletes what a killed process left.
 

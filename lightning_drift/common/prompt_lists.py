@@ -12,6 +12,8 @@ from lightning_drift.common.files import read_text, user_path
 from lightning_drift.common.numbers import shown
 
 SLUG_LENGTH = 72
+SLUG_BYTES = 216
+"""File systems take 255 bytes, and a seed, a digest and an ending follow; 72 characters of 3 bytes fit."""
 
 
 def find_list(name: str) -> Path:
@@ -68,7 +70,7 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
 
 
 def slug(prompt: str) -> str:
-    """A file name for a prompt: lower-case words joined by hyphens, at most 72 characters.
+    """A file name for a prompt: lower-case words joined by hyphens, at most 72 characters and 216 bytes.
 
     A prompt that is cut short or leaves no character ends in 6 hexadecimal digits of its SHA-256, so that
     long prompts which begin alike keep apart.
@@ -78,7 +80,8 @@ def slug(prompt: str) -> str:
     """
     words = unicodedata.normalize("NFKC", prompt).casefold()
     name = re.sub(r"[^\w]+", "-", words).strip("-_")
-    if name and len(name) <= SLUG_LENGTH:
+    if name and len(name) <= SLUG_LENGTH and len(name.encode()) <= SLUG_BYTES:
         return name
-    digest = hashlib.sha256(prompt.encode()).hexdigest()[:6]
-    return f"{name[:SLUG_LENGTH].rstrip('-_') or ('empty' if not prompt.strip() else 'prompt')}-{digest}"
+    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    start = name[:SLUG_LENGTH].encode()[:SLUG_BYTES].decode(errors="ignore")
+    return f"{start.rstrip('-_') or ('empty' if not prompt.strip() else 'prompt')}-{digest}"
