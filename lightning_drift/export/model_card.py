@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -177,16 +176,19 @@ def _use(facts: Provenance, name: str, form: str) -> str:
             f"The file holds what the fine-tune changed of {_plain(facts.base_name)}, which it needs:\n\n"
             f"    lightning-drift predict {model} {_option('model.base', facts.base)}\n\n"
             "writes dreams, and this makes a whole model for other programs:\n\n"
-            f"    lightning-drift export {_option('ckpt_path', name)} {_option('base', facts.base)} --to models\n\n"
+            f"    lightning-drift export {_option('ckpt_path', name)} "
+            f"{_option('base', facts.base)} --to models\n\n"
             "By hand: W = W0 + delta in float32, for each weight that the file names."
         )
     if form == "lora":
         return (
-            f"A LoRA for {_plain(facts.base_name)}. Its strength is the drift: 0 is the base, 1 the fine-tune.\n\n"
+            f"A LoRA for {_plain(facts.base_name)}. "
+            "Its strength is the drift: 0 is the base, 1 the fine-tune.\n\n"
             "In diffusers (with peft):\n\n"
             f"    pipe.load_lora_weights({quoted})  # of the base's StableDiffusionPipeline\n\n"
             f"In A1111 or Forge: copy it to `models/Lora/`, choose the base as checkpoint, and add "
-            f"{_code('<lora:' + name.removesuffix('.safetensors') + ':1>')} to the prompt; sampler DDIM, CFG scale 3.\n"
+            f"{_code('<lora:' + name.removesuffix('.safetensors') + ':1>')} to the prompt; "
+            "sampler DDIM, CFG scale 3.\n"
             "In ComfyUI: copy it to `models/loras/`; Load LoRA with strength 1 for model and CLIP.\n"
             f"Here: {_code(f'lightning-drift predict {model} ' + _option('model.base', facts.base))}."
         )
@@ -214,7 +216,8 @@ def _use(facts: Provenance, name: str, form: str) -> str:
     )
     if form == "safetensors":
         text += (
-            f"\n\nIn A1111 or Forge: copy {_code(name)} to `models/Stable-diffusion/`; sampler DDIM, CFG scale 3."
+            f"\n\nIn A1111 or Forge: copy {_code(name)} to `models/Stable-diffusion/`; "
+            "sampler DDIM, CFG scale 3."
             "\nIn ComfyUI: copy it to `models/checkpoints/`; sampler ddim, scheduler ddim_uniform, cfg 3."
         )
         if facts.prediction_type == "v_prediction":
