@@ -1,13 +1,13 @@
 """The ``export`` command: a fine-tune as a diffusers folder, one file for other programs, or a small one."""
 
+import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
-
+from lightning_drift.common.command_line import TextParser, mark_texts, plain, text_options
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import shown, whole
@@ -174,10 +174,11 @@ def _at_drift(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``lightning-drift export`` with its command line."""
     about, _, _ = (export.__doc__ or "").partition("\n")
-    parser = ArgumentParser(prog="lightning-drift export", description=about)
+    parser = TextParser(prog="lightning-drift export", description=about)
     parser.add_function_arguments(export, as_positional=False, skip={"overwrite"})
     parser.add_argument(
         "--overwrite", action="store_true", help="Replace an earlier export of the same name."
     )
-    print(export(**parser.parse_args(argv).as_dict()))
+    words = mark_texts(sys.argv[1:] if argv is None else argv, text_options(export).get)
+    print(export(**plain(parser.parse_args(words).as_dict())))
     return 0
