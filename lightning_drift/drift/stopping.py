@@ -42,12 +42,13 @@ class StopRule:
         """
         if self.zone is None:
             return
-        ended = [step for step, zone in self.zones.items() if ZONES.index(zone) >= ZONES.index(self.zone)]
+        limit = ZONES.index(self.zone)
+        ended = [step for step, zone in self.zones.items() if ZONES.index(zone) >= limit]
         if trainer.ckpt_path and ended:
             step = min(ended)
             raise UserError(
-                f"the fit ended at step {step} because it was {self.zones[step]}; to go on from there, give a "
-                "later zone or null",
+                f"the fit ended at step {step} because it was {self.zones[step]}; to go on from there, give "
+                "a later zone or null",
                 "clip_drift.stop_when",
             )
         if _step_checkpoint(trainer) is None:

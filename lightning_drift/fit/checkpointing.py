@@ -1,6 +1,5 @@
 """Checkpoints at chosen steps, complete at their final name, with room checked before they are written."""
 
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.atomic import atomic_link, atomic_write
 from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import shown, whole
@@ -178,7 +177,7 @@ class StepCheckpoint(Checkpoint):
         same_step = source is not None and source.name == PATTERN.format(step=trainer.global_step)
         if same_step and source is not None and source.parent == path.parent:
             if trainer.is_global_zero:
-                _link(source, path)
+                atomic_link(source, path)
             trainer.strategy.barrier()
         else:
             trainer.save_checkpoint(path)
@@ -199,16 +198,3 @@ class StepCheckpoint(Checkpoint):
         for step in newest_first[self.keep :]:
             if step not in (now, self._required):
                 saved[step].unlink()
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a complete file a second name without a copy, or copy it where the file system has no links."""
-    partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        with atomic_write(target) as file, open(source, "rb") as original:
-            shutil.copyfileobj(original, file)
-        return
-    os.replace(partial, target)
