@@ -38,6 +38,7 @@ from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prom
 from lightning_drift.fit.optimizer import check_rate
 from lightning_drift.fit.outcome import finished, stopped
 from lightning_drift.fit.progress import StepProgressBar
+from lightning_drift.fit.resume import check_weights
 from lightning_drift.fit.runs import (
     Run,
     RunFolder,
@@ -129,7 +130,8 @@ class DriftCLI(LightningCLI):
             )
         finally:
             if self.claimed is not None:
-                self.claimed.leave()
+                trainer = getattr(self, "trainer", None)
+                self.claimed.leave(trainer is not None and trainer.global_step > self.claimed.run.step)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -262,7 +264,9 @@ class DriftCLI(LightningCLI):
             others = config.step_checkpoint.dirpath and user_path(
                 config.step_checkpoint.dirpath, "step_checkpoint.dirpath"
             )
-            config.ckpt_path = str(find_checkpoint(config.ckpt_path, folder or Path(), others or None))
+            config.ckpt_path = str(
+                find_checkpoint(config.ckpt_path, folder or Path(), others or None, check_weights)
+            )
             folder = run_of(Path(config.ckpt_path)) or folder
         config.trainer.logger = False  # a run's event files hold only what the fit saw
         config.trainer.default_root_dir = str(folder or Path("tb_logs"))

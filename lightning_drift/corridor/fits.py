@@ -145,7 +145,7 @@ class Fit:
             if status == 0 and not any(self.folder.glob("events.out.tfevents.*")):
                 self.unreached = list(self.plan.steps)  # without its curves the page has nothing to show
             if self.unreached:
-                with atomic_write(self.error_file, shared=True) as file:
+                with atomic_write(self.error_file) as file:
                     file.write(f"{self.failure(status, reached)}\n".encode())
         return status
 

@@ -28,6 +28,6 @@ def write_report(folder: Path, page: Path, own: bool = False) -> None:
     for remark in table.remarks:
         notice(remark)
     text = corridor_page(table, choose(table))
-    with atomic_write(page, shared=True) as file:  # a report may be asked for while the corridor writes it
+    with atomic_write(page) as file:
         file.write(text.encode())
     save_png(page.with_suffix(".png"), overview(table))

@@ -28,7 +28,8 @@ def kill_round(round_: Round) -> None:
         victim = dice.choice(["all", "all", "one"]) if round_.job.command == "corridor" else "all"
         _kill(round_, argv, way, dice.random(), victim)
         if round_.result.fell[-1] == "it had ended":
-            break
+            round_.compare()
+            return
     round_.go_on()
 
 
