@@ -5,11 +5,11 @@ import os
 import sys
 import warnings
 from importlib.metadata import version
-from pathlib import Path
-
-import yaml
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.files import user_path
+from lightning_drift.common.numbers import shown
+from lightning_drift.common.yaml_files import parse_yaml, read_yaml_section
 
 USAGE = """usage: lightning-drift COMMAND [options]
 
@@ -94,15 +94,24 @@ def _run(argv: list[str] | None) -> None:
 
 
 def _check_configs(words: list[str]) -> None:
-    """Name the file whose YAML is broken, which the parser's own report leaves out."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        option, _, value = word.partition("=")
-        path = Path(value or following)
-        if option in ("-c", "--config") and path.is_file():
+    """Look at every configuration before the parser does, whose report names no file.
+
+    Raises:
+        UserError: One cannot be read, is not YAML, or holds no options.
+    """
+    from lightning_drift.common.command_line import config_values
+
+    for value in config_values(words):
+        if value.lstrip().startswith("{"):  # options themselves instead of a file
             try:
-                yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+                parse_yaml(value)
+            except UserError as error:
+                raise UserError(f"{shown(value)} {error.message}", "-c") from error
+        else:
+            path = user_path(value, "-c")
+            section = read_yaml_section(path, "configuration", "-c")
+            if not section:
+                raise UserError(f"the configuration {path} holds no options", "-c")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Prompts as people give them: a string, a list, or a text file with one per line; file names of prompts."""
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,19 @@ def is_prompt_file(value: object) -> bool:
     return isinstance(value, str) and value.lower().endswith(".txt")
 
 
+def check_text(text: str, option: str) -> str:
+    """Refuse text that no tokenizer or file can hold: bytes of a command line that are not UTF-8.
+
+    Raises:
+        UserError: It is such text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{shown(text)} holds bytes that are not UTF-8 text", option) from error
+    return text
+
+
 def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
     """Read prompts.
 
@@ -57,9 +71,9 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
             )
         if not prompts:
             raise UserError("the list of prompts is empty", option)
-        return list(dict.fromkeys(prompts))
+        return list(dict.fromkeys(check_text(prompt, option) for prompt in prompts))
     if not is_prompt_file(value):
-        return [value]
+        return [check_text(value, option)]
     lines = read_text(find_list(value), "prompt file", option).splitlines()
     prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
     if not prompts:
@@ -70,15 +84,20 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
 def slug(prompt: str) -> str:
     """A file name for a prompt: lower-case words joined by hyphens, at most 72 characters.
 
-    A prompt that is cut short or leaves no character ends in 6 hexadecimal digits of its SHA-256, so that
-    long prompts which begin alike keep apart.
+    A prompt that is cut short, leaves no character, or has one that the system's file names lack ends in 6
+    hexadecimal digits of its SHA-256, so that long prompts which begin alike keep apart.
 
     >>> slug("Monumental, dramatic")
     'monumental-dramatic'
     """
     words = unicodedata.normalize("NFKC", prompt).casefold()
     name = re.sub(r"[^\w]+", "-", words).strip("-_")
-    if name and len(name) <= SLUG_LENGTH:
+    try:
+        os.fsencode(name)
+        whole = True
+    except UnicodeEncodeError:  # a system whose file names are ASCII
+        name, whole = re.sub(r"[^\w]+", "-", name.encode("ascii", "replace").decode()).strip("-_"), False
+    if whole and name and len(name) <= SLUG_LENGTH:
         return name
     digest = hashlib.sha256(prompt.encode()).hexdigest()[:6]
     return f"{name[:SLUG_LENGTH].rstrip('-_') or ('empty' if not prompt.strip() else 'prompt')}-{digest}"

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from lightning_drift.assets import DEFAULTS
+from lightning_drift.common.command_line import TextParser, mark_texts, plain, text_options
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import user_path
+from lightning_drift.common.numbers import shown
+from lightning_drift.common.text import printable
+from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.corridor.plan import learning_rates, make_plan, milestones, take_up
 from lightning_drift.corridor.report import write_report
 
@@ -93,7 +97,7 @@ def corridor(
 
     def renew() -> None:
         try:
-            write_report(plan.folder, page)
+            write_report(plan.folder, page, own=True)
         except (OSError, UserError) as error:  # the page can be written again at any time, a fit cannot
             reason = error.strerror or error if isinstance(error, OSError) else error
             notice(f"cannot write {page}: {reason}; the fits go on")
@@ -122,11 +126,12 @@ def report(folder: str, to: str | None = None) -> Path:
     Raises:
         UserError: There is no run in the folder, or the page cannot be written.
     """
-    page = Path(to) if to else Path(folder) / "corridor.html"
+    where = user_path(folder, "folder")
+    page = user_path(to, "to") if to is not None else where / "corridor.html"
     if page.suffix != ".html":
         raise UserError(f"{page} is not a page's name; let it end in .html", "to")
     try:
-        write_report(Path(folder), page)
+        write_report(where, page)
     except OSError as error:
         raise UserError(f"cannot write {page} ({error.strerror or error})", "to") from error
     return page
@@ -140,14 +145,15 @@ def main(argv: Sequence[str]) -> int:
     """
     if argv[:1] == ["report"]:
         about, _, _ = (report.__doc__ or "").partition("\n")
-        parser = ArgumentParser(prog="lightning-drift corridor report", description=about)
+        parser = TextParser(prog="lightning-drift corridor report", description=about)
         parser.add_argument("folder", type=str, help="A corridor's folder, several runs' or one run's.")
         parser.add_function_arguments(report, as_positional=False, skip={"folder"})
-        page = report(**parser.parse_args(argv[1:]).as_dict())
-        print(f"wrote {page} and {page.with_suffix('.png').name} beside it")
+        words = mark_texts(argv[1:], text_options(report).get)
+        page = report(**plain(parser.parse_args(words).as_dict()))
+        print(printable(f"wrote {page} and {page.with_suffix('.png').name} beside it"))
         return 0
     about = " ".join((corridor.__doc__ or "").partition("Args:")[0].split())
-    parser = ArgumentParser(prog="lightning-drift corridor", description=about, add_help=False)
+    parser = TextParser(prog="lightning-drift corridor", description=about, add_help=False)
     parser.add_function_arguments(corridor, as_positional=False, skip={"fit", "recipe"})
     if "-h" in argv or "--help" in argv:
         text = io.StringIO()
@@ -156,7 +162,7 @@ def main(argv: Sequence[str]) -> int:
         print("  -c, --config FILE     Configuration of the fits, with a section `corridor` or without one.")
         return 0
     own, fit = _split(argv)
-    options = parser.parse_args(own).as_dict()
+    options = plain(parser.parse_args(mark_texts(own, text_options(corridor).get)).as_dict())
     with tempfile.TemporaryDirectory(prefix="corridor-") as scratch:
         fit, recipe = _read_configs(fit, Path(scratch))
         if "--print_config" in fit:
@@ -230,10 +236,8 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
         _, has_value, value = word.partition("=")
         if not has_value:
             value, skip = (words[i + 1] if i + 1 < len(words) else ""), True
-        path = Path(value)
-        if not path.is_file():
-            raise UserError(f"there is no configuration file {value!r}", "-c")
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        path = user_path(value, "-c")
+        config = read_yaml(path, "configuration", "-c")
         if not isinstance(config, dict) or "corridor" not in config:
             fit += ["-c", value]  # fit says what is wrong with it
             continue
@@ -243,7 +247,10 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
             raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(options))}")
         recipe |= section
         if "recipe" in section:
-            fit += ["-c", str(path.parent / section["recipe"])]
+            named = section["recipe"]
+            if not isinstance(named, str):
+                raise UserError(f"{shown(named)} in {path} is no file's name", "corridor.recipe")
+            fit += ["-c", str(path.parent / user_path(named, "corridor.recipe"))]
         rest = scratch / f"{i}.yaml"
         rest.write_text(yaml.safe_dump(config), encoding="utf-8")
         fit += ["-c", str(rest)] if config else []

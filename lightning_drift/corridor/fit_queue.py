@@ -64,7 +64,11 @@ def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
         The steps left, the checkpoint to go on from (None: from the beginning) and its step.
     """
     folder = plan.run(rate)
-    run = next((run for run in read(plan.folder).runs if run.rate == rate), None) if folder.is_dir() else None
+    run = (
+        next((run for run in read(plan.folder, own=True, strict=True).runs if run.rate == rate), None)
+        if folder.is_dir()
+        else None
+    )
     reached = {step: path for path, step in checkpoint_steps(folder)[0].items()}
     if run is None or not reached:
         return list(plan.steps), None, 0
@@ -200,7 +204,7 @@ class FitQueue:
         ]
         if not due:
             return
-        cells, left = read(self.plan.folder).cells, self._left()
+        cells, left = read(self.plan.folder, own=True, strict=True).cells, self._left()
         for step in due:
             self._told.add((fit.rate, step))
             cell = cells[fit.folder.name, step]

@@ -1,6 +1,8 @@
 """ImageWriter: finished pictures to disk, complete or not at all, and never twice."""
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +12,7 @@ from PIL import Image
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.images.png import Picture, parameters_digest, stored_parameters, write_png
 
 SHEET_SIDE = 8192  # pixels; the contact sheet's thumbnails shrink to stay below it
@@ -63,7 +66,7 @@ class ImageWriter(BasePredictionWriter):
         path = self.output_dir / f"{name}.png"
         ours = path if name.endswith(f"_{digest}") else path.with_name(f"{path.stem}_{digest}.png")
         for candidate in (path, ours):
-            if not candidate.exists():
+            if not os.path.lexists(candidate):  # a link to nothing is somebody's too
                 return candidate, False
             if stored_parameters(candidate) == text["parameters"]:
                 return candidate, True
@@ -122,8 +125,8 @@ class ImageWriter(BasePredictionWriter):
         for key in ((row, column) for row in rows for column in columns):
             image = Image.new("RGB", (8, 8))  # a picture that is not there
             if key in entries:
-                with Image.open(entries[key]) as opened:
-                    image = opened.convert("RGB")
+                with suppress(UndecodableError):  # damaged since it was made: its cell stays black
+                    image = decode(entries[key]).image
                 image.thumbnail((limit, limit))
             images.append(image)
         sheet = contact_sheet(images, rows=rows if any(rows) else None, columns=columns)

@@ -1,13 +1,14 @@
 """The ``export`` command: a fine-tune as a diffusers folder, one file for other programs, or a small one."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
-
+from lightning_drift.common.command_line import TextParser, mark_texts, plain, text_options
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import whole
 from lightning_drift.export.change import export_change
 from lightning_drift.export.delta_lora import Change
 from lightning_drift.export.exported import Exported
@@ -97,8 +98,8 @@ def _check_options(
         raise UserError("a whole model loses nothing to measure; leave it out", "--measure")
     if rank is not None and form != "lora":
         raise UserError("only a LoRA has a rank; add --format lora, or leave it out", "--rank")
-    if rank is not None and rank < 1:
-        raise UserError(f"{rank} keeps nothing; give 1 or more", "--rank")
+    if rank is not None:
+        whole(rank, "--rank", 1)
     if drift != "auto":
         check_drift(drift, "--drift")
 
@@ -121,10 +122,11 @@ def _at_drift(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``lightning-drift export`` with its command line."""
     about, _, _ = (export.__doc__ or "").partition("\n")
-    parser = ArgumentParser(prog="lightning-drift export", description=about)
+    parser = TextParser(prog="lightning-drift export", description=about)
     parser.add_function_arguments(export, as_positional=False, skip={"overwrite"})
     parser.add_argument(
         "--overwrite", action="store_true", help="Replace an earlier export of the same name."
     )
-    print(export(**parser.parse_args(argv).as_dict()))
+    words = mark_texts(sys.argv[1:] if argv is None else argv, text_options(export).get)
+    print(export(**plain(parser.parse_args(words).as_dict())))
     return 0

@@ -1,6 +1,7 @@
 """Checkpoints at chosen steps, complete at their final name, with room checked before they are written."""
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,10 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import whole
 from lightning_drift.common.text import byte_size
 from lightning_drift.fit.milestones import Milestones
+from lightning_drift.weights.finite import refuse_not_finite
 
 MARGIN = 64 * 2**20  # bytes left free beside a checkpoint, for event files and pictures
 PATTERN = "step={step:05d}.ckpt"
@@ -52,8 +55,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint without running any code it may hold."""
-        return read_checkpoint(path)
+        """Read a checkpoint without running any code it may hold; its weights must be numbers."""
+        checkpoint = read_checkpoint(path)
+        refuse_not_finite(checkpoint["state_dict"], str(path))
+        return checkpoint
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -106,8 +111,9 @@ class StepCheckpoint(Checkpoint):
         steps: Optimizer steps to keep, such as ``800,1200,1600``; empty for none. The last step is saved as
             ``last.ckpt``.
         last_every_n_steps: How often to renew ``last.ckpt``; 0 only at the end of the run.
-        keep: Keep only this many of the newest step checkpoints; null keeps all. An older file is deleted
-            only once a newer one is complete.
+        keep: Keep only this many step checkpoints, those of the highest steps; null keeps all. After going
+            back to an earlier step, what lies ahead of it belongs to the branch that was left, and goes
+            first. A file is deleted only once a newer one is complete, and never the one just written.
         dirpath: Another folder for the files; null for the run folder's ``checkpoints``.
     """
 
@@ -119,10 +125,9 @@ class StepCheckpoint(Checkpoint):
         dirpath: str | None = None,
     ) -> None:
         super().__init__()
-        if keep is not None and keep < 1:
-            raise UserError(
-                f"{keep} would delete every checkpoint; give 1 or more, or null", "step_checkpoint.keep"
-            )
+        if keep is not None:
+            whole(keep, "step_checkpoint.keep", 1)
+        whole(last_every_n_steps, "step_checkpoint.last_every_n_steps", 0)
         self.milestones = Milestones(steps, "step_checkpoint.steps")
         self.last_every_n_steps = last_every_n_steps
         self.keep = keep
@@ -177,11 +182,17 @@ class StepCheckpoint(Checkpoint):
         folder = self.folder(trainer)  # asks all ranks
         if self.keep is None or not trainer.is_global_zero:
             return
-        # By time, not by step: after going back to an earlier step, what lies ahead of it is the older file.
-        saved = sorted(folder.glob("step=*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-        for old in saved[: -self.keep]:
-            if old.name != PATTERN.format(step=self._required):
-                old.unlink()
+        saved = {
+            int(match[1]): path
+            for path in folder.glob("step=*.ckpt")
+            if (match := re.fullmatch(r"step=(\d{5,18})\.ckpt", path.name))
+        }
+        now = trainer.global_step
+        # File dates tell nothing: clocks go back, and copies are new.
+        newest_first = sorted(saved, key=lambda step: (step > now, -step))
+        for step in newest_first[self.keep :]:
+            if step not in (now, self._required):
+                saved[step].unlink()
 
 
 def _link(source: Path, target: Path) -> None:

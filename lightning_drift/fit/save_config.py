@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -59,22 +57,11 @@ class SaveConfig(SaveConfigCallback):
             write_sheet(Path(folder) / "instance_images.png")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """After an interrupt, say how to go on; of a run that could not begin, leave no folder behind."""
+        """After an interrupt, say how to go on."""
         folder = Path(trainer.log_dir or "")
-        if trainer.logger is not None and not (folder / "config.yaml").exists() and trainer.is_global_zero:
-            _remove_event_files(folder)
         if isinstance(exception, KeyboardInterrupt) and (folder / "checkpoints" / "last.ckpt").exists():
             config = shlex.quote(str(folder / "config.yaml"))
             notice(
                 f"stopped at step {trainer.global_step}; go on with: "
                 f"lightning-drift fit -c {config} --ckpt_path last"
             )
-
-
-def _remove_event_files(folder: Path) -> None:
-    """Delete a folder that holds nothing but the event file Lightning opens before it checks anything."""
-    files = list(folder.iterdir()) if folder.is_dir() else []
-    if all(path.name.startswith("events.out.tfevents.") or path.name == "hparams.yaml" for path in files):
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            folder.parent.rmdir()  # only if no other run is in it

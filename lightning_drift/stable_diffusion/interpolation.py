@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import real
 from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.loading import open_base
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.weights.files import Weights
+from lightning_drift.weights.split_weights import set_weight_
 
 MOST = 1.5
 """The largest drift."""
@@ -30,13 +32,12 @@ def check_drift(value: float, option: str) -> float:
         option: The option that holds it, for the message.
 
     Raises:
-        UserError: It is out of range.
+        UserError: It is no number, or out of range.
     """
-    if not 0 <= value <= MOST:
-        raise UserError(
-            f"{value:g} is out of range; give 0 (the base) to {MOST}, 1 is the model as trained", option
-        )
-    return value
+    try:
+        return real(value, option, 0, MOST)
+    except UserError as error:
+        raise UserError(f"{error.message}; 0 is the base, 1 the model as trained", option) from error
 
 
 def base_of(opened: OpenedPipeline, base: str | None = None) -> OpenedPipeline:
@@ -127,8 +128,9 @@ def load_weights_(modules: Mapping[str, nn.Module], weights: Mapping[str, Weight
         UserError: A weight cannot be read or is not finite; the weights before it have changed already.
     """
     for part, module in modules.items():
-        for name, tensor in module.state_dict().items():
-            tensor.copy_(weights[part].read(name).reshape(tensor.shape))
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if name in weights[part].shapes:  # no model file holds some buffers
+                set_weight_(tensor, weights[part].read(name).reshape(tensor.shape))
 
 
 @contextmanager
@@ -151,7 +153,8 @@ def interpolating(
     try:
         yield lambda drift: load_weights_(modules, {p: lerped(base[p], own[p], drift) for p in modules})
     finally:
-        load_weights_(modules, own)
+        # Whatever they hold: what was there before is what must be there after.
+        load_weights_(modules, {part: replace(weights, checked=False) for part, weights in own.items()})
 
 
 def _copy(part: str, module: nn.Module) -> Weights:

@@ -11,6 +11,7 @@ import torch
 from helpers.bits import assert_same_bits
 from helpers.fits import fit
 from helpers.stand_ins import Latents
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_drift.common.errors import UserError
@@ -237,3 +238,28 @@ def test_a_checkpoint_holds_the_recipe_and_no_autoencoder(tiny_sd: str, trainer:
     }
     assert recipe.items() >= (knobs | {"learning_rate": 1e-4, "precision": "32-true"}).items()
     assert recipe["optimizer"] == "bitsandbytes.optim.adamw.AdamW8bit"
+
+
+def test_pruning_goes_by_steps_and_not_by_file_dates(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
+    checkpoint = StepCheckpoint("1,2,3", last_every_n_steps=0, keep=2, dirpath=str(tmp_path))
+
+    class ClockGoesBack(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            for path in tmp_path.glob("*.ckpt"):  # saved while the clock was years ahead
+                os.utime(path, (2**31, 2**31))
+
+    (tmp_path / "step=mine.ckpt").write_text("a user's file")
+    callbacks = [checkpoint, ClockGoesBack()]
+    trainer(max_steps=3, callbacks=callbacks).fit(DreamBooth(tiny_sd), datamodule=Latents())
+    assert sorted(path.name for path in tmp_path.glob("step=*")) == [
+        "step=00002.ckpt",
+        "step=00003.ckpt",
+        "step=mine.ckpt",
+    ]
+
+
+def test_a_resume_from_weights_that_are_no_numbers_is_refused(tmp_path):
+    state = {"unet.a": torch.ones(3), "unet.b": torch.tensor([1.0, float("nan")])}
+    torch.save({"state_dict": state, "global_step": 4}, tmp_path / "step=00004.ckpt")
+    with pytest.raises(UserError, match=r"step=00004\.ckpt has diverged: unet\.b holds NaN or infinity"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "step=00004.ckpt")
