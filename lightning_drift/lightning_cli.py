@@ -1,13 +1,15 @@
 """LightningCLI as this project sets it up: packaged defaults, run folders, resume rules."""
 
-import re
+import math
 import shlex
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.plugins import CheckpointIO
 
 # Short class names on the command line resolve to what has been imported.
@@ -22,15 +24,35 @@ from lightning_drift import (
     UpscaleImages,
 )
 from lightning_drift.assets import DEFAULTS
+from lightning_drift.common import ends
+from lightning_drift.common.command_line import plain
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import check_writable, user_path
+from lightning_drift.common.names import file_name
+from lightning_drift.common.resources import shortage
+from lightning_drift.common.yaml_files import read_yaml_section
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prompts
+from lightning_drift.fit.optimizer import check_rate
+from lightning_drift.fit.outcome import finished, stopped
 from lightning_drift.fit.progress import StepProgressBar
-from lightning_drift.fit.runs import Run, choose_run, find_checkpoint, rate_name, run_name, run_of
+from lightning_drift.fit.resume import check_weights
+from lightning_drift.fit.runs import (
+    Run,
+    RunFolder,
+    claim_run,
+    find_checkpoint,
+    rate_name,
+    run_beside,
+    run_name,
+    run_of,
+)
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.parser import SentenceParser, expand_paths
+from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made
 
 __all__ = [
     "DreamBooth",
@@ -44,24 +66,38 @@ __all__ = [
     "UpscaleImages",
 ]
 
-# What jsonargparse says of its own types around the sentence that tells what is wrong.
-_BOILERPLATE = (
-    r"Does not validate|Subtypes|Errors:|Expected a NoneType|Given value|Problem with given class_path"
-)
+
+class _Instantiator(_InstantiatorFn):
+    """Lightning's way to make model and data, from plain strings."""
+
+    def __call__(self, class_type: Any, *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
+        make = partial(super().__call__, class_type, applied_instantiation_links=applied_instantiation_links)
+        return made(class_type.__name__, self.key, partial(make, *plain([*args]), **plain(kwargs)))
 
 
-class SentenceParser(LightningArgumentParser):
-    """Reports a bad option in a sentence instead of the usage of two hundred options."""
+_LOGGER = "trainer.logger.init_args"
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Keep what a person needs of jsonargparse's report.
 
-        Raises:
-            UserError: Always.
-        """
-        lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in message.splitlines()]
-        sentences = [line.rstrip(". :") for line in lines if line and not re.match(_BOILERPLATE, line)]
-        raise UserError("; ".join(dict.fromkeys(sentences)) or " ".join(message.split()))
+def _instantiate(class_type: type, *args: Any, **kwargs: Any) -> Any:
+    return made(class_type.__name__, "", partial(class_type, *plain([*args]), **plain(kwargs)))
+
+
+class HearsEnds(Callback):
+    """Keeps the command's own answer to signals, and hands them on to the processes of other devices.
+
+    The Trainer answers SIGTERM with a call to all processes, whatever they are just doing, and with status 0.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The Trainer has just taken the signals."""
+        ends.listen_again()
+
+    on_sanity_check_start = on_validation_start = on_predict_start = on_train_start
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Before this process lets go of the others: they would take it for a fault."""
+        if isinstance(exception, ends.Ended) and (launcher := trainer.strategy.launcher):
+            launcher.kill(exception.number)
 
 
 class DriftCLI(LightningCLI):
@@ -73,23 +109,29 @@ class DriftCLI(LightningCLI):
 
     def __init__(self, argv: list[str] | None = None) -> None:
         fit, predict = str(DEFAULTS / "fit.yaml"), str(DEFAULTS / "predict.yaml")
-        self.run: Run | None = None
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=SentenceParser,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=SaveConfig,
-            parser_kwargs={
-                "fit": {"default_config_files": [fit]},
-                "validate": {"default_config_files": [fit]},
-                "predict": {"default_config_files": [predict]},
-            },
-            args=argv,
-        )
+        self.words = sys.argv[1:] if argv is None else argv
+        self.claimed: RunFolder | None = None
+        try:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                parser_class=SentenceParser,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                save_config_callback=SaveConfig,
+                parser_kwargs={
+                    "fit": {"default_config_files": [fit]},
+                    "validate": {"default_config_files": [fit]},
+                    "predict": {"default_config_files": [predict]},
+                },
+                args=argv,
+            )
+        finally:
+            if self.claimed is not None:
+                trainer = getattr(self, "trainer", None)
+                self.claimed.leave(trainer is not None and trainer.global_step > self.claimed.run.step)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -124,8 +166,28 @@ class DriftCLI(LightningCLI):
             parser.add_lightning_class_args(StepCheckpoint, "step_checkpoint")
             parser.add_lightning_class_args(SeedGrid, "seed_grid")
             parser.add_lightning_class_args(ClipDrift, "clip_drift")
-            parser.link_arguments("seed_everything", "model.init_args.seed")
-            parser.link_arguments("seed_everything", "data.init_args.seed")
+            for section in ("model", "data"):
+                parser.link_arguments("seed_everything", f"{section}.init_args.seed", compute_fn=chosen_seed)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, and refuse what no command could run with.
+
+        Raises:
+            UserError: An option is refused; it is named.
+        """
+        self.config = parser.parse_args(sys.argv[1:] if args is None else args)
+        config = self.config[self.config.subcommand]
+        check_seed(config.seed_everything)
+        check_trainer(config.trainer)
+        rate = config.model.get("init_args", {}).get("learning_rate")
+        if isinstance(rate, float) and not math.isfinite(rate):  # it names the run
+            check_rate(rate, "model.learning_rate")
+        expand_paths(config)
+
+    def _add_instantiators(self) -> None:
+        self.parser.add_instantiator(_Instantiator(self, "model"), LightningModule)
+        self.parser.add_instantiator(_Instantiator(self, "data"), LightningDataModule)
+        self.parser.add_instantiator(_instantiate, object)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let a checkpoint override the command line; ours never does."""
@@ -134,6 +196,7 @@ class DriftCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve ``--ckpt_path`` and the run folder before anything is loaded."""
+        ends.begin()
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             self._prepare_fit(config)
@@ -153,12 +216,24 @@ class DriftCLI(LightningCLI):
                 )
             return
         settings = logger.init_args
+        _find_run(settings, config.config)
         model, data = config.model.get("init_args", {}), config.data.get("init_args", {})
         stem = rate_name(model.get("learning_rate", 0.0))
         subject = Path(str(data.get("instance_dir", "run"))).resolve().name
-        name = run_name(settings.version)
-        run = choose_run(Path(settings.save_dir), settings.name, name, config.ckpt_path, (subject, stem))
-        self.run = run
+        others = config.step_checkpoint.dirpath and user_path(
+            config.step_checkpoint.dirpath, "step_checkpoint.dirpath"
+        )
+        if others:
+            check_writable(others, "step_checkpoint.dirpath")
+        root = user_path(settings.save_dir, f"{_LOGGER}.save_dir")
+        _check_names(settings)
+        version = run_name(settings.version)
+        with ends.held():  # what is claimed is let go of
+            self.claimed = claim_run(
+                root, settings.name, version, config.ckpt_path, (subject, stem), others or None
+            )
+        run = self.claimed.run
+        settings.save_dir = str(root)
         settings.name, settings.version = run.subject, run.name
         if run.checkpoint is not None:
             config.ckpt_path = str(run.checkpoint)
@@ -175,14 +250,23 @@ class DriftCLI(LightningCLI):
     def _prepare_validate(self, config: Any) -> None:
         settings = getattr(config.trainer.logger, "init_args", None)
         folder = None
+        if settings is not None:
+            _find_run(settings, config.config)
         if settings is not None and settings.name and settings.version is not None:
-            folder = Path(settings.save_dir) / settings.name / str(run_name(settings.version))
+            _check_names(settings)
+            root = user_path(settings.save_dir, f"{_LOGGER}.save_dir")
+            folder = root / settings.name / str(run_name(settings.version))
         if config.ckpt_path == "last" and folder is None:
             raise UserError(
                 "'last' is the last checkpoint of a run; pass the run's own config.yaml with -c", "ckpt_path"
             )
         if config.ckpt_path:
-            config.ckpt_path = str(find_checkpoint(config.ckpt_path, folder or Path()))
+            others = config.step_checkpoint.dirpath and user_path(
+                config.step_checkpoint.dirpath, "step_checkpoint.dirpath"
+            )
+            config.ckpt_path = str(
+                find_checkpoint(config.ckpt_path, folder or Path(), others or None, check_weights)
+            )
             folder = run_of(Path(config.ckpt_path)) or folder
         config.trainer.logger = False  # a run's event files hold only what the fit saw
         config.trainer.default_root_dir = str(folder or Path("tb_logs"))
@@ -196,24 +280,26 @@ class DriftCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            if isinstance(error.__cause__, UserError):
-                raise error.__cause__ from None
-            raise
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__
+            raise cause or error from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with our checkpoint writer and progress bar."""
         config = self._get(self.config_init, "trainer", default={})
+        for name, value in config.items():
+            config[name] = plain(value)
         plugins = config.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        callbacks = config.get("callbacks") or []
+        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), HearsEnds()]
         if config.get("enable_progress_bar") is not False:
-            callbacks = config.get("callbacks") or []
-            config["callbacks"] = [
-                *(callbacks if isinstance(callbacks, list) else [callbacks]),
-                StepProgressBar(),
-            ]
-        return super().instantiate_trainer(**kwargs)
+            config["callbacks"].append(StepProgressBar())
+        trainer: Trainer = made("the Trainer", "trainer", partial(super().instantiate_trainer, **kwargs))
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a module that can plan itself is asked first, and its plan is all of a dry run.
@@ -228,30 +314,114 @@ class DriftCLI(LightningCLI):
                 raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
             if dry:
                 return
-        super()._run_subcommand(subcommand)
+        try:
+            super()._run_subcommand(subcommand)
+        except ModuleNotFoundError as error:  # a callback's or a profiler's package that is not installed
+            raise UserError(" ".join(str(error).split())) from error
+        except ends.Ended as end:
+            end.reached = self._reached(subcommand)
+            raise
+        except Exception as error:
+            # Not one for a training that failed by itself: it would fail there again.
+            if lacking := shortage(error, self._place()):
+                notice(f"stopped {self._reached(subcommand)}")
+                if not isinstance(error, UserError):
+                    raise UserError(lacking) from error
+            raise
+
+    @property
+    def run(self) -> Run | None:
+        """The run that a fit writes; None without a run folder."""
+        return self.claimed.run if self.claimed is not None else None
+
+    def _place(self) -> Path:
+        """Where the command writes."""
+        writers = [c for c in self.trainer.callbacks if isinstance(c, ImageWriter)]  # type: ignore[attr-defined]
+        if writers:
+            return writers[0].output_dir
+        return self.run.folder if self.run is not None else Path(self.trainer.default_root_dir)
 
     # -- what was done ----------------------------------------------------------------------------------
 
+    def _reached(self, subcommand: str) -> str:
+        """What a command has done that is ended before its time, and how to go on."""
+        again = f"lightning-drift {shlex.join(self.words)}"
+        if subcommand == "fit":
+            return stopped(self.trainer, self.run, self.words)
+        writers = [c for c in self.trainer.callbacks if isinstance(c, ImageWriter)]  # type: ignore[attr-defined]
+        if subcommand == "predict" and writers:
+            return f"with {_pictures(writers[0])}; go on with: {again}"
+        return f"before all was rendered; start it again with: {again}"
+
     def after_fit(self) -> None:
         """Say where everything is."""
-        if self.run is None or not self.trainer.is_global_zero:
-            return
-        folder = self.run.folder
-        last = getattr(self.trainer.checkpoint_callback, "last_saved", None)
-        print(f"\nThe run is in {folder}: seed grids in grids/, checkpoints in checkpoints/")
-        root = shlex.quote(str(self.run.root))
-        print(f"Look at it:   tensorboard --logdir {root} --samples_per_plugin images=1000")
-        if last is not None:
-            print(f"Dream of it:  lightning-drift predict --model.pipeline {shlex.quote(str(last))}")
-        sys.stdout.flush()
+        if self.trainer.is_global_zero:
+            print("\n" + "\n".join(finished(self.trainer, self.run)), flush=True)
 
     def after_validate(self) -> None:
         """Say where the grids are."""
-        print(f"The grids are in {Path(self.trainer.default_root_dir) / 'validate'}")
+        folder = Path(self.trainer.default_root_dir) / "validate"
+        if self.trainer.is_global_zero:
+            print(f"The grids are in {folder}" if folder.is_dir() else "No grid was rendered")
 
     def after_predict(self) -> None:
         """Say where the pictures are."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ImageWriter) and self.trainer.is_global_zero:
-                skipped = f", {len(callback.skipped)} were there already" if callback.skipped else ""
-                print(f"{len(callback.written)} pictures written to {callback.output_dir}{skipped}")
+                print(_pictures(callback))
+
+
+def _pictures(writer: ImageWriter) -> str:
+    count = len(writer.written)
+    skipped = f", {len(writer.skipped)} were there already" if writer.skipped else ""
+    return f"{count} picture{'s' * (count != 1)} written to {writer.output_dir}{skipped}"
+
+
+def _find_run(settings: Any, configs: Sequence[Any] | None) -> None:
+    """Let a logger's settings lead to the run whose own configuration was given, wherever that lies now.
+
+    Names given beside it on the command line, which differ from what it records, lead elsewhere and hold.
+    """
+    paths = [Path(str(path.absolute)) for path in configs or []]
+    folder = run_beside(paths)
+    if folder is None:
+        return
+    recorded = (
+        read_yaml_section(folder / "config.yaml", "run's configuration")
+        if (folder / "config.yaml").is_file()
+        else {}
+    )
+    logger = (
+        (recorded.get("trainer") or {}).get("logger") if isinstance(recorded.get("trainer"), dict) else None
+    )
+    own = logger.get("init_args") if isinstance(logger, dict) else None
+    if not isinstance(own, dict) or any(
+        settings.get(key) != own.get(key) for key in ("save_dir", "name", "version")
+    ):
+        return
+    if (
+        user_path(settings.save_dir).joinpath(settings.name, str(run_name(settings.version))).resolve()
+        == folder
+    ):
+        return
+    parts = (*Path(str(settings.name)).parts, *Path(str(run_name(settings.version))).parts)
+    if folder.parts[-len(parts) :] == parts:  # the names are the same, so the place above them is another
+        settings.save_dir = str(Path(*folder.parts[: -len(parts)]))
+    else:
+        settings.save_dir, settings.name, settings.version = (
+            str(folder.parent.parent),
+            folder.parent.name,
+            folder.name,
+        )
+
+
+def _check_names(settings: Any) -> None:
+    """Refuse names of a subject or a run that would lead out of the log folder.
+
+    Raises:
+        UserError: A part of one is not a folder's name.
+    """
+    for key in ("name", "version"):
+        if isinstance(value := settings[key], str):
+            for part in value.split("/"):
+                file_name(part, f"{_LOGGER}.{key}")

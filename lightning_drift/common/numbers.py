@@ -4,6 +4,9 @@ import math
 
 from lightning_drift.common.errors import UserError
 
+MOST_TOGETHER = 1024
+"""The largest batch: pictures or photos that go through a model together."""
+
 MAX_SEED = 2**63 - 1
 """The largest seed; seeds of other programs reach 2**64, which PyTorch's generators do not tell apart."""
 
@@ -69,6 +72,8 @@ def shown(value: object) -> str:
     """
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a number of {value.bit_length()} bits"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"{value:g}"  # 2 as it was written, not 2.0
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}… (a {type(value).__name__})"
 

@@ -1,6 +1,7 @@
 """Prompts as people give them: a string, a list, or a text file with one per line; file names of prompts."""
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,8 @@ from lightning_drift.common.files import read_text, user_path
 from lightning_drift.common.numbers import shown
 
 SLUG_LENGTH = 72
+SLUG_BYTES = 216
+"""File systems take 255 bytes, and a seed, a digest and an ending follow; 72 characters of 3 bytes fit."""
 
 
 def find_list(name: str) -> Path:
@@ -28,6 +31,19 @@ def find_list(name: str) -> Path:
 def is_prompt_file(value: object) -> bool:
     """Whether prompts are given as the name of a text file."""
     return isinstance(value, str) and value.lower().endswith(".txt")
+
+
+def check_text(text: str, option: str) -> str:
+    """Refuse text that no tokenizer or file can hold: bytes of a command line that are not UTF-8.
+
+    Raises:
+        UserError: It is such text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{shown(text)} holds bytes that are not UTF-8 text", option) from error
+    return text
 
 
 def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
@@ -57,9 +73,9 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
             )
         if not prompts:
             raise UserError("the list of prompts is empty", option)
-        return list(dict.fromkeys(prompts))
+        return list(dict.fromkeys(check_text(prompt, option) for prompt in prompts))
     if not is_prompt_file(value):
-        return [value]
+        return [check_text(value, option)]
     lines = read_text(find_list(value), "prompt file", option).splitlines()
     prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
     if not prompts:
@@ -68,17 +84,23 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
 
 
 def slug(prompt: str) -> str:
-    """A file name for a prompt: lower-case words joined by hyphens, at most 72 characters.
+    """A file name for a prompt: lower-case words joined by hyphens, at most 72 characters and 216 bytes.
 
-    A prompt that is cut short or leaves no character ends in 6 hexadecimal digits of its SHA-256, so that
-    long prompts which begin alike keep apart.
+    A prompt that is cut short, leaves no character, or has one that the system's file names lack ends in 6
+    hexadecimal digits of its SHA-256, so that long prompts which begin alike keep apart.
 
     >>> slug("Monumental, dramatic")
     'monumental-dramatic'
     """
     words = unicodedata.normalize("NFKC", prompt).casefold()
     name = re.sub(r"[^\w]+", "-", words).strip("-_")
-    if name and len(name) <= SLUG_LENGTH:
+    try:
+        os.fsencode(name)
+        whole = True
+    except UnicodeEncodeError:  # a system whose file names are ASCII
+        name, whole = re.sub(r"[^\w]+", "-", name.encode("ascii", "replace").decode()).strip("-_"), False
+    if whole and name and len(name) <= SLUG_LENGTH and len(name.encode()) <= SLUG_BYTES:
         return name
-    digest = hashlib.sha256(prompt.encode()).hexdigest()[:6]
-    return f"{name[:SLUG_LENGTH].rstrip('-_') or ('empty' if not prompt.strip() else 'prompt')}-{digest}"
+    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    start = name[:SLUG_LENGTH].encode()[:SLUG_BYTES].decode(errors="ignore")
+    return f"{start.rstrip('-_') or ('empty' if not prompt.strip() else 'prompt')}-{digest}"

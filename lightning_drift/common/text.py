@@ -1,5 +1,7 @@
 """Names, times and sizes as messages write them."""
 
+import shlex
+import unicodedata
 from collections.abc import Iterable
 
 _NAMES_SHOWN = 8
@@ -14,6 +16,19 @@ def listed(names: Iterable[str]) -> str:
     names = list(names)
     shown, rest = names[:_NAMES_SHOWN], len(names) - _NAMES_SHOWN
     return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
+
+
+def reason(error: BaseException) -> str:
+    r"""What a library says in an exception, in one line of at most 300 characters.
+
+    >>> reason(ValueError("no such\n  schedule"))
+    'no such schedule'
+    >>> reason(KeyError("act_fn"))
+    "KeyError 'act_fn'"
+    """
+    text = " ".join(str(error).split())[:300].rstrip(". ")
+    kind = type(error).__name__
+    return f"{kind} {text}".strip() if isinstance(error, LookupError) or not text else text
 
 
 def duration(seconds: float) -> str:
@@ -39,3 +54,37 @@ def byte_size(count: float) -> str:
         if count < 1024:
             return f"{count:.2f} {unit}"
     return f"{count / 1024:.2f} GiB"
+
+
+def shell_word(text: str) -> str:
+    r"""A text as one word of a command that is copied into a shell.
+
+    Control characters are written out: a terminal would take some of them, pasted, for keys.
+
+    >>> shell_word("a cup"), shell_word("a\x03b")
+    ("'a cup'", "$'a\\x03b'")
+    """
+    if printable(text) == text:
+        return shlex.quote(text)
+    data = text.encode("utf-8", "surrogateescape")
+    plain = (chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}" for byte in data)
+    return f"$'{''.join(plain)}'"
+
+
+def printable(text: str) -> str:
+    r"""A text as one line that a terminal shows and does not obey.
+
+    Control characters (line breaks and escape sequences included), marks that turn the direction of writing
+    or take no room, line separators and halves of surrogate pairs are written as Python writes them.
+
+    >>> printable("a\x1b[2J.jpg")
+    'a\\x1b[2J.jpg'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else character
+        for character in text
+    )

@@ -2,7 +2,6 @@
 
 import io
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -11,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from lightning_drift.assets import DEFAULTS
+from lightning_drift.common import ends
+from lightning_drift.common.command_line import TextParser, mark_texts, plain, text_options
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import check_writable, user_path
+from lightning_drift.common.numbers import shown
+from lightning_drift.common.text import printable
+from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.corridor.plan import learning_rates, make_plan, milestones, take_up
 from lightning_drift.corridor.report import write_report
+from lightning_drift.photos.folder import find_folder, find_pictures
 
 # Decided by the corridor, fit by fit.
 _TAKEN = {
@@ -60,13 +65,14 @@ def corridor(
         name: The corridor's folder, ``tb_logs/<subject>/<name>``; by default ``corridor``.
 
     Returns:
-        The exit status: 1 if a fit failed, else 0.
+        The exit status: 1 if a fit did not reach its last step, whatever its own status; else 0.
 
     Raises:
         UserError: An option is wrong, or the folder holds a corridor made in another way.
-        KeyboardInterrupt: After all fits were stopped in order.
+        Ended: By a signal, after all fits were stopped in order.
     """
-    from lightning_drift.corridor.fit_queue import FitQueue, find_slots
+    from lightning_drift.corridor.fit_queue import FitQueue, find_slots, refuse_invisible
+    from lightning_drift.fit.runs import rate_text
 
     command_line = {"lr": lr, "steps": steps, "devices": devices, "name": name}
     # A section's values are what YAML makes of them: 0 is the first GPU.
@@ -81,11 +87,19 @@ def corridor(
     # The cheap mistakes first: the fit's own options take seconds to check.
     rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
     if devices != "auto":
-        find_slots(devices, "auto")
+        refuse_invisible(find_slots(devices, "auto"))
     config = _fit_config(fit)
     plan = make_plan(config, rates, counts, name)
     own_rates = list(plan.rates)  # the folder may hold others
-    slots = find_slots(devices, str((config.get("trainer") or {}).get("accelerator")))
+    accelerator = str((config.get("trainer") or {}).get("accelerator"))
+    slots = find_slots(devices, accelerator)
+    if accelerator == "cpu" and any(slot != "cpu" for slot in slots):
+        raise UserError(
+            f"{devices} are GPUs, and trainer.accelerator is cpu; leave one of the two out",
+            "corridor.devices",
+        )
+    _check_photos(config)
+    check_writable(plan.folder, "trainer.logger.init_args.save_dir")
     plan = take_up(plan)
     page = plan.folder / "corridor.html"
     shape = f"{_counted(len(plan.rates), 'learning rate')} x {_counted(len(plan.steps), 'step')}"
@@ -93,7 +107,7 @@ def corridor(
 
     def renew() -> None:
         try:
-            write_report(plan.folder, page)
+            write_report(plan.folder, page, own=True)
         except (OSError, UserError) as error:  # the page can be written again at any time, a fit cannot
             reason = error.strerror or error if isinstance(error, OSError) else error
             notice(f"cannot write {page}: {reason}; the fits go on")
@@ -101,11 +115,18 @@ def corridor(
     queue = FitQueue(plan, own_rates, slots, renew)
     try:
         queue.run()
+    except ends.Ended as end:
+        end.reached = f"with {queue.reached()}; all fits are stopped"
+        raise
     finally:
         renew()
     print(f"\nThe page:     {page}\nContact sheet: {page.with_suffix('.png')}")
-    print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(plan.root / plan.subject))}")
-    return 1 if queue.failed else 0
+    print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(plan.root / plan.subject))}", flush=True)
+    if queue.failed:
+        rates_text = ", ".join(rate_text(rate) for rate in queue.failed)
+        notice(f"lr {rates_text} did not reach step {plan.steps[-1]}")
+        return 1
+    return 0
 
 
 def report(folder: str, to: str | None = None) -> Path:
@@ -122,11 +143,12 @@ def report(folder: str, to: str | None = None) -> Path:
     Raises:
         UserError: There is no run in the folder, or the page cannot be written.
     """
-    page = Path(to) if to else Path(folder) / "corridor.html"
+    where = user_path(folder, "folder")
+    page = user_path(to, "to") if to is not None else where / "corridor.html"
     if page.suffix != ".html":
         raise UserError(f"{page} is not a page's name; let it end in .html", "to")
     try:
-        write_report(Path(folder), page)
+        write_report(where, page)
     except OSError as error:
         raise UserError(f"cannot write {page} ({error.strerror or error})", "to") from error
     return page
@@ -136,18 +158,22 @@ def main(argv: Sequence[str]) -> int:
     """Run ``lightning-drift corridor`` with its command line.
 
     Returns:
-        The exit status: 0; 1 if a fit failed; 130 if it was interrupted.
+        The exit status: 0; 1 if a fit did not reach its last step.
+
+    Raises:
+        Ended: By a signal.
     """
     if argv[:1] == ["report"]:
         about, _, _ = (report.__doc__ or "").partition("\n")
-        parser = ArgumentParser(prog="lightning-drift corridor report", description=about)
+        parser = TextParser(prog="lightning-drift corridor report", description=about)
         parser.add_argument("folder", type=str, help="A corridor's folder, several runs' or one run's.")
         parser.add_function_arguments(report, as_positional=False, skip={"folder"})
-        page = report(**parser.parse_args(argv[1:]).as_dict())
-        print(f"wrote {page} and {page.with_suffix('.png').name} beside it")
+        words = mark_texts(argv[1:], text_options(report).get)
+        page = report(**plain(parser.parse_args(words).as_dict()))
+        print(printable(f"wrote {page} and {page.with_suffix('.png').name} beside it"))
         return 0
     about = " ".join((corridor.__doc__ or "").partition("Args:")[0].split())
-    parser = ArgumentParser(prog="lightning-drift corridor", description=about, add_help=False)
+    parser = TextParser(prog="lightning-drift corridor", description=about, add_help=False)
     parser.add_function_arguments(corridor, as_positional=False, skip={"fit", "recipe"})
     if "-h" in argv or "--help" in argv:
         text = io.StringIO()
@@ -156,29 +182,38 @@ def main(argv: Sequence[str]) -> int:
         print("  -c, --config FILE     Configuration of the fits, with a section `corridor` or without one.")
         return 0
     own, fit = _split(argv)
-    options = parser.parse_args(own).as_dict()
+    options = plain(parser.parse_args(mark_texts(own, text_options(corridor).get)).as_dict())
+    ends.begin()
     with tempfile.TemporaryDirectory(prefix="corridor-") as scratch:
         fit, recipe = _read_configs(fit, Path(scratch))
         if "--print_config" in fit:
             fit.remove("--print_config")
             print(yaml.safe_dump({"corridor": recipe, **_fit_config(fit)}, sort_keys=False), end="")
             raise SystemExit(0)
-        previous = signal.signal(signal.SIGTERM, _interrupt)
+        go_on = f"go on with: {shlex.join(['lightning-drift', 'corridor', *argv])}"
         try:
-            return corridor(fit, recipe, **options)
-        except KeyboardInterrupt:
-            notice(f"stopped; go on with: lightning-drift corridor {shlex.join(argv)}".rstrip())
-            return 130
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+            status = corridor(fit, recipe, **options)
+        except ends.Ended as end:
+            end.reached = f"{end.reached}; {go_on}" if end.reached else f"before a fit began; {go_on}"
+            raise
+        if status:
+            notice(f"to {go_on}")
+        return status
+
+
+def _check_photos(config: dict[str, Any]) -> None:
+    """Look at the fits' photos before there is a corridor of them.
+
+    Raises:
+        UserError: There are none.
+    """
+    data = config.get("data") or {}
+    if str(data.get("class_path", "")).rpartition(".")[2] == "InstanceImages":
+        find_pictures(find_folder(str((data.get("init_args") or {}).get("instance_dir"))))
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -230,10 +265,8 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
         _, has_value, value = word.partition("=")
         if not has_value:
             value, skip = (words[i + 1] if i + 1 < len(words) else ""), True
-        path = Path(value)
-        if not path.is_file():
-            raise UserError(f"there is no configuration file {value!r}", "-c")
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        path = user_path(value, "-c")
+        config = read_yaml(path, "configuration", "-c")
         if not isinstance(config, dict) or "corridor" not in config:
             fit += ["-c", value]  # fit says what is wrong with it
             continue
@@ -243,7 +276,10 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
             raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(options))}")
         recipe |= section
         if "recipe" in section:
-            fit += ["-c", str(path.parent / section["recipe"])]
+            named = section["recipe"]
+            if not isinstance(named, str):
+                raise UserError(f"{shown(named)} in {path} is no file's name", "corridor.recipe")
+            fit += ["-c", str(path.parent / user_path(named, "corridor.recipe"))]
         rest = scratch / f"{i}.yaml"
         rest.write_text(yaml.safe_dump(config), encoding="utf-8")
         fit += ["-c", str(rest)] if config else []

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from math import floor, isfinite, log10
+from math import floor, log10
 from typing import ClassVar, NamedTuple
 
 from lightning_drift.corridor.read import CorridorTable, Point, RecordedRun
@@ -13,6 +13,9 @@ from lightning_drift.drift.descriptions import DESCRIPTIONS, Description
 POSITION = "drift/position"
 LOSS_POINTS = 40
 """Points that the training loss is averaged to: that of single steps is noise."""
+
+_LARGEST = 1e30
+"""Larger values are left out: what overflows tells nothing, and no axis can show it."""
 
 _UNLISTED = {"drift/zone", "drift/borderline"}  # the map shows them
 
@@ -173,7 +176,7 @@ def _points(run: RecordedRun, tag: str) -> list[Point]:
         points = run.readings(tag.removeprefix("drift/"))
     else:
         points = [Point(step, value, value, value) for step, value in run.scalars.get(tag, [])]
-    points = [point for point in points if all(map(isfinite, point))]
+    points = [point for point in points if all(map(_can_be_drawn, point))]
     return _means(points, LOSS_POINTS) if tag == "train/loss" else points
 
 
@@ -189,7 +192,11 @@ def _thresholds(table: CorridorTable, description: Description) -> list[float]:
     """Where the verdict changes, as the runs logged it."""
     tags = [f"corridor/{name}" for name in description.thresholds]
     values = {run.scalars[tag][-1][1] for tag in tags for run in table.runs if tag in run.scalars}
-    return sorted(round(value, 6) for value in values)
+    return sorted(round(value, 6) for value in values if _can_be_drawn(value))
+
+
+def _can_be_drawn(value: float) -> bool:
+    return abs(value) <= _LARGEST  # neither is NaN
 
 
 def _about(label: str, point: Point) -> str:
@@ -209,8 +216,11 @@ def _shown_steps(points: list[Point], last: int) -> list[int]:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers that enclose a range."""
-    span = (high - low) or 1.0
+    span = high - low
+    if span < 1 / _LARGEST:
+        span = 1.0
     power = 10 ** floor(log10(span / 3))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= 4)
     first, last = floor(low / step + 1e-9), -floor(-high / step + 1e-9)
-    return [round(step * index, 10) for index in range(first, max(last, first + 1) + 1)]
+    # Ten digits of each, so that marks of tiny values stay apart.
+    return [float(f"{step * index:.10g}") for index in range(first, max(last, first + 1) + 1)]

@@ -9,6 +9,7 @@ from lightning_drift.corridor.grids import Place, picture_files
 from lightning_drift.corridor.read import CorridorTable, RecordedRun
 from lightning_drift.corridor.wording import labels
 from lightning_drift.images.contact_sheet import GROUND, contact_sheet
+from lightning_drift.images.decode import UndecodableError, decode
 
 COLOURS = {
     "under-drifted": (129, 153, 179),
@@ -52,9 +53,9 @@ def _four(files: Mapping[Place, Path], run: RecordedRun, step: int, side: int) -
     half = side // 2
     for index, (prompt, seed) in enumerate(pairs):
         path = files.get(Place(run.name, step, prompt, seed))
-        if path is not None:
-            with Image.open(path) as image:
-                tile = image.convert("RGB").resize((half, half), Image.Resampling.LANCZOS)
+        picture = _picture(path)
+        if picture is not None:
+            tile = picture.resize((half, half), Image.Resampling.LANCZOS)
             square.paste(tile, ((index % 2) * half, (index // 2) * half))
     return square
 
@@ -62,6 +63,15 @@ def _four(files: Mapping[Place, Path], run: RecordedRun, step: int, side: int) -
 def _side(files: Iterable[Path]) -> int:
     """Twice the pictures' own size, as far as it fits."""
     for path in files:
-        with Image.open(path) as image:
-            return min(_LARGEST, 2 * max(image.size))
+        picture = _picture(path)
+        if picture is not None:
+            return min(_LARGEST, 2 * max(picture.size))
     return _WITHOUT_PICTURES
+
+
+def _picture(path: Path | None) -> Image.Image | None:
+    """A picture; None where there is none or it is damaged, which the page has said."""
+    try:
+        return None if path is None else decode(path).image
+    except UndecodableError:
+        return None

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
 
 from lightning_drift.corridor import recipe, wording
 from lightning_drift.corridor.choice import Choice
@@ -14,7 +13,7 @@ from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
 from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
 from lightning_drift.drift.verdict import PROVENANCE
 from lightning_drift.pages.page import render
-from lightning_drift.pages.thumbnails import PIXEL_ART, Thumbnails
+from lightning_drift.pages.thumbnails import Thumbnails
 
 _BASE = "The untouched model, from the same seeds. Everything else on this page is compared with it."
 
@@ -82,7 +81,7 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
         title=table.title,
         eyebrow=wording.extent(table),
         lead=wording.lead(table, choice),
-        small_pictures=any(_longest(path) <= PIXEL_ART for path in list(files.values())[:1]),
+        small_pictures=thumbnails.pixel_art,
         steps=steps,
         labels=labels,
         named=bool(wording.shared_rates(table)),
@@ -111,11 +110,6 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
             "start": _start(table, choice),
         },
     )
-
-
-def _longest(path: Path) -> int:
-    with Image.open(path) as image:
-        return max(image.size)
 
 
 def _start(table: CorridorTable, choice: Choice) -> list[int]:

@@ -1,5 +1,7 @@
 """Which rates and steps a corridor covers, where its runs lie, and what every one of its fits shares."""
 
+import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -9,10 +11,12 @@ from typing import Any
 import yaml
 
 from lightning_drift.common.atomic import atomic_write
-from lightning_drift.common.errors import UserError
-from lightning_drift.common.number_lists import integers
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.number_lists import decimals, integers
+from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.fit.configuration import TENSORBOARD, differences, same_class, with_prompts
-from lightning_drift.fit.runs import rate_name, safe_name
+from lightning_drift.fit.optimizer import check_rate
+from lightning_drift.fit.runs import rate_name, rate_text, safe_name
 
 PLAN, FIT = "plan.yaml", "fit.yaml"
 """In a corridor's folder: the rates and steps it covers, and the configuration that its fits share."""
@@ -116,42 +120,53 @@ def make_plan(
     )
 
 
+USUAL_RATE = 1e-2
+"""Learning rates beyond it are for optimizers that find their own step size."""
+MOST_STEPS, MOST_LOOKS = 2**53, 1000
+"""The last optimizer step, and how many steps are looked at, at most."""
+_EXAMPLE = "1e-6,2e-6,4e-6"
+
+
 def learning_rates(value: str | float | Iterable[float]) -> list[float]:
     """Read a list of learning rates; ascending, without repetitions.
 
     Raises:
-        UserError: An item is not a number between 0 and 1.
+        UserError: An item is no number above 0 and up to 1, or two would share a folder's name.
 
     >>> learning_rates("4e-6, 1e-6")
     [1e-06, 4e-06]
     """
-    items = value.split(",") if isinstance(value, str) else value if isinstance(value, Iterable) else [value]
-    rates: list[float] = []
-    for item in items:
-        try:
-            rate = float(item)
-        except (TypeError, ValueError):
-            rate = 0.0
-        if not 0 < rate < 1:
+    try:
+        rates = sorted(check_rate(rate, "corridor.lr") for rate in decimals(value, "corridor.lr"))
+    except UserError as error:
+        raise UserError(f"{error.message}; a list is {_EXAMPLE}", "corridor.lr") from error
+    names: dict[str, float] = {}
+    for rate in rates:
+        if names.setdefault(rate_name(rate), rate) != rate:
             raise UserError(
-                f"{str(item).strip()!r} is not a learning rate; write for example 1e-6,2e-6,4e-6",
+                f"{names[rate_name(rate)]!r} and {rate!r} would share the folder {rate_name(rate)}; keep one",
                 "corridor.lr",
             )
-        rates.append(rate)
-    if not rates:
-        raise UserError("the list is empty; write for example 1e-6,2e-6,4e-6", "corridor.lr")
-    return sorted(set(rates))
+    if rates[-1] > USUAL_RATE:
+        notice(
+            f"corridor.lr: a rate of {rate_text(rates[-1])} is beyond {rate_text(USUAL_RATE)}, where a fit "
+            "leaves the corridor at once; only optimizers that find their own step size (Prodigy, "
+            "D-Adaptation) take it"
+        )
+    return rates
 
 
 def milestones(value: str | int | list[int]) -> list[int]:
     """Read the steps of a corridor; ascending, without repetitions.
 
     Raises:
-        UserError: It is not a list of whole numbers above 0.
+        UserError: It is not a list of whole numbers above 0, or of more than 1000.
     """
-    steps = sorted(integers(value, "corridor.steps"))
-    if not steps or steps[0] < 1:
+    steps = sorted(integers(value, "corridor.steps", high=MOST_STEPS))
+    if steps[0] < 1:
         raise UserError("give optimizer steps above 0; the base model at 0 is always shown", "corridor.steps")
+    if len(steps) > MOST_LOOKS:
+        raise UserError(f"{len(steps):,} steps are more than {MOST_LOOKS}; give fewer", "corridor.steps")
     return steps
 
 
@@ -190,12 +205,15 @@ def read_plan(folder: Path) -> tuple[list[float], list[int], dict[str, Any]] | N
     Raises:
         UserError: A file is missing or damaged.
     """
-    if not (folder / PLAN).is_file():
+    if not os.path.lexists(folder / PLAN):
         return None
     try:
-        plan, fit = (yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in (PLAN, FIT))
-        return [float(rate) for rate in plan["lr"]], [int(step) for step in plan["steps"]], dict(fit)
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        plan, fit = (read_yaml(folder / name, "plan") for name in (PLAN, FIT))
+        rates, steps = [float(rate) for rate in plan["lr"]], milestones([int(step) for step in plan["steps"]])
+        if not all(math.isfinite(rate) and rate > 0 for rate in rates):
+            raise ValueError("a learning rate is none")
+        return rates, steps, dict(fit)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(
             f"{folder / PLAN} or {FIT} beside it is damaged ({type(error).__name__}); delete {PLAN} and give "
             "all rates and steps again"
@@ -204,5 +222,5 @@ def read_plan(folder: Path) -> tuple[list[float], list[int], dict[str, Any]] | N
 
 def _write(path: Path, content: dict[str, Any], what: str) -> None:
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    with atomic_write(path, shared=True) as file:  # two corridors may cover one folder
+    with atomic_write(path) as file:
         file.write(f"# lightning-drift corridor: {what}\n{text}".encode())

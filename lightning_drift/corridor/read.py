@@ -1,23 +1,37 @@
 """Runs as their event files tell them: the table learning rate x steps that the page shows."""
 
+import math
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.number_lists import integers
+from lightning_drift.common.files import read_text
 from lightning_drift.common.prompt_lists import slug
-from lightning_drift.corridor.plan import read_plan
+from lightning_drift.common.text import listed
+from lightning_drift.corridor.event_files import MAX_STEP, PATTERN, Events
+from lightning_drift.corridor.plan import FIT, PLAN, read_plan
+from lightning_drift.corridor.run_config import (
+    arguments,
+    checked,
+    checkpoint_folder,
+    learning_rate,
+    read_run_config,
+    seeds_by_prompt,
+)
 from lightning_drift.drift.verdict import ZONES
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.fit.runs import rate_name, rate_text
 
 ERROR_FILE = "{run}.error.txt"
 """Beside a run folder of a corridor: why its fit failed, in a sentence."""
+
+MOST_PICTURES = 1_000_000
+"""Pictures that a page looks for."""
 
 
 class Point(NamedTuple):
@@ -67,6 +81,8 @@ class RecordedRun:
         scalars: Every scalar by tag, in the order of steps.
         verdicts: The verdict's text by step.
         error: Why the fit failed, empty if it did not.
+        root: The folder that the run's files must lie in, links followed; None where they may lie anywhere.
+        remarks: What is damaged or lies elsewhere and was passed over, in sentences.
     """
 
     name: str
@@ -77,6 +93,8 @@ class RecordedRun:
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     verdicts: dict[int, str] = field(default_factory=dict)
     error: str = ""
+    root: Path | None = None
+    remarks: list[str] = field(default_factory=list)
     _steps: dict[str, int | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -89,25 +107,30 @@ class RecordedRun:
         """Seeds by prompt, in the order of the seed grid's groups, as the run recorded them."""
         seeds: dict[str, list[int]] = {}
         for config in (self.config, *self.resumes):
-            for group in ((config.get("seed_grid") or {}).get("groups") or {}).values():
-                prompts = [group["prompts"]] if isinstance(group["prompts"], str) else group["prompts"]
-                for prompt in prompts:
-                    own = integers(group.get("seeds", "0-7"), "seeds")
-                    seeds[prompt] = list(dict.fromkeys([*seeds.get(prompt, []), *own]))
+            for prompt, own in seeds_by_prompt(config).items():
+                seeds[prompt] = list(dict.fromkeys([*seeds.get(prompt, []), *own]))
         return seeds
 
     def picture(self, step: int, prompt: str, seed: int) -> Path | None:
         """The file of a picture in ``grids/``; None if it is not there."""
         path = self.folder / "grids" / f"step={step:05d}" / f"{slug(prompt)}_seed{seed:04d}.png"
-        return path if path.is_file() else None
+        return path if os.path.isfile(path) and _lies_in(path, self.root) else None
 
     @cached_property
     def milestones(self) -> list[int]:
         """Steps with pictures or a reading, 0 for the base model included."""
         steps = {step for tag in ("drift/zone", "drift/tilt") for step, _ in self.scalars.get(tag, [])}
-        for entry in self.folder.glob("grids/step=*"):
-            if match := re.fullmatch(r"step=(\d+)", entry.name):
+        odd = []
+        for entry in sorted(self.folder.glob("grids/step=*")):
+            match = re.fullmatch(r"step=([0-9]{1,11})", entry.name)
+            if match and int(match[1]) <= MAX_STEP:
                 steps.add(int(match[1]))
+            else:
+                odd.append(entry.name)
+        if odd:
+            self.remarks.append(
+                f"not read in {self.folder / 'grids'}: {listed(odd)}, which are no steps of a fit"
+            )
         return sorted(steps | set(self.verdicts))
 
     def stopped(self, stop_when: str | None) -> int | None:
@@ -127,20 +150,18 @@ class RecordedRun:
 
     def checkpoint(self, step: int) -> Path | None:
         """The file that holds the weights after a step."""
-        folder = Path(
-            (self.config.get("step_checkpoint") or {}).get("dirpath") or self.folder / "checkpoints"
-        )
+        folder = checkpoint_folder(self.config) or self.folder / "checkpoints"
         path = folder / f"step={step:05d}.ckpt"
-        if path.is_file():
+        if os.path.isfile(path):
             return path
         return folder / "last.ckpt" if step == self._last_step(folder / "last.ckpt") else None
 
     def _last_step(self, path: Path) -> int | None:
         if "last" not in self._steps:
-            try:
-                self._steps["last"] = int(read_checkpoint(path)["global_step"])
-            except UserError:
-                self._steps["last"] = None
+            self._steps["last"] = None
+            if os.path.isfile(path) and _lies_in(path, self.root):
+                with suppress(UserError, TypeError, ValueError):  # it names no step
+                    self._steps["last"] = int(read_checkpoint(path)["global_step"])
         return self._steps["last"]
 
     def cell(self, step: int) -> CorridorCell:
@@ -166,7 +187,7 @@ class RecordedRun:
             "not measured" if zone is None else "measured",
             zone,
             border,
-            at["position"].get(step),
+            _position(at["position"].get(step)),
             verdict,
             self.checkpoint(step),
         )
@@ -182,6 +203,8 @@ class CorridorTable:
         runs: Ascending in the learning rate.
         steps: Columns, without the base model.
         cells: By run name and step.
+        own: Whether its reader made the runs; else nothing is read that lies outside the folder.
+        remarks: What is damaged or lies elsewhere and was passed over, in sentences.
     """
 
     folder: Path
@@ -189,77 +212,142 @@ class CorridorTable:
     runs: list[RecordedRun]
     steps: list[int]
     cells: dict[tuple[str, int], CorridorCell]
+    own: bool = False
+    remarks: list[str] = field(default_factory=list)
+
+    def holds(self, path: Path) -> bool:
+        """Whether what a path leads to may be shown: it lies in the folder, or all is one's own."""
+        return self.own or _lies_in(path, self.folder)
 
 
-def read(folder: Path) -> CorridorTable:
+def read(folder: Path, own: bool = False, strict: bool = False) -> CorridorTable:
     """Read a corridor's folder, a subject's folder with several runs, or the folder of one run.
 
+    A run that is damaged is passed over with a remark, unless it is the only one.
+
+    Args:
+        folder: The folder.
+        strict: Whether a damaged configuration ends the reading, as is right for who goes on with the fits.
+        own: Whether the caller made the runs. Of somebody else's nothing outside the folder is read.
+
     Raises:
-        UserError: There is no run in it.
+        UserError: There is no run in it that can be read.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder}; give a corridor's folder or that of a run")
-    plan = read_plan(folder)
+    root = None if own else folder
+    remarks: list[str] = []
+    plan = read_plan(folder) if _all_lie_in((folder / PLAN, folder / FIT), root, remarks) else None
     if plan is not None:
         rates, steps, fit = plan
-        runs = [_read_run(folder / rate_name(rate), rate, fit) for rate in rates]
+        fit = checked(fit, folder / FIT)
+        runs = [_planned_run(folder / rate_name(rate), rate, fit, root, strict) for rate in rates]
     else:
-        folders = [folder] if _is_run(folder) else sorted(p.parent for p in folder.glob("*/config.yaml"))
-        runs = sorted(map(_read_run, filter(_is_run, folders)), key=lambda run: (run.rate, run.name))
+        runs = sorted(_found_runs(folder, root, strict, remarks), key=lambda run: (run.rate, run.name))
         steps = sorted({step for run in runs for step in run.milestones if step})
     if not runs:
         raise UserError(f"{folder} holds no run: no folder with a config.yaml and event files in it")
+    pictures = sum(len(seeds) for run in runs for seeds in run.prompts.values()) * (len(steps) + 1)
+    if pictures > MOST_PICTURES:
+        raise UserError(f"{folder} names more than {MOST_PICTURES:,} pictures; give the folder of one run")
     logger = (runs[0].config.get("trainer") or {}).get("logger")
-    title = ((logger or {}).get("init_args") or {}).get("name") if isinstance(logger, dict) else None
-    photos = ((runs[0].config.get("data") or {}).get("init_args") or {}).get("instance_dir")
+    settings = logger.get("init_args") if isinstance(logger, dict) else None
+    title = settings.get("name") if isinstance(settings, dict) else None
+    photos = arguments(runs[0].config, "data").get("instance_dir")
     cells = {(run.name, step): run.cell(step) for run in runs for step in steps}
-    return CorridorTable(folder, str(title or Path(str(photos or folder)).name), runs, steps, cells)
+    remarks += dict.fromkeys(remark for run in runs for remark in run.remarks)
+    title = str(title or Path(str(photos or folder)).name)
+    return CorridorTable(folder, title, runs, steps, cells, own, remarks)
+
+
+def _found_runs(folder: Path, root: Path | None, strict: bool, remarks: list[str]) -> list[RecordedRun]:
+    if _is_run(folder):
+        return [_read_run(folder, root)]
+    runs, refused = [], []
+    for each in filter(_is_run, sorted(path.parent for path in folder.glob("*/config.yaml"))):
+        try:
+            runs.append(_read_run(each, root))
+        except UserError as error:
+            refused.append(error)
+    if refused and (strict or not runs):
+        raise refused[0]
+    remarks += [f"{error}; the page is without it" for error in refused]
+    return runs
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() and any(folder.glob("events.out.tfevents.*"))
+    return os.path.isfile(folder / "config.yaml") and any(folder.glob(PATTERN))
 
 
-def _read_run(folder: Path, rate: float | None = None, planned: dict[str, Any] | None = None) -> RecordedRun:
+def _read_run(folder: Path, root: Path | None) -> RecordedRun:
+    """A run of its own.
+
+    Raises:
+        UserError: Its configuration is damaged, or lies elsewhere.
+    """
     path = folder / "config.yaml"
-    config = _read_config(path) if path.is_file() else planned or {}
-    resumes = [_read_config(resume) for resume in sorted(folder.glob("config.resume-*.yaml"))]
-    if rate is None:
-        rate = float(((config.get("model") or {}).get("init_args") or {}).get("learning_rate") or 0.0)
-    failure = folder.with_name(ERROR_FILE.format(run=folder.name))
-    error = failure.read_text(encoding="utf-8").strip() if failure.is_file() else ""
-    run = RecordedRun(folder.name, folder, rate, config, resumes, error=error)
-    if folder.is_dir():
-        _read_events(run)
+    if not _lies_in(path, root):
+        raise UserError(f"{path} is a link that leads out of {root}")
+    config = read_run_config(path)
+    return _with_records(RecordedRun(folder.name, folder, learning_rate(config), config, root=root))
+
+
+def _planned_run(
+    folder: Path, rate: float, planned: dict[str, Any], root: Path | None, strict: bool
+) -> RecordedRun:
+    """A run of a corridor, which may not have begun; its rate and what is damaged are known from the plan."""
+    run = RecordedRun(folder.name, folder, rate, planned, root=root)
+    path = folder / "config.yaml"
+    if os.path.lexists(path) and _all_lie_in((path,), root, run.remarks):
+        try:
+            run.config = read_run_config(path)
+        except UserError as error:
+            if strict:
+                raise
+            run.remarks.append(f"{error}; what was planned stands for it")
+    return _with_records(run)
+
+
+def _with_records(run: RecordedRun) -> RecordedRun:
+    """Add what a run wrote while it went on; remarks tell what is damaged or lies elsewhere."""
+    for path in sorted(run.folder.glob("config.resume-*.yaml")):
+        if _all_lie_in((path,), run.root, run.remarks):
+            try:
+                run.resumes.append(read_run_config(path))
+            except UserError as error:
+                run.remarks.append(f"{error}; it is passed over")
+    failure = run.folder.with_name(ERROR_FILE.format(run=run.folder.name))
+    if os.path.lexists(failure) and run.folder != run.root and _all_lie_in((failure,), run.root, run.remarks):
+        try:
+            run.error = read_text(failure, "report of a failed fit").strip()
+        except UserError as error:
+            run.error = error.message
+    events = Events(run.remarks)
+    for path in sorted(run.folder.glob(PATTERN)):
+        if _all_lie_in((path,), run.root, run.remarks):
+            events.read(path)
+    run.scalars = {tag: sorted(points.items()) for tag, points in events.scalars.items()}
+    for tag in ("drift/verdict/text_summary", "drift/verdict"):
+        run.verdicts |= events.texts.get(tag, {})
     return run
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as damage:
-        raise UserError(f"{path} cannot be read ({type(damage).__name__})") from damage
+def _lies_in(path: Path, root: Path | None) -> bool:
+    """Whether a path, links followed, lies in a folder; None is everywhere."""
+    return root is None or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
-def _read_events(run: RecordedRun) -> None:
-    """Scalars and verdicts; of a point that a resume logged again, the newer value."""
-    # Torch-free, but slow to import: only where there is something to read.
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
-    from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
-
-    # 0 means all; the pictures themselves are taken from grids/.
-    events = EventAccumulator(str(run.folder), size_guidance={"images": 1, "scalars": 0, "tensors": 0})
-    events.Reload()
-    tags = events.Tags()
-    for tag in tags["scalars"]:
-        points = {event.step: float(event.value) for event in events.Scalars(tag)}
-        run.scalars[tag] = sorted(points.items())
-    for tag in ("drift/verdict/text_summary", "drift/verdict"):
-        if tag in tags["tensors"]:
-            for event in events.Tensors(tag):
-                text = make_ndarray(event.tensor_proto).item()
-                run.verdicts[event.step] = text.decode("utf-8", "replace").strip()
+def _all_lie_in(paths: tuple[Path, ...], root: Path | None, remarks: list[str]) -> bool:
+    """The same of several files, with a remark for each that lies elsewhere."""
+    elsewhere = [path for path in paths if not _lies_in(path, root)]
+    remarks += [f"{path} is a link that leads out of {root}; it is passed over" for path in elsewhere]
+    return not elsewhere
 
 
 def _zone(index: float | None) -> str | None:
     return ZONES[int(index)] if index is not None and 0 <= index < len(ZONES) else None
+
+
+def _position(value: float | None) -> float | None:
+    """A position as it was logged; one that is far from 0 to 100, or no number, is none."""
+    return value if value is not None and math.isfinite(value) and abs(value) <= 1000 else None

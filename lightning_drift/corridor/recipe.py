@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
 
-from lightning_drift.common.errors import UserError
+from lightning_drift.assets import PHOTOS
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import user_path
 from lightning_drift.corridor.read import CorridorTable
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.pages.thumbnails import data_uri
@@ -65,10 +68,15 @@ def instance_prompt(table: CorridorTable) -> str:
 
 
 def photos(table: CorridorTable) -> Photos | None:
-    """The photos where the fits found them, or else the sheet that a fit made of them."""
+    """The photos where the fits found them, or else the sheet that a fit made of them.
+
+    A corridor that is not one's own names any folder: of its photos only those are shown that lie inside the
+    corridor's folder, or come with the package.
+    """
     folder = _arguments(table.runs[0].config, "data").get("instance_dir")
     try:
-        paths = find_pictures(find_folder(str(folder))) if folder else []
+        paths = find_pictures(_shown_folder(table, str(folder))) if folder else []
+        paths = [path for path in paths if table.holds(path) or path.is_relative_to(PHOTOS)]
         squares = {
             path.name: data_uri(
                 ImageOps.fit(decode(path).image, (_PHOTO_SIDE, _PHOTO_SIDE), Image.Resampling.LANCZOS),
@@ -82,10 +90,26 @@ def photos(table: CorridorTable) -> Photos | None:
         return Photos(squares, len(paths))
     for run in table.runs:
         sheet = run.folder / "instance_images.png"
-        if sheet.is_file():
-            with Image.open(sheet) as image:
-                return Photos({}, 0, data_uri(image, _SHEET_SIDE))
+        if sheet.is_file() and table.holds(sheet):
+            try:
+                return Photos({}, 0, data_uri(decode(sheet).image, _SHEET_SIDE))
+            except UndecodableError as error:
+                notice(f"{sheet} {error}; the page is without it")
     return None
+
+
+def _shown_folder(table: CorridorTable, name: str) -> Path:
+    """The folder of the photos: a bundled set, one's own, or one inside a corridor of somebody else.
+
+    Raises:
+        UserError: There is none that may be shown.
+    """
+    if table.own or name in {path.name for path in PHOTOS.iterdir()}:
+        return find_folder(name)
+    folder = user_path(name)
+    if not table.holds(folder):
+        raise UserError(f"{folder} lies outside {table.folder}")
+    return folder
 
 
 def _arguments(config: Mapping[str, Any], part: str) -> dict[str, Any]:

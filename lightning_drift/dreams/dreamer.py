@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.model_name import model_name
 from lightning_drift.common.number_lists import integers
+from lightning_drift.common.numbers import MOST_TOGETHER, whole
+from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
@@ -20,6 +22,10 @@ from lightning_drift.weights.hashes import files_hash
 
 DREAM_PROMPT = "monumental, dramatic, atmospheric, transcendent"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+MOST_PICTURES = 500_000
+"""Pictures of one run at most."""
 
 
 @dataclass  # not frozen: Lightning refuses to carry frozen ones to a device
@@ -44,7 +50,8 @@ class Prompts(LightningDataModule):
     """What to dream: every prompt with every seed.
 
     Args:
-        prompts: One prompt (its commas kept), a ``.txt`` file with one prompt per line, or a list of prompts.
+        prompts: One prompt (its commas kept), a ``.txt`` file with one prompt per line, or a list of prompts,
+            which on a command line is a JSON list: ``'["a sea", "a wood"]'``.
         seeds: Seeds, such as ``0-31`` or ``1,5,9``.
         batch_size: Pictures sampled together; a larger batch is faster and needs more memory. The picture of
             a seed is the same for any batch size, up to rounding.
@@ -57,13 +64,15 @@ class Prompts(LightningDataModule):
         batch_size: int = 4,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"{batch_size} is not a number of pictures; give 1 or more", "data.batch_size")
-        self.requests = [
-            DreamRequest(prompt, seed)
-            for prompt in read_prompts(prompts, "data.prompts")
-            for seed in integers(seeds, "data.seeds")
-        ]
+        whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        texts, numbers = read_prompts(prompts, "data.prompts"), integers(seeds, "data.seeds")
+        if len(texts) * len(numbers) > MOST_PICTURES:
+            raise UserError(
+                f"{len(texts):,} prompts with {len(numbers):,} seeds each are more than {MOST_PICTURES:,} "
+                "pictures; dream them in parts",
+                "data",
+            )
+        self.requests = [DreamRequest(prompt, seed) for prompt in texts for seed in numbers]
         self.batch_size = batch_size
 
     def predict_dataloader(self) -> DataLoader[DreamRequest]:
@@ -175,10 +184,16 @@ class Dreamer(LightningModule):
         """Put the parts where they will run: half precision on CUDA, the autoencoder in float32.
 
         Raises:
-            UserError: If noise is to be drawn on a CUDA device that is not there.
+            UserError: If noise is to be drawn on a CUDA device that is not there, or the data are not
+                prompts.
         """
         assert self.stable_diffusion is not None
         self.sampling.check_device("model")
+        requests = getattr(getattr(self.trainer, "datamodule", None), "requests", [])
+        if not all(isinstance(request, DreamRequest) for request in requests):
+            raise UserError("Dreamer renders prompts; give it lightning_drift.Prompts", "data")
+        prompts = [request.prompt for request in requests]
+        tell_cut(self.stable_diffusion.tokenizer, [*prompts, self.sampling.negative_prompt])
         auto = torch.float16 if self.device.type == "cuda" else torch.float32
         for module in (self.unet, self.text_encoder):
             torch.nn.Module.to(module, DTYPES.get(self.dtype_name, auto))

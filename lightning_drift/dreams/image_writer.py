@@ -1,6 +1,8 @@
 """ImageWriter: finished pictures to disk, complete or not at all, and never twice."""
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,8 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from PIL import Image
 
+from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
 from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.images.png import Picture, parameters_digest, stored_parameters, write_png
 
 SHEET_SIDE = 8192  # pixels; the contact sheet's thumbnails shrink to stay below it
@@ -63,7 +67,7 @@ class ImageWriter(BasePredictionWriter):
         path = self.output_dir / f"{name}.png"
         ours = path if name.endswith(f"_{digest}") else path.with_name(f"{path.stem}_{digest}.png")
         for candidate in (path, ours):
-            if not candidate.exists():
+            if not os.path.lexists(candidate):  # a link to nothing is somebody's too
                 return candidate, False
             if stored_parameters(candidate) == text["parameters"]:
                 return candidate, True
@@ -98,8 +102,9 @@ class ImageWriter(BasePredictionWriter):
         """
         for picture in prediction or ():
             path, _done = self.path(picture.name, picture.text)
-            write_png(path, picture)
-            self.written.append(path)
+            with held():  # what is written is counted
+                write_png(path, picture)
+                self.written.append(path)
             self._sheet[picture.row, picture.column or path.stem] = path
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,8 +127,8 @@ class ImageWriter(BasePredictionWriter):
         for key in ((row, column) for row in rows for column in columns):
             image = Image.new("RGB", (8, 8))  # a picture that is not there
             if key in entries:
-                with Image.open(entries[key]) as opened:
-                    image = opened.convert("RGB")
+                with suppress(UndecodableError):  # damaged since it was made: its cell stays black
+                    image = decode(entries[key]).image
                 image.thumbnail((limit, limit))
             images.append(image)
         sheet = contact_sheet(images, rows=rows if any(rows) else None, columns=columns)

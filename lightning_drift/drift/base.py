@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from lightning_drift.common.atomic import atomic_write
-from lightning_drift.common.errors import UserError
+from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import check_file
+from lightning_drift.common.numbers import shown
 from lightning_drift.drift.measures.features import Features
 
 FORMAT = 1
@@ -44,7 +47,7 @@ class DriftBase:
     @property
     def clip_hash(self) -> str | None:
         """The hash of the CLIP that took its embeddings; None if it was taken without one."""
-        name: str | None = self.settings["clip_drift.clip"]
+        name: str | None = self.settings.get("clip_drift.clip")
         return name
 
     def without_clip(self) -> DriftBase:
@@ -64,20 +67,25 @@ class DriftBase:
         """Undo `state`. Tensors are copied, because a checkpoint's lie in a mapped file.
 
         Raises:
-            UserError: Another version wrote it.
+            UserError: Another version wrote it, or it is damaged.
         """
-        if state.get("settings", {}).get("format") != FORMAT:
-            raise UserError("the base model's statistics were kept by another version of lightning-drift")
-        tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in state["tensors"].items()}
+        settings = settings_of(state, FORMAT, "the base model's statistics")
+        tensors = tensors_of(state, "the base model's statistics")
         prefix = "pictures."
         marked = [name for name in tensors if name.startswith(prefix)]
-        return cls(
-            settings=dict(state["settings"]),
-            pictures=Features.from_tensors({name.removeprefix(prefix): tensors[name] for name in marked}),
-            texts=tensors.get("texts"),
-            latents=tensors.get("latents"),
-            energies=dict(state["energies"]),
+        pictures = Features.from_tensors({name.removeprefix(prefix): tensors[name] for name in marked})
+        energies, texts, latents = state.get("energies"), tensors.get("texts"), tensors.get("latents")
+        fits = (
+            isinstance(energies, Mapping)
+            and all(isinstance(value, float) and isfinite(value) for value in energies.values())
+            and set(tensors) <= {*marked, "texts", "latents"}
+            and (latents is None or latents.ndim == 4)
+            and (texts is None or (pictures.clip is not None and texts.ndim == 2))
+            and (texts is None or pictures.clip is None or texts.shape[1] == pictures.clip.shape[1])
         )
+        if not fits:
+            raise UserError("the base model's statistics are damaged")
+        return cls(settings, pictures, texts, latents, dict(energies or {}))
 
     # -- on disk ----------------------------------------------------------------------------------------
 
@@ -90,20 +98,63 @@ class DriftBase:
         state = self.state()
         plain = {name: json.dumps(state[name], sort_keys=True) for name in ("settings", "energies")}
         tensors = {name: tensor.contiguous() for name, tensor in state["tensors"].items()}
-        with atomic_write(_path(folder, self.settings), shared=True) as file:
+        with atomic_write(_path(folder, self.settings)) as file:
             file.write(to_bytes(tensors, metadata=plain))
 
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> DriftBase | None:
-        """Take it from a cache folder; None if it is not there or cannot be read."""
+        """Take it from a cache folder; None if it is not there, or, with a notice, if it is damaged."""
         path = _path(folder, settings)
         try:
+            path.lstat()
+            check_file(path, "cache file")
             with safe_open(path, framework="pt") as file:
                 plain = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cls.from_state(plain | {"tensors": tensors})
-        except (SafetensorError, OSError, UserError, KeyError, ValueError):
+            base = cls.from_state(plain | {"tensors": tensors})
+            groups = settings.get("seed_grid.groups")
+            if base.settings != json.loads(json.dumps(settings)):
+                raise UserError("it was taken with other settings than its name says")
+            if isinstance(groups, list) and len(base.pictures) != len(groups):
+                raise UserError("it holds another number of pictures")
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            notice(f"the cache file {path} cannot be used: {reason}")
+            return None
+        return base
+
+
+def settings_of(state: Any, version: int, what: str) -> dict[str, Any]:
+    """The settings in what a checkpoint or a cache holds.
+
+    Args:
+        state: What it holds.
+        version: The format that it must have.
+        what: What it is called in the error message.
+
+    Raises:
+        UserError: They are not there, or of another version.
+    """
+    settings = state.get("settings") if isinstance(state, Mapping) else None
+    if not isinstance(settings, Mapping) or settings.get("format") != version:
+        raise UserError(f"{what} were kept by another version of lightning-drift")
+    return dict(settings)
+
+
+def tensors_of(state: Mapping[str, Any], what: str) -> dict[str, Tensor]:
+    """Copies of the tensors in what a checkpoint or a cache holds.
+
+    Raises:
+        UserError: They are not there, or hold NaN or infinity.
+    """
+    tensors = state.get("tensors")
+    if not isinstance(tensors, Mapping) or not all(isinstance(each, Tensor) for each in tensors.values()):
+        raise UserError(f"{what} are damaged: they hold no tensors")
+    if odd := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{what} are damaged: {shown(odd[0])} holds NaN or infinity")
+    return {str(name): tensor.clone() for name, tensor in tensors.items()}
 
 
 def differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import user_path
+from lightning_drift.common.numbers import whole
 from lightning_drift.drift.default_clip import VIT_L
 from lightning_drift.drift.evaluator import DriftEvaluator
 from lightning_drift.drift.log import Reading, describe_run, log_reading, log_scalars
@@ -67,11 +70,7 @@ class ClipDrift(Callback):
         stop_when: str | None = None,
         cache_dir: str | None = "tb_logs/.drift",
     ) -> None:
-        if text_every_n_steps < 0:
-            raise UserError(
-                f"{text_every_n_steps} is not a number of steps; give 0 or more",
-                "clip_drift.text_every_n_steps",
-            )
+        whole(text_every_n_steps, "clip_drift.text_every_n_steps", 0)
         self.clip = clip
         self.steps = None if steps is None else Milestones(steps, "clip_drift.steps").steps
         self.dream = dream
@@ -100,7 +99,11 @@ class ClipDrift(Callback):
             self._grid.listeners.append(self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the probe pictures and the CLIP, and say early what is missing."""
+        """Find the probe pictures and the CLIP, and say early what is missing.
+
+        Raises:
+            UserError: The CLIP is a local folder and cannot be loaded.
+        """
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
         self._begun = False
         self._prepare(trainer, pl_module)
@@ -162,9 +165,20 @@ class ClipDrift(Callback):
             notice("clip_drift: none of the seed grid's pictures is a probe; the drift is not measured")
             return
         self.evaluator = DriftEvaluator(probes, self.clip, self.thresholds, self.language_probe)
+        if self.clip is not None and self.evaluator.clip is None and not probes.no_language:
+            self._refuse_local_clip(self.clip, self.evaluator.unavailable)
         if self.evaluator.unavailable:
             notice(f"clip_drift: verdict not available: {self.evaluator.unavailable}")
         self._references.settings = self.evaluator.settings(module, grid, str(trainer.precision))
+
+    @staticmethod
+    def _refuse_local_clip(clip: str, reason: str) -> None:
+        """A CLIP of the hub may be out of reach; a folder that is named is there and whole, or a mistake."""
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", clip) or user_path(clip).exists():
+            raise UserError(
+                f"{reason.removeprefix('no CLIP; ')}; null measures without one, and gives no verdict",
+                "clip_drift.clip",
+            )
 
     def _begin(self, trainer: Trainer, module: Any) -> None:
         """Take what this fit is compared with, once: at its start, or with the seed grid's first pictures."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from lightning_drift.common.atomic import atomic_write
@@ -124,7 +125,7 @@ def log_reading(trainer: Trainer, reading: Reading) -> None:
     log_scalars(trainer, reading.step, reading.scalars())
     for logger in trainer.loggers:
         writer: Any = getattr(logger, "experiment", None)
-        if hasattr(writer, "add_text"):
+        if isinstance(writer, SummaryWriter):
             doubts = "".join(f"\n\nRead it with care: {doubt}." for doubt in reading.doubts)
             writer.add_text("drift/verdict", reading.markdown + doubts, reading.step)
             writer.flush()
@@ -152,10 +153,10 @@ def describe_run(trainer: Trainer, settings: Mapping[str, Any]) -> None:
     }
     for logger in trainer.loggers:
         writer: Any = getattr(logger, "experiment", None)
-        if hasattr(writer, "add_custom_scalars"):
+        if isinstance(writer, SummaryWriter):
             columns: Any = dict.fromkeys((f"drift/{name}" for name in COMPARED), 0.0)
             for summary in hparams(plain, columns):  # type: ignore[no-untyped-call]
-                writer.file_writer.add_summary(summary)
+                writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
             writer.add_custom_scalars(charts())
             writer.flush()
 

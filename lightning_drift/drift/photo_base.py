@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.drift.base import settings_of, tensors_of
 
 FORMAT = 1
 
@@ -43,11 +44,17 @@ class PhotoBase:
         """Undo `state`. Tensors are copied, because a checkpoint's lie in a mapped file.
 
         Raises:
-            UserError: Another version wrote it.
+            UserError: Another version wrote it, or it is damaged.
         """
-        if state.get("settings", {}).get("format") != FORMAT:
-            raise UserError("the base's loss on the photos was kept by another version of lightning-drift")
-        return cls(dict(state["settings"]), **{name: t.clone() for name, t in state["tensors"].items()})
+        what = "the base's errors on the photos"
+        settings, tensors = settings_of(state, FORMAT, what), tensors_of(state, what)
+        if set(tensors) != {"latents", "input_ids", "errors"}:
+            raise UserError(f"{what} are damaged: other tensors are there than should be")
+        latents, input_ids, errors = tensors["latents"], tensors["input_ids"], tensors["errors"]
+        shapes = latents.ndim == 4 and input_ids.ndim == 2 and errors.ndim == 2
+        if not shapes or len(latents) != len(errors) or input_ids.is_floating_point():
+            raise UserError(f"{what} are damaged: their tensors have other shapes")
+        return cls(settings, latents, input_ids, errors)
 
 
 def photo_settings(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import user_path
 from lightning_drift.drift.base import DriftBase
 from lightning_drift.drift.evaluator import Context, DriftEvaluator, Pictures
 from lightning_drift.drift.measures.features import Features
@@ -115,7 +115,7 @@ class References:
         self.base = evaluator.base(self.settings, pictures, features, module, context)
         if self.cache_dir is not None:
             try:
-                self.base.save(Path(self.cache_dir))
+                self.base.save(user_path(self.cache_dir, "clip_drift.cache_dir"))
             except OSError as error:
                 notice(f"cannot keep the base's statistics in {self.cache_dir}: {error.strerror or error}")
 

@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.drift.base import DriftBase, differences
+from lightning_drift.common.files import user_path
+from lightning_drift.drift.base import DriftBase, differences, tensors_of
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.photo_base import PhotoBase
-from lightning_drift.drift.verdict import Thresholds
+from lightning_drift.drift.verdict import ZONES, Thresholds
 from lightning_drift.fit.checkpointing import read_checkpoint
 
 
@@ -86,7 +87,9 @@ class DriftState:
         if "photos" not in self.entries:
             return None
         # A checkpoint's tensors lie in a mapped file.
-        return Features.from_tensors({name: t.clone() for name, t in self.entries["photos"].items()})
+        return Features.from_tensors(
+            tensors_of({"tensors": self.entries["photos"]}, "features of the photos")
+        )
 
     def photo_base(self) -> PhotoBase | None:
         """The base's loss on the photos.
@@ -99,8 +102,12 @@ class DriftState:
     def pooled(self, prompts: Sequence[str]) -> Tensor | None:
         """The base text encoder's embeddings of just these prompts, shape (p, d)."""
         text = self.entries.get("text")
-        pooled: Tensor | None = text["pooled"] if text and text["prompts"] == list(prompts) else None
-        return pooled
+        if not isinstance(text, Mapping) or text.get("prompts") != list(prompts):
+            return None
+        pooled = text.get("pooled")
+        if not isinstance(pooled, Tensor) or pooled.ndim != 2 or len(pooled) != len(prompts):
+            return None
+        return pooled if pooled.isfinite().all() else None
 
     def thresholds(self) -> Thresholds:
         """Where the zones of the verdicts end; the default ones if the checkpoint holds none.
@@ -115,7 +122,14 @@ class DriftState:
 
     def zones(self) -> dict[int, str]:
         """Verdicts by step."""
-        return {int(step): zone for step, zone in self.entries.get("zones", {}).items()}
+        zones = self.entries.get("zones")
+        if not isinstance(zones, Mapping):
+            return {}
+        return {
+            int(step): zone
+            for step, zone in zones.items()
+            if str(step).isdecimal() and len(str(step)) < 12 and zone in ZONES
+        }
 
     # -- parts that fit a run ---------------------------------------------------------------------------
 
@@ -142,7 +156,7 @@ class DriftState:
                 return base, ""
             if different != ["clip_drift.clip"]:
                 base, reason = None, f"the checkpoint's were made with another {', another '.join(different)}"
-        cached = DriftBase.load(Path(cache_dir), settings) if cache_dir else None
+        cached = DriftBase.load(user_path(cache_dir, "clip_drift.cache_dir"), settings) if cache_dir else None
         return cached or base, reason
 
     def matching_photo_base(self, settings: Mapping[str, Any]) -> tuple[PhotoBase | None, str]:

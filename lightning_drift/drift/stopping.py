@@ -35,9 +35,22 @@ class StopRule:
         self.zones: dict[int, str] = {}
 
     def begin(self, trainer: Trainer) -> None:
-        """Before the first step: keep what dreamt before a resume, and say what is missing."""
+        """Before the first step: keep what dreamt before a resume, and say what is missing.
+
+        Raises:
+            UserError: The checkpoint resumed from is of a fit that this rule has ended, or would have.
+        """
         if self.zone is None:
             return
+        limit = ZONES.index(self.zone)
+        ended = [step for step, zone in self.zones.items() if ZONES.index(zone) >= limit]
+        if trainer.ckpt_path and ended:
+            step = min(ended)
+            raise UserError(
+                f"the fit ended at step {step} because it was {self.zones[step]}; to go on from there, give "
+                "a later zone or null",
+                "clip_drift.stop_when",
+            )
         if _step_checkpoint(trainer) is None:
             notice("clip_drift.stop_when: there is no StepCheckpoint to keep the last dreaming checkpoint")
         self._require_last_dreaming(trainer)

@@ -1,6 +1,6 @@
 """Checkpoints at chosen steps, complete at their final name, with room checked before they are written."""
 
-import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +11,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.atomic import atomic_link, atomic_write
+from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import shown, whole
 from lightning_drift.common.text import byte_size
 from lightning_drift.fit.milestones import Milestones
 
 MARGIN = 64 * 2**20  # bytes left free beside a checkpoint, for event files and pictures
+MAX_STEP = 10**18  # no step of a fit is this high
 PATTERN = "step={step:05d}.ckpt"
 
 
@@ -44,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "checkpoint, or set step_checkpoint.keep"
             )
         try:
-            with atomic_write(path) as file:
+            with held(), atomic_write(path) as file:  # PyTorch's writer would lose a signal's exception
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # PyTorch reports a failed write as RuntimeError
             raise UserError(f"cannot write the checkpoint {path}: {error}") from error
@@ -74,6 +77,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "global_step" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this trainer; pass a file that a fit has saved")
+    step, state = checkpoint["global_step"], checkpoint["state_dict"]
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < MAX_STEP:
+        raise UserError(f"{path} tells {shown(step)} as its step, which is none; resume from an earlier one")
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path} does not hold a model's weights; resume from an earlier one")
     return checkpoint
 
 
@@ -106,8 +114,9 @@ class StepCheckpoint(Checkpoint):
         steps: Optimizer steps to keep, such as ``800,1200,1600``; empty for none. The last step is saved as
             ``last.ckpt``.
         last_every_n_steps: How often to renew ``last.ckpt``; 0 only at the end of the run.
-        keep: Keep only this many of the newest step checkpoints; null keeps all. An older file is deleted
-            only once a newer one is complete.
+        keep: Keep only this many step checkpoints, those of the highest steps; null keeps all. After going
+            back to an earlier step, what lies ahead of it belongs to the branch that was left, and goes
+            first. A file is deleted only once a newer one is complete, and never the one just written.
         dirpath: Another folder for the files; null for the run folder's ``checkpoints``.
     """
 
@@ -119,10 +128,9 @@ class StepCheckpoint(Checkpoint):
         dirpath: str | None = None,
     ) -> None:
         super().__init__()
-        if keep is not None and keep < 1:
-            raise UserError(
-                f"{keep} would delete every checkpoint; give 1 or more, or null", "step_checkpoint.keep"
-            )
+        if keep is not None:
+            whole(keep, "step_checkpoint.keep", 1)
+        whole(last_every_n_steps, "step_checkpoint.last_every_n_steps", 0)
         self.milestones = Milestones(steps, "step_checkpoint.steps")
         self.last_every_n_steps = last_every_n_steps
         self.keep = keep
@@ -156,10 +164,12 @@ class StepCheckpoint(Checkpoint):
         if step is None:
             return
         if step in self.milestones.steps or step == self._required:
-            self._save(trainer, pl_module, PATTERN.format(step=step))
+            with held():  # what is saved is known to be saved
+                self._save(trainer, pl_module, PATTERN.format(step=step))
             self._prune(trainer)
         if (every and step % every == 0) or step == trainer.max_steps:
-            self._save(trainer, pl_module, "last.ckpt")
+            with held():
+                self._save(trainer, pl_module, "last.ckpt")
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         getattr(pl_module, "check_finite", lambda: None)()
@@ -167,7 +177,7 @@ class StepCheckpoint(Checkpoint):
         same_step = source is not None and source.name == PATTERN.format(step=trainer.global_step)
         if same_step and source is not None and source.parent == path.parent:
             if trainer.is_global_zero:
-                _link(source, path)
+                atomic_link(source, path)
             trainer.strategy.barrier()
         else:
             trainer.save_checkpoint(path)
@@ -177,21 +187,14 @@ class StepCheckpoint(Checkpoint):
         folder = self.folder(trainer)  # asks all ranks
         if self.keep is None or not trainer.is_global_zero:
             return
-        # By time, not by step: after going back to an earlier step, what lies ahead of it is the older file.
-        saved = sorted(folder.glob("step=*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-        for old in saved[: -self.keep]:
-            if old.name != PATTERN.format(step=self._required):
-                old.unlink()
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a complete file a second name without a copy, or copy it where the file system has no links."""
-    partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        with atomic_write(target) as file, open(source, "rb") as original:
-            shutil.copyfileobj(original, file)
-        return
-    os.replace(partial, target)
+        saved = {
+            int(match[1]): path
+            for path in folder.glob("step=*.ckpt")
+            if (match := re.fullmatch(r"step=(\d{5,18})\.ckpt", path.name))
+        }
+        now = trainer.global_step
+        # File dates tell nothing: clocks go back, and copies are new.
+        newest_first = sorted(saved, key=lambda step: (step > now, -step))
+        for step in newest_first[self.keep :]:
+            if step not in (now, self._required):
+                saved[step].unlink()

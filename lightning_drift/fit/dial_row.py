@@ -5,11 +5,15 @@ from typing import Any
 
 from PIL import Image
 
+from lightning_drift.common.errors import UserError
 from lightning_drift.common.number_lists import decimals
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.stable_diffusion.interpolation import check_drift, interpolating
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED
+
+MOST_VALUES = 100
+"""Pictures in a row at most."""
 
 
 def read_values(values: str | float | Iterable[float] | None, option: str) -> list[float]:
@@ -18,7 +22,12 @@ def read_values(values: str | float | Iterable[float] | None, option: str) -> li
     Raises:
         UserError: They are not numbers, or out of range.
     """
-    return [check_drift(value, option) for value in decimals(values, option)] if values is not None else []
+    if values is None:
+        return []
+    drifts = [check_drift(value, option) for value in decimals(values, option)]
+    if len(drifts) > MOST_VALUES:
+        raise UserError(f"the list holds {len(drifts):,} numbers; give at most {MOST_VALUES}", option)
+    return drifts
 
 
 def dial_pictures(

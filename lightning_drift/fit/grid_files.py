@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.images.png import save_png
 
 
@@ -33,17 +35,21 @@ def save_drift_sheet(path: Path, prompts: Sequence[str], seeds: Sequence[int]) -
         seeds: The group's seeds.
 
     Raises:
-        OSError: The sheet cannot be written or a picture cannot be read.
+        OSError: The sheet cannot be written.
     """
     pairs = [(prompts[0], seed) for seed in seeds] if len(prompts) == 1 else [(p, seeds[0]) for p in prompts]
     labels = [f"seed {seed}" if len(prompts) == 1 else prompt or "(empty prompt)" for prompt, seed in pairs]
-    folders = sorted(entry for entry in path.parent.glob("step=*") if re.fullmatch(r"step=\d+", entry.name))
+    folders = sorted(
+        entry for entry in path.parent.glob("step=*") if re.fullmatch(r"step=[0-9]{5,10}", entry.name)
+    )
     shown = [entry for entry in folders if all(_path(entry, *pair).exists() for pair in pairs)]
     images = []
     for pair in pairs:
         for entry in shown:
-            with Image.open(_path(entry, *pair)) as image:
-                images.append(image.convert("RGB"))
+            image = Image.new("RGB", (8, 8))  # a picture that was damaged since
+            with suppress(UndecodableError):
+                image = decode(_path(entry, *pair)).image
+            images.append(image)
     steps = [str(int(entry.name.removeprefix("step="))) for entry in shown]
     title = prompts[0] if len(prompts) == 1 else None
     save_png(path, contact_sheet(images, rows=labels, columns=steps, title=title))

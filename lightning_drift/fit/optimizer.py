@@ -1,39 +1,61 @@
 """The optimizer of a fit: one group of parameters for each trained module, with this run's settings."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import real
+
+
+def check_rate(rate: object, option: str) -> float:
+    """Refuse what is no learning rate; optimizers that find their own step size take a rate of 1.
+
+    Raises:
+        UserError: It is no number above 0 and up to 1.
+    """
+    try:
+        return real(rate, option, above=0, high=1)
+    except UserError as error:
+        raise UserError(f"{error.message}; the recipe's rate is 2e-6", option) from error
 
 
 def make_optimizer(
     kind: type[Optimizer],
-    modules: Mapping[str, nn.Module],
+    parameters: Mapping[str, Iterable[nn.Parameter]],
     rates: Mapping[str, float],
     arguments: Mapping[str, Any],
 ) -> Optimizer:
-    """An optimizer with one parameter group per module, in their order.
+    """An optimizer with one group of parameters per module, in their order.
 
     Args:
         kind: The optimizer's class.
-        modules: Trained modules by name; parameters that need no gradient are left out.
+        parameters: The trained parameters of each module, by the module's name.
         rates: Learning rates by the same names.
         arguments: Further arguments of the class.
 
     Raises:
         UserError: The class does not take the arguments.
     """
-    groups = [
-        {"params": [p for p in module.parameters() if p.requires_grad], "lr": rates[name]}
-        for name, module in modules.items()
-    ]
+    groups = [{"params": [*group], "lr": rates[name]} for name, group in parameters.items()]
+    _check_finite(arguments)
     try:
         return kind(groups, **arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{kind.__name__} refuses them: {error}", "model.optimizer_args") from error
+    # An optimizer looks at its arguments as it likes, or only uses them.
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{kind.__name__} refuses them: {reason}", "model.optimizer_args") from error
+
+
+def _check_finite(arguments: Mapping[str, Any]) -> None:
+    """Refuse numbers that optimizers do not look at and that would make weights of nothing."""
+    for name, value in arguments.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{name} is {number}; give a finite number", "model.optimizer_args")
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ def recipe_of(module: "DreamBooth", trainer: Any) -> dict[str, Any]:
         "resolution": getattr(data, "side", None) or module.resolution,
         "seed": module.seed,
         "clip_grad_norm": getattr(trainer, "gradient_clip_val", None),
+        "memory": module.memory,
         "precision": str(getattr(trainer, "precision", "32-true")),
         "accumulate": int(getattr(trainer, "accumulate_grad_batches", 1)),
         "batch_size": getattr(data, "batch_size", None),
@@ -54,7 +55,7 @@ def check_checkpoint(checkpoint: Mapping[str, Any], state: Mapping[str, Tensor],
     Raises:
         UserError: It is no checkpoint of this trainer, or keys or shapes differ; the message names them.
     """
-    if "recipe" not in checkpoint:
+    if not isinstance(checkpoint.get("recipe"), Mapping):
         raise UserError(
             "the checkpoint holds no recipe: it was not made by this trainer and cannot be resumed"
         )

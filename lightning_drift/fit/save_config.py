@@ -1,9 +1,6 @@
 """SaveConfig: what a fit leaves behind so that it can be understood and resumed."""
 
 import re
-import shlex
-import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -11,7 +8,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from lightning_drift.common.atomic import atomic_write
-from lightning_drift.common.errors import notice
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.fit.configuration import differences
 
@@ -57,24 +53,3 @@ class SaveConfig(SaveConfigCallback):
         folder = trainer.log_dir  # asks all ranks
         if write_sheet is not None and trainer.is_global_zero and folder and trainer.logger is not None:
             write_sheet(Path(folder) / "instance_images.png")
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """After an interrupt, say how to go on; of a run that could not begin, leave no folder behind."""
-        folder = Path(trainer.log_dir or "")
-        if trainer.logger is not None and not (folder / "config.yaml").exists() and trainer.is_global_zero:
-            _remove_event_files(folder)
-        if isinstance(exception, KeyboardInterrupt) and (folder / "checkpoints" / "last.ckpt").exists():
-            config = shlex.quote(str(folder / "config.yaml"))
-            notice(
-                f"stopped at step {trainer.global_step}; go on with: "
-                f"lightning-drift fit -c {config} --ckpt_path last"
-            )
-
-
-def _remove_event_files(folder: Path) -> None:
-    """Delete a folder that holds nothing but the event file Lightning opens before it checks anything."""
-    files = list(folder.iterdir()) if folder.is_dir() else []
-    if all(path.name.startswith("events.out.tfevents.") or path.name == "hparams.yaml" for path in files):
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            folder.parent.rmdir()  # only if no other run is in it

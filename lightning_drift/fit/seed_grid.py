@@ -9,11 +9,14 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.modules import eval_mode, placed
+from lightning_drift.common.names import file_name
 from lightning_drift.common.number_lists import integers
+from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
@@ -23,6 +26,9 @@ from lightning_drift.fit.progress import GRID_BAR
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.png import save_png
 from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream_all
+
+MOST_PICTURES = 10_000
+"""Pictures of one milestone at most."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,19 @@ class SeedGrid(Callback):
         self.milestones = Milestones(steps, "seed_grid.steps")
         self.groups: dict[str, tuple[list[str], list[int]]] = {}
         for name, group in (groups or {}).items():
+            file_name(name, "seed_grid.groups")  # a grid's file is called so
             option = f"seed_grid.groups.{name}"
             if not isinstance(group, dict) or set(group) - {"prompts", "seeds"} or "prompts" not in group:
                 raise UserError("give prompts and seeds, for example {prompts: 'a tree', seeds: 0-7}", option)
             prompts = read_prompts(group["prompts"], f"{option}.prompts")
             self.groups[name] = prompts, integers(group.get("seeds", "0-7"), f"{option}.seeds")
+        count = sum(len(prompts) * len(seeds) for prompts, seeds in self.groups.values())
+        if count > MOST_PICTURES:
+            raise UserError(
+                f"the groups hold {count:,} pictures, more than {MOST_PICTURES:,}; give fewer prompts or "
+                "seeds",
+                "seed_grid.groups",
+            )
         by_name: dict[str, str] = {}
         for prompt in (prompt for prompts, _ in self.groups.values() for prompt in prompts):
             if by_name.setdefault(slug(prompt), prompt) != prompt:
@@ -122,7 +136,7 @@ class SeedGrid(Callback):
     # -- when -------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Say early which milestones will never be reached.
+        """Say early which milestones will never be reached, and which prompts are longer than the model sees.
 
         Raises:
             UserError: The picture size does not suit the model.
@@ -130,6 +144,9 @@ class SeedGrid(Callback):
         if self.groups:
             check_size(pl_module.stable_diffusion, "seed_grid", self.sampling.height, self.sampling.width)
             self.milestones.announce(trainer)
+            if self.milestones.steps:
+                prompts = [prompt for prompts, _ in self.groups.values() for prompt in prompts]
+                tell_cut(pl_module.stable_diffusion.tokenizer, [*prompts, self.sampling.negative_prompt])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Render the base model, unless this run goes on from a checkpoint."""
@@ -253,11 +270,12 @@ class SeedGrid(Callback):
             self._add_row(trainer, f"grid/{slug(prompt)}", images, pictures.step)
 
     def _add_row(self, trainer: Trainer, tag: str, images: Sequence[Image.Image], step: int) -> None:
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if hasattr(writer, "add_image"):
-            row = np.concatenate([np.asarray(image) for image in images], axis=1)
-            writer.add_image(tag, row, step, dataformats="HWC")
-            writer.flush()
+        for logger in trainer.loggers:
+            writer: Any = getattr(logger, "experiment", None)
+            if isinstance(writer, SummaryWriter):
+                row = np.concatenate([np.asarray(image) for image in images], axis=1)
+                writer.add_image(tag, row, step, dataformats="HWC")
+                writer.flush()
 
 
 def _bar_shown(trainer: Trainer) -> bool:

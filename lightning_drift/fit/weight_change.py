@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_drift.common.rng import generator
+from lightning_drift.weights.split_weights import full_weight
 
 SAMPLES = 16_384
 
@@ -76,7 +77,7 @@ def sample_index(name: str, count: int) -> Tensor:
 def _parameters(modules: dict[str, nn.Module]) -> Iterable[tuple[str, Tensor]]:
     for prefix, module in modules.items():
         for name, parameter in module.named_parameters():
-            yield f"{prefix}.{name}", parameter.detach()
+            yield f"{prefix}.{name}", full_weight(parameter)
 
 
 def _sample(name: str, tensor: Tensor) -> Tensor:

@@ -9,6 +9,9 @@ GROUND = (22, 22, 23)
 INK = (214, 214, 210)
 FAINT = (142, 142, 138)
 
+_LONGEST = 4000
+"""Characters of a label; no sheet is wide enough for more."""
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -116,11 +119,20 @@ def _evenly(count: int) -> int:
     return next((width for width in widths if count % width == 0), ceil(sqrt(2 * count)))
 
 
+def _drawable(text: str) -> str:
+    """A text on one line; halves of surrogate pairs, which no font has, are written out."""
+    return " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
+
+
 def _shortened(text: str, font: Font, width: int) -> str:
     """Cut text to a width, with an ellipsis where it was cut."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
+    whole = _drawable(text)
+    text = whole[:_LONGEST]
+    if text == whole and font.getlength(text) <= width:
         return text
+    # Half of what is certainly too long goes at a time: a letter at a time, 10,000 take a minute.
+    while len(text) > 64 and font.getlength(text[: len(text) // 2]) > width:
+        text = text[: len(text) // 2]
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text.rstrip() + "…"
@@ -129,7 +141,7 @@ def _shortened(text: str, font: Font, width: int) -> str:
 def _wrapped(text: str, font: Font, width: int, most: int = 3) -> list[str]:
     """Break text into at most ``most`` lines of a width."""
     lines: list[str] = []
-    words = text.split() or [""]
+    words = _drawable(text[: 2 * _LONGEST]).split() or [""]
     while words and len(lines) < most:
         taken = 1
         while taken < len(words) and font.getlength(" ".join(words[: taken + 1])) <= width:

@@ -1,5 +1,6 @@
 """Decode any picture file into an upright sRGB image, or say in a sentence why not."""
 
+import stat
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from lightning_drift.images.png_chunks import trimmed
 
 try:
     import pillow_heif
@@ -20,6 +23,9 @@ EXTENSIONS = (
 )  # fmt: skip
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "TIFF", "HEIF", "GIF")
 """Decoders that a file's content may choose, whatever its name says; Pillow's rarer ones stay shut."""
+
+MAX_BYTES = 2**30
+"""What a picture's file may hold; a larger one is no photograph."""
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
@@ -69,21 +75,29 @@ def decode(source: Path | bytes, background: tuple[int, int, int] = (255, 255, 2
 
 
 def read_file(path: Path) -> bytes:
-    """A file's bytes, for `decode`.
+    """A file's bytes, for `decode`. Only regular files are opened: a pipe or a device would never end.
 
     Raises:
-        UndecodableError: It cannot be read.
+        UndecodableError: It is something else, cannot be read, or holds more than 1 GiB.
     """
     try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UndecodableError("is a folder and no file")
+        if not stat.S_ISREG(status.st_mode):
+            raise UndecodableError("is a pipe, a device or a socket and no file")
+        if status.st_size > MAX_BYTES:
+            raise UndecodableError(f"holds more than {MAX_BYTES // 2**30} GiB, which no picture here does")
         return path.read_bytes()
     except OSError as error:
         raise UndecodableError(f"cannot be opened ({error.strerror or error})") from error
+    except ValueError as error:  # a name with a NUL character, or one that the system's encoding lacks
+        raise UndecodableError(f"cannot be opened ({error})") from error
 
 
 def _decode(data: bytes, background: tuple[int, int, int]) -> Decoded:
-    remarks: list[str] = []
-    image = _load(data)
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a JPEG with a preview or depth map
+    image, remarks = _load(data)
+    if image.format != "MPO" and _has_more(image):  # MPO: a JPEG with a preview or depth map
         kind = "pages" if image.format == "TIFF" else "frames"
         remarks.append(f"several {kind}, the first is used")
     profile = image.info.get("icc_profile")
@@ -110,25 +124,44 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return _to_srgb(image, profile, [])
 
 
-def _load(data: bytes) -> Image.Image:
-    """Open and decode the first frame; turn every way this fails into one sentence."""
+def _load(data: bytes) -> tuple[Image.Image, list[str]]:
+    """Open and decode the first frame; turn every way this fails into one sentence.
+
+    Returns:
+        The image, and remarks on what beside its pixels was left out.
+    """
     Image.init()
+    png = trimmed(data)
     try:
-        image = Image.open(BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+        image = Image.open(BytesIO(png.data), formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError as error:
         raise UndecodableError(_what_instead(data)) from error
     except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise UndecodableError(
-            f"has more pixels than is safe to decode (above {limit} megapixels: a decompression bomb?)"
-        ) from error
-    except Exception as error:
+        raise UndecodableError(_too_large()) from error
+    except Exception as error:  # decoders raise whatever the bytes lead them to
         raise UndecodableError(f"is damaged ({error})") from error
     try:
         image.load()
-    except Exception as error:
+    except Image.DecompressionBombError as error:
+        raise UndecodableError(_too_large()) from error
+    except Exception as error:  # likewise
         raise UndecodableError(f"is damaged or cut short ({error})") from error
-    return image
+    if png.profile is not None:
+        image.info["icc_profile"] = png.profile
+    return image, list(png.remarks)
+
+
+def _too_large() -> str:
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+    return f"has more pixels than is safe to decode (above {limit} megapixels: a decompression bomb?)"
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Whether frames or pages follow the first; what is damaged behind it does not count."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # decoders raise whatever the bytes lead them to
+        return False
 
 
 def _what_instead(data: bytes) -> str:
@@ -248,28 +281,31 @@ def read_source(path: Path) -> Source:
     Raises:
         UndecodableError: The file is no picture, is damaged, or cannot be read.
     """
-    image = decode(path).image  # says in a sentence what is wrong with a bad file
-    with Image.open(path) as opened:
-        profile = opened.info.get("icc_profile")
-        alpha = None
-        own: Image.Image = opened
-        try:
-            own = ImageOps.exif_transpose(opened)
-        except Exception:  # unreadable EXIF data: taken as upright, as `decode` does
-            own.load()
-        if own.has_transparency_data and own.mode not in ("I", "I;16", "F"):
-            rgba = own.convert("RGBA")
-            image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
-            if isinstance(profile, bytes) and own.mode not in ("RGBA", "P"):  # grey; cannot carry its profile
-                image = to_srgb(own.convert("L"), profile)
-        elif own.mode in ("RGB", "P"):
-            image = own.convert("RGB")
-        keeps = isinstance(profile, bytes) and own.mode in ("RGB", "RGBA", "P") and _is_rgb(profile)
+    data = read_file(path)
+    image = decode(data).image  # says in a sentence what is wrong with a bad file
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as `decode` does
+        opened, _ = _load(data)
+    profile = opened.info.get("icc_profile")
+    alpha = None
+    own: Image.Image = opened
+    try:
+        own = ImageOps.exif_transpose(opened)
+    except Exception:  # unreadable EXIF data: taken as upright, as `decode` does
+        own = opened
+    if own.has_transparency_data and own.mode not in ("I", "I;16", "F"):
+        rgba = own.convert("RGBA")
+        image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
+        if isinstance(profile, bytes) and own.mode not in ("RGBA", "P"):  # grey; cannot carry its profile
+            image = to_srgb(own.convert("L"), profile)
+    elif own.mode in ("RGB", "P"):
+        image = own.convert("RGB")
+    keeps = isinstance(profile, bytes) and own.mode in ("RGB", "RGBA", "P") and _is_rgb(profile)
     return Source(image, alpha, profile if keeps else None)
 
 
 def _is_rgb(profile: bytes) -> bool:
     try:
         return ImageCms.ImageCmsProfile(BytesIO(profile)).profile.xcolor_space.strip() == "RGB"
-    except (OSError, ImageCms.PyCMSError):
+    except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
         return False

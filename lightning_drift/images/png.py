@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
+from lightning_drift.images.decode import UndecodableError, decode, read_file
+from lightning_drift.images.png_chunks import text_of
 
 
 @dataclass
@@ -41,14 +43,18 @@ def parameters_digest(parameters: str) -> str:
 
 
 def stored_parameters(path: Path) -> str | None:
-    """The ``parameters`` text of a whole PNG; None if there is none or the file is damaged."""
+    """The ``parameters`` text of a whole PNG.
+
+    None if there is none, or the file is damaged, no picture, or larger than is safe to decode.
+    """
     try:
-        with Image.open(path) as image:
-            image.load()
-            text = getattr(image, "text", {}).get("parameters")
-            return None if text is None else str(text)
-    except (OSError, UnidentifiedImageError, SyntaxError):
+        data = read_file(path)
+        text = text_of(data, "parameters")
+        if text is not None:
+            decode(data)
+    except UndecodableError:
         return None
+    return text
 
 
 def write_png(path: Path, picture: Picture) -> None:

@@ -22,7 +22,9 @@ def render(template: str, **content: Any) -> str:
     Raises:
         jinja2.UndefinedError: The template names something that is not in ``content``.
     """
-    return _ENVIRONMENT.get_template(template).render(content)
+    text = _ENVIRONMENT.get_template(template).render(content)
+    # Names that are not UTF-8 hold halves of surrogate pairs: \udce9 in words, which JSON reads back.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def embed(data: Any) -> Markup:

@@ -3,10 +3,14 @@
 import base64
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
+
+from lightning_drift.common.errors import notice
+from lightning_drift.images.decode import UndecodableError, decode, read_file
 
 SIDES = (512, 384, 320, 256, 192, 128)
 """Longest sides in pixels to choose from; the largest at which all pictures fit is taken."""
@@ -21,6 +25,8 @@ PIXEL_ART = 128
 class Thumbnails:
     """Turns files into data URIs; files with the same content share one.
 
+    A file that cannot be read as a picture has none, and one notice says why: the page is written without it.
+
     Args:
         paths: All files that will be added; the thumbnails' side is chosen so that they fit ``BUDGET``.
 
@@ -28,36 +34,56 @@ class Thumbnails:
         uris: The data URIs of the files added so far.
         count: How many different pictures the files hold.
         side: Longest side of a thumbnail in pixels.
+        pixel_art: Whether the first picture is small enough to be stored without loss.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.uris: list[str] = []
         self._index: dict[str, int] = {}
-        self._digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in dict.fromkeys(paths)}
-        files = {digest: path for path, digest in self._digests.items()}
+        self._digests: dict[Path, str] = {}
+        for path in dict.fromkeys(paths):
+            try:
+                self._digests[path] = hashlib.sha256(read_file(path)).hexdigest()
+            except UndecodableError as error:
+                self._digests[path] = f"{path}"
+                self._index[f"{path}"] = -1
+                _report(path, error)
+        files = {digest: path for path, digest in self._digests.items() if digest not in self._index}
         self.count = len(files)
+        self.pixel_art = False
         self.side = self._fitting_side(list(files.values()))
 
     def add(self, path: Path) -> int:
-        """The position of a file's picture in ``uris``."""
+        """The position of a file's picture in ``uris``; -1 if it cannot be read."""
         digest = self._digests[path]
         if digest not in self._index:
-            self._index[digest] = len(self.uris)
-            with Image.open(path) as image:
-                self.uris.append(data_uri(image, self.side))
+            self._index[digest] = -1
+            try:
+                uri = data_uri(decode(path).image, self.side)
+            except UndecodableError as error:
+                _report(path, error)
+            else:
+                self._index[digest] = len(self.uris)
+                self.uris.append(uri)
         return self._index[digest]
 
     def _fitting_side(self, files: list[Path]) -> int:
         """The largest side at which all pictures fit, judged by up to 16 of them."""
         sample = [files[k * len(files) // 16] for k in range(16)] if len(files) > 16 else files
+        images: list[Image.Image] = []
+        for path in sample:
+            with suppress(UndecodableError):  # `add` reports it
+                images.append(decode(path).image)
+        self.pixel_art = bool(images) and max(images[0].size) <= PIXEL_ART
         for side in SIDES:
-            size = 0
-            for path in sample:
-                with Image.open(path) as image:
-                    size += len(encode(image, side))
-            if size * len(files) <= BUDGET * max(1, len(sample)):
+            size = sum(len(encode(image, side)) for image in images)
+            if size * len(files) <= BUDGET * max(1, len(images)):
                 return side
         return SIDES[-1]
+
+
+def _report(path: Path, error: UndecodableError) -> None:
+    notice(f"{path} {error}; the page is without it")
 
 
 def encode(image: Image.Image, side: int) -> bytes:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import user_path
+from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, shown, whole
 from lightning_drift.common.rng import generator
 from lightning_drift.common.text import listed
 from lightning_drift.images.contact_sheet import contact_sheet
@@ -23,6 +25,12 @@ from lightning_drift.photos.folder import find_folder, find_pictures
 from lightning_drift.photos.near_duplicates import alike, perceptual_hash, pixel_digest
 from lightning_drift.photos.posteriors import cached_posteriors
 from lightning_drift.photos.stream import PhotoStream, image_at, middle_crop, random_crop
+
+MOST_PIXELS, MOST_WORKERS = 8192, 128
+"""Upper bounds of a square's side, and of the processes that prepare batches."""
+
+MOST_STRIP = 100_000_000
+"""Pixels of a photo that is resized whole, for random crops."""
 
 
 @dataclass
@@ -77,11 +85,20 @@ class InstanceImages(LightningDataModule):
     ) -> None:
         super().__init__()
         if resolution is not None and (resolution < 8 or resolution % 8):
-            raise UserError(f"{resolution} is not a size; give a multiple of 8", "data.resolution")
+            raise UserError(f"{shown(resolution)} is not a size; give a multiple of 8", "data.resolution")
         if batch_size < 1:
-            raise UserError(f"{batch_size} is not a number of photos; give 1 or more", "data.batch_size")
+            raise UserError(
+                f"{shown(batch_size)} is not a number of photos; give 1 or more", "data.batch_size"
+            )
         if num_workers < 0:
-            raise UserError(f"{num_workers} is not a number of processes; give 0 or more", "data.num_workers")
+            raise UserError(
+                f"{shown(num_workers)} is not a number of processes; give 0 or more", "data.num_workers"
+            )
+        if resolution is not None:
+            whole(resolution, "data.resolution", 8, MOST_PIXELS)
+        whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        whole(num_workers, "data.num_workers", 0, MOST_WORKERS)
+        whole(seed, "data.seed", -MAX_SEED - 1, MAX_SEED)
         try:
             self.ground = ImageColor.getrgb(background)[:3]
         except ValueError as error:
@@ -163,6 +180,10 @@ class InstanceImages(LightningDataModule):
         if min(size) < resolution and not self.allow_small:
             raise UndecodableError(
                 f"is {size[0]}x{size[1]}, its short side below {resolution} (data.allow_small enlarges it)"
+            )
+        if self.crop == "random" and max(size) / min(size) * resolution**2 > MOST_STRIP:
+            raise UndecodableError(
+                f"is {size[0]}x{size[1]}, too long and narrow for random crops (set data.crop: center)"
             )
 
     def _fit(self, image: Image.Image, resolution: int) -> Tensor:
@@ -252,7 +273,7 @@ class InstanceImages(LightningDataModule):
                 "cached latents need fixed crops, but data.crop is random and photos are not square"
                 f" ({listed(uneven)}): set data.crop: center, or latents: reencode"
             )
-        cache_dir = None if self.cache_dir is None else Path(self.cache_dir)
+        cache_dir = None if self.cache_dir is None else user_path(self.cache_dir, "data.cache_dir")
         self._posteriors = cached_posteriors(vae, images, torch.device(device), cache_dir)
 
     def stream(self, first_batch: int, rank: int, world_size: int) -> PhotoStream:
@@ -289,7 +310,7 @@ class InstanceImages(LightningDataModule):
 
 
 def _refusal(folder: Path, count: int, refused: dict[str, str]) -> UserError:
-    lines = "".join(f"\n  {name} {reason}" for name, reason in refused.items())
     return UserError(
-        f"{len(refused)} of {count} photos in {folder} cannot be used; mend or remove them:{lines}"
+        f"{len(refused)} of {count} photos in {folder} cannot be used; mend or remove them:",
+        details=[f"{name} {reason}" for name, reason in refused.items()],
     )

@@ -1,7 +1,6 @@
 """Which pictures of a set are the same, or nearly."""
 
 import hashlib
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +49,14 @@ def alike(digests: list[bytes], hashes: list[NDArray[np.bool_]]) -> tuple[list[l
     for index, digest in enumerate(digests):
         exact.setdefault(digest, []).append(index)
     group_of = {group[0]: [group[0]] for group in exact.values()}
-    for one, other in combinations(list(group_of), 2):
-        near = int((hashes[one] != hashes[other]).sum()) <= NEAR
-        if near and group_of[one] is not group_of[other]:
-            group_of[one] += group_of[other]
-            for index in group_of[other]:
-                group_of[index] = group_of[one]
+    first = list(group_of)
+    looks = np.stack([hashes[index] for index in first]) if first else np.empty((0, 63), bool)
+    for place, one in enumerate(first):
+        near = (looks[place + 1 :] != looks[place]).sum(1) <= NEAR
+        for other in (first[place + 1 + int(step)] for step in np.flatnonzero(near)):
+            if group_of[one] is not group_of[other]:
+                group_of[one] += group_of[other]
+                for index in group_of[other]:
+                    group_of[index] = group_of[one]
     near_groups = {id(group): sorted(group) for group in group_of.values() if len(group) > 1}
     return [group for group in exact.values() if len(group) > 1], list(near_groups.values())

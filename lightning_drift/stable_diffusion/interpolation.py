@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import real
 from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.loading import open_base
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.weights.files import Weights
+from lightning_drift.weights.split_weights import set_weight_
 
 MOST = 1.5
 """The largest drift."""
@@ -31,13 +32,12 @@ def check_drift(value: float, option: str) -> float:
         option: The option that holds it, for the message.
 
     Raises:
-        UserError: It is out of range.
+        UserError: It is no number, or out of range.
     """
-    if not 0 <= value <= MOST:
-        raise UserError(
-            f"{value:g} is out of range; give 0 (the base) to {MOST}, 1 is the model as trained", option
-        )
-    return value
+    try:
+        return real(value, option, 0, MOST)
+    except UserError as error:
+        raise UserError(f"{error.message}; 0 is the base, 1 the model as trained", option) from error
 
 
 def base_of(opened: OpenedPipeline, base: str | None = None) -> OpenedPipeline:
@@ -102,7 +102,7 @@ def interpolated(opened: OpenedPipeline, base: OpenedPipeline, drift: float) -> 
 
 def lerped(base: Weights, tuned: Weights, drift: float) -> Weights:
     """Weights that are read as the ``lerp`` of two models' weights."""
-    return replace(tuned, read=lambda name: lerp(base.read(name), tuned.read(name), drift))
+    return replace(tuned, stored=lambda name: lerp(base.read(name), tuned.read(name), drift))
 
 
 def lerp(base: Tensor, tuned: Tensor, drift: float) -> Tensor:
@@ -125,14 +125,12 @@ def load_weights_(modules: Mapping[str, nn.Module], weights: Mapping[str, Weight
         weights: Their new weights by part, such as those of ``interpolated``.
 
     Raises:
-        UserError: A weight cannot be read or does not fit; the weights before it have changed already.
+        UserError: A weight cannot be read or is not finite; the weights before it have changed already.
     """
     for part, module in modules.items():
-        for name, tensor in module.state_dict().items():
-            try:
-                tensor.copy_(weights[part].read(name).reshape(tensor.shape))
-            except (SafetensorError, OSError, RuntimeError, KeyError) as error:
-                raise UserError(f"{weights[part].origin}: {name} cannot be read ({error})") from error
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if name in weights[part].shapes:  # buffers that no model file holds are not there
+                set_weight_(tensor, weights[part].read(name).reshape(tensor.shape))
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import MOST_TOGETHER, real, whole
+from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.stable_diffusion.autoencoder import decode_latent, vae_factor
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 
@@ -31,6 +33,13 @@ MOST_STEPS = 1000
 """DDIM steps at most: the training timesteps of Stable Diffusion 1.x."""
 
 
+MOST_SIDE = 8192
+"""Pixels along a side of a picture at most."""
+
+MOST_PIXELS = 2**24
+"""Pixels of a picture at most: 4096x4096, 64 times what Stable Diffusion 1.x was trained at."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How pictures are sampled: what decides them beside the model, the prompt and the seed.
@@ -39,9 +48,10 @@ class Sampling:
         num_inference_steps: DDIM steps, 1 to 1000.
         guidance_scale: Classifier-free guidance, 0 to 100; at 1 or less there is none.
         negative_prompt: What to steer away from; it takes the place of the empty prompt in the guidance.
-        height: Pixels, a whole number of latent cells (8 for SD v1.5); None for the model's own size.
+        height: Pixels, a whole number of latent cells (8 for SD v1.5), at most 8192; None for the model's own
+            size. Height times width is at most 16.8 megapixels.
         width: Likewise.
-        batch_size: Pictures that `dream_all` samples together, 1 or more; changes pictures by rounding only.
+        batch_size: Pictures that `dream_all` samples together, 1 to 1024; changes pictures by rounding only.
         generator_device: Where the starting noise is drawn: "cpu" gives the same picture on any machine,
             "cuda" the noise of ``torch.Generator("cuda")`` on the model's device.
 
@@ -58,17 +68,18 @@ class Sampling:
     generator_device: Literal["cpu", "cuda"] = "cpu"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_inference_steps <= MOST_STEPS:
+        check_text(self.negative_prompt, "negative_prompt")
+        whole(self.num_inference_steps, "num_inference_steps", 1, MOST_STEPS)
+        real(self.guidance_scale, "guidance_scale", 0, 100)
+        whole(self.batch_size, "batch_size", 1, MOST_TOGETHER)
+        for name, size in (("height", self.height), ("width", self.width)):
+            if size is not None:
+                whole(size, name, 1, MOST_SIDE)
+        if (self.height or 0) * (self.width or 0) > MOST_PIXELS:
             raise UserError(
-                f"{self.num_inference_steps} is out of range; give 1 to {MOST_STEPS}", "num_inference_steps"
+                f"{self.width}x{self.height} is more than {MOST_PIXELS / 1e6:.1f} megapixels; give less",
+                "width",
             )
-        if not 0 <= self.guidance_scale <= 100:
-            raise UserError(
-                f"{self.guidance_scale:g} is out of range; give 0 to 100, the recipe's is 3.0",
-                "guidance_scale",
-            )
-        if self.batch_size < 1:
-            raise UserError(f"{self.batch_size} is not a number of pictures; give 1 or more", "batch_size")
 
     @classmethod
     def read(cls, option: str, **values: Any) -> "Sampling":

@@ -44,5 +44,4 @@ class Failures:
         if not trainer.is_global_zero:
             raise SystemExit(2)  # the first process says it for all
         number = "one image" if len(sentences) == 1 else f"{len(sentences)} images"
-        listing = "".join(f"\n  {sentence}" for sentence in sentences)
-        raise UserError(f"{number} could not be upscaled, the others are done:{listing}")
+        raise UserError(f"{number} could not be upscaled, the others are done:", details=sentences)

@@ -1,6 +1,7 @@
 """UpscaleImages: which pictures to upscale; reading one with its transparency and profile."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,12 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.images.decode import EXTENSIONS
+from lightning_drift.common.files import check_file, read_text, user_path
+from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, whole
+from lightning_drift.images.decode import EXTENSIONS, UndecodableError, read_file
 
+MOST_SAMPLES = 1000
+"""Pictures of one image at most."""
 TILE_CAPTIONS = ".tiles.txt"
 
 
@@ -59,9 +64,8 @@ class _Requests(Dataset[UpscaleRequest]):
         request = self.requests[index]
         if not request.content:
             try:
-                with request.path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256")
-            except OSError:  # the error is reported when the picture is read
+                digest = hashlib.sha256(read_file(request.path))
+            except UndecodableError:  # the error is reported when the picture is read
                 return request
             request.content = digest.hexdigest()[:10]
             if request.seed < 0:
@@ -96,17 +100,16 @@ class UpscaleImages(LightningDataModule):
         batch_size: int = 1,
     ) -> None:
         super().__init__()
-        if num_samples < 1:
-            raise UserError(f"{num_samples} is not a number of pictures; give 1 or more", "data.num_samples")
-        if batch_size < 1:
-            raise UserError(f"{batch_size} is not a number of pictures; give 1 or more", "data.batch_size")
-        if seed < -1:
-            raise UserError(
-                f"{seed} is not a seed; give 0 or more, or -1 to give each image its own", "data.seed"
-            )
-        paths = [
-            path for name in ([images] if isinstance(images, str) else images) for path in _find(Path(name))
-        ]
+        whole(num_samples, "data.num_samples", 1, MOST_SAMPLES)
+        whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        try:
+            whole(seed, "data.seed", -1, MAX_SEED)
+        except UserError as error:
+            raise UserError(f"{error.message}; -1 gives each image its own", "data.seed") from error
+        names_given = [images] if isinstance(images, str) else images
+        if not names_given:
+            raise UserError("the list is empty; give a folder of images, or images", "data.images")
+        paths = [path for name in names_given for path in _find(user_path(name, "data.images"))]
         stems = Counter(path.stem for path in paths)
         names = [path.stem if stems[path.stem] == 1 else path.name for path in paths]
         repeated = [name for name, count in Counter(names).items() if count > 1]
@@ -139,16 +142,22 @@ class UpscaleImages(LightningDataModule):
 
 
 def _find(path: Path) -> list[Path]:
-    path = path.expanduser()
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"no such file or folder: {path}", "data.images")
-    images = sorted(
+    """The images that a path names; those that cannot be read are among them, to be reported one by one."""
+    try:
+        is_folder = path.is_dir()
+        if not is_folder:
+            if not os.path.lexists(path):
+                raise UserError(f"no such file or folder: {path}", "data.images")
+            check_file(path, "image", "data.images")
+            return [path]
+        files = sorted(path.iterdir())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})", "data.images") from error
+    images = [
         file
-        for file in path.iterdir()
-        if file.is_file() and file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
-    )
+        for file in files
+        if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and not file.is_dir()
+    ]
     images = [file for file in images if file.stem != "contact_sheet"]
     if not images:
         raise UserError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)})", "data.images")
@@ -156,18 +165,13 @@ def _find(path: Path) -> list[Path]:
 
 
 def _read_caption(path: Path) -> str:
-    if not path.is_file():
+    if not os.path.lexists(path) or path.is_dir():
         return ""
-    try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({error})", "data.captions") from error
+    return " ".join(read_text(path, "caption", "data.captions").split())
 
 
 def _read_tile_captions(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
+    if not os.path.lexists(path) or path.is_dir():
         return ()
-    try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({error})", "data.captions") from error
+    lines = read_text(path, "tile captions", "data.captions").splitlines()
+    return tuple(line.strip() for line in lines)

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import real, whole
 from lightning_drift.supir.settings import LATENT
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -30,6 +31,9 @@ RANGES = {
 }
 """Smallest and largest value of each option that is a number."""
 
+_WHOLE = {"min_size", "edm_steps", "tile_batch", "size_condition", "encoder_tile_size", "decoder_tile_size"}
+_MOST_TILE = 8192
+
 
 def check_ranges(values: Mapping[str, float]) -> None:
     """Refuse numbers out of their option's range.
@@ -39,16 +43,20 @@ def check_ranges(values: Mapping[str, float]) -> None:
     """
     for name, value in values.items():
         low, high = RANGES[name]
-        if not low <= value <= high:
-            raise UserError(f"{value:g} is out of range; give {low:g} to {high:g}", f"model.{name}")
+        if name in _WHOLE:
+            whole(value, f"model.{name}", int(low), int(high))
+        else:
+            real(value, f"model.{name}", low, high)
 
 
 def check_windows(tile_size: int, tile_overlap: int) -> None:
     """Refuse windows that the network cannot take or that do not overlap.
 
     Raises:
-        UserError: The window is no multiple of 32 pixels, or the overlap none of 8 below the window.
+        UserError: The window is no multiple of 32 pixels up to 8192, or the overlap none of 8 below it.
     """
+    whole(tile_size, "model.tile_size", 0, _MOST_TILE)
+    whole(tile_overlap, "model.tile_overlap", 0, _MOST_TILE)
     if not tile_size:
         return
     if tile_size < 256 or tile_size % 32:

@@ -5,10 +5,14 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from lightning_drift.common.errors import notice
+from lightning_drift.common.prompt_lengths import words_beyond
 from lightning_drift.supir.network.conditioning import reference_token_ids, token_ids
 from lightning_drift.supir.network.denoiser import Conditioning
 from lightning_drift.supir.network.weights import Checkpoints
 from lightning_drift.supir.settings import Method
+
+_SHOWN = 3
+"""Prompts that are cut and named one by one; more are counted."""
 
 
 class PromptConditionings:
@@ -36,17 +40,28 @@ class PromptConditionings:
         tokenizer = self.checkpoints.sdxl.tokenizer
         join = reference_token_ids if method.reference else token_ids
 
+        cut: list[str] = []
+
         def encoded(caption: str, prompt: str) -> Conditioning:
-            ids, cut = join(tokenizer, caption, prompt)
-            if cut:
-                length = tokenizer.model_max_length
-                notice(f"a prompt is longer than {length} tokens and was cut: {caption or prompt!r}")
+            ids, was_cut = join(tokenizer, caption, prompt)
+            if was_cut:
+                left = words_beyond(
+                    caption or prompt,
+                    lambda text: not join(tokenizer, *((text, prompt) if caption else ("", text)))[1],
+                )
+                cut.append(f"the last {left} words of {(caption or prompt)[:60]!r}")
             return encoders(ids, method.size)  # type: ignore[no-any-return]
 
         for caption in new:
             self.captions[caption] = encoded(caption, method.prompt)
         if self._negative is None:
             self._negative = encoded("", method.negative_prompt)
+        if cut:
+            more = f" and the ends of {len(cut) - _SHOWN} more prompts" if len(cut) > _SHOWN else ""
+            notice(
+                f"{'; '.join(cut[:_SHOWN])}{more} are cut off: a caption and its prompt have more than "
+                f"{tokenizer.model_max_length} tokens together"
+            )
 
     @property
     def negative(self) -> Conditioning:

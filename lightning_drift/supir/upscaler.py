@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.model_name import model_name
+from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.images.decode import Source, UndecodableError, read_source
 from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
@@ -148,6 +149,8 @@ class SupirUpscaler(LightningModule):
                 "tile_batch": tile_batch,
             }
         )
+        check_text(prompt, "model.prompt")
+        check_text(negative_prompt, "model.negative_prompt")
         check_windows(tile_size, tile_overlap)
         check_autoencoder_tiles(encoder_tile_size, decoder_tile_size, reference_numerics)
         if compile and memory == "stream":

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from lightning_drift.common.errors import UserError
 from lightning_drift.common.number_lists import decimals, integers
+from lightning_drift.common.numbers import whole
 from lightning_drift.stable_diffusion.interpolation import check_drift
 from lightning_drift.stable_diffusion.sampling import Sampling
 from lightning_drift.sweep.models import SweepModel
-from lightning_drift.sweep.templates import Prompt, expand, sampled
+from lightning_drift.sweep.templates import MOST_PROMPTS, Prompt, expand, sampled
 
 AXES = ("prompt", "seed", "guidance_scale", "num_inference_steps", "checkpoint", "drift")
 
@@ -96,8 +96,8 @@ class Product:
             UserError: A value is refused.
         """
         count = options["sample_prompts"]
-        if count is not None and count < 1:
-            raise UserError(f"{count} is not a number of prompts; give 1 or more", f"{option}.sample_prompts")
+        if count is not None:
+            whole(count, f"{option}.sample_prompts", 1, MOST_PROMPTS)
         scales = decimals(options["guidance_scale"], f"{option}.guidance_scale")
         for scale in scales:
             Sampling.read(option, guidance_scale=scale)
@@ -114,6 +114,12 @@ class Product:
             [check_drift(drift, f"{option}.drift") for drift in drifts],
             checkpoints,
         )
+
+    @property
+    def count(self) -> int:
+        """How many cells it has at most, by multiplication."""
+        prompts, others = len(self.prompts) * len(self.seeds), len(self.guidance_scale) * len(self.drift)
+        return prompts * others * len(self.num_inference_steps) * len(self.checkpoints)
 
     def cells(self, models: Mapping[str, SweepModel]) -> Iterable[Cell]:
         """All its cells; of a model that is a base itself only those with a drift of 1."""

@@ -7,12 +7,17 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.names import file_name
+from lightning_drift.common.numbers import MOST_TOGETHER, shown, whole
 from lightning_drift.dreams.dreamer import DREAM_PROMPT
 from lightning_drift.sweep.cells import Grid, Product, SweepRequest
 from lightning_drift.sweep.models import SweepModel, find_models
 from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
 MAIN = "sweep"
+MOST_CELLS = 500_000
+"""Cells of a sweep at most: weeks of pictures."""
+MOST_SHEETS = 10_000
 _OPTIONS = ("prompts", "slots", "sample_prompts", "seeds", "guidance_scale", "num_inference_steps", "drift")
 
 
@@ -68,9 +73,10 @@ class Sweep(LightningDataModule):
         sheet_rows: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("sheets", sheets, 0)):
-            if value < least:
-                raise UserError(f"{value} is too few; give {least} or more", f"data.{name}")
+        whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        whole(sheets, "data.sheets", 0, MOST_SHEETS)
+        if also is not None and not isinstance(also, Mapping):
+            raise UserError(f"{shown(also)} holds no products by name", "data.also")
         self.checkpoints = [checkpoints] if isinstance(checkpoints, str) else list(dict.fromkeys(checkpoints))
         self.base = base
         self.measure = measure
@@ -91,11 +97,21 @@ class Sweep(LightningDataModule):
         self.products = [Product.read(MAIN, options, self.checkpoints, "data")]
         for name, changed in (also or {}).items():
             self.products.append(self._further(name, changed, options))
+        count = sum(product.count for product in self.products)
+        if count > MOST_CELLS:  # before one of them is made
+            shapes = "; ".join(f"{product.name}: {product.shape}" for product in self.products[:4])
+            raise UserError(
+                f"the sweep has {count:,} cells, more than {MOST_CELLS:,} ({shapes}); shorten its lists, or "
+                "sweep in parts",
+                "data",
+            )
         self._models: dict[str, SweepModel] | None = None
         self._grid: Grid | None = None
 
     def _further(self, name: str, changed: Mapping[str, Any], options: Mapping[str, Any]) -> Product:
-        option = f"data.also.{name}"
+        option = f"data.also.{file_name(name, 'data.also')}"  # its sheets' files are called so
+        if not isinstance(changed, Mapping):
+            raise UserError(f"{shown(changed)} holds no options by name", option)
         if unknown := [key for key in changed if key not in _OPTIONS]:
             raise UserError(f"{unknown[0]} is not one of its options; they are {', '.join(_OPTIONS)}", option)
         if name == MAIN:
@@ -112,6 +128,11 @@ class Sweep(LightningDataModule):
         """
         if self.trainer is not None and not isinstance(self.trainer.lightning_module, SweepDreamer):
             raise UserError("a Sweep is rendered by model.class_path lightning_drift.SweepDreamer", "data")
+
+    @property
+    def prompts(self) -> list[str]:
+        """Every prompt of the sweep, once."""
+        return list(dict.fromkeys(prompt.text for product in self.products for prompt in product.prompts))
 
     @property
     def models(self) -> dict[str, SweepModel]:

@@ -1,13 +1,16 @@
 """The index of a sweep: one row per cell, with every parameter, measure and file, as CSV."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.errors import UserError
+from lightning_drift.common.files import read_text
 from lightning_drift.sweep.cells import Cell
 from lightning_drift.sweep.measure import PICTURE_MEASURES
 
@@ -22,6 +25,8 @@ PARAMETERS = (
     "checkpoint",
     "drift",
 )
+
+_FORMULA = re.compile("'*[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width signs
 
 Row = dict[str, Any]
 
@@ -66,6 +71,34 @@ class Index:
         slots = dict.fromkeys(slot_column(slot) for cell in cells for slot, _ in cell.prompt.slots)
         return cls(rows, list(slots))
 
+    @classmethod
+    def load(cls, path: Path) -> "Index":
+        """Read the CSV that `save` wrote; parameters and measures are text, as they stand in it.
+
+        Raises:
+            UserError: It cannot be read, or is not such a CSV.
+        """
+        try:
+            reader = csv.DictReader(StringIO(read_text(path, "index"), newline=""), strict=True)
+            lines, head = list(reader), reader.fieldnames or []
+        except csv.Error as error:
+            raise UserError(f"the index {path} is damaged: {error}") from error
+        known = {*FILES, *PARAMETERS, *PICTURE_MEASURES}
+        if not {"file", "prompt"} <= set(head):
+            raise UserError(f"the index {path} is damaged: it has no columns file and prompt")
+        if any(None in line or None in line.values() for line in lines):
+            raise UserError(f"the index {path} is damaged: a line has other columns than its head")
+        rows: list[Row] = [
+            {
+                unquoted(str(name)): unquoted(text)
+                for name, text in line.items()
+                if text or name not in (*PICTURE_MEASURES, "base_file")
+            }
+            for line in lines
+        ]
+        slots = [name for name in head if name not in known]
+        return cls(rows, [unquoted(name) for name in slots])
+
     @property
     def parameters(self) -> list[str]:
         """Columns that hold parameters, in order."""
@@ -94,16 +127,19 @@ class Index:
     def save(self, path: Path) -> None:
         """Write the CSV, complete or not at all.
 
+        Spreadsheets take a text that begins like a formula for one, and run it: such a text is written with
+        an apostrophe ahead (`quoted`), which `load` takes away.
+
         Raises:
             OSError: It cannot be written.
         """
-        text = StringIO()
+        text = StringIO(newline="")
         columns = [*FILES, *self.parameters, *self.measures]
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_plain(self.rows))
+        head = [quoted(name) for name in columns]
+        for line in (head, *([_plain(row.get(name, "")) for name in columns] for row in self.rows)):
+            text.write(_line(line))
         with atomic_write(path) as file:
-            file.write(text.getvalue().encode())
+            file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def slot_column(slot: str) -> str:
@@ -116,6 +152,26 @@ def number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _plain(rows: Iterable[Row]) -> Iterable[Row]:
-    for row in rows:
-        yield {name: number(value) for name, value in row.items()}
+def quoted(text: str) -> str:
+    """A text that no spreadsheet runs: one that begins like a formula has an apostrophe ahead of it.
+
+    >>> quoted("=1+1"), quoted("a tree"), quoted("'=")
+    ("'=1+1", 'a tree', "''=")
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unquoted(text: str) -> str:
+    """Undo `quoted`."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def _line(values: Sequence[str]) -> str:
+    """A line of the CSV. The writer puts those texts in quotes that hold a part of its line end."""
+    line = StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(values)
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _plain(value: Any) -> str:
+    return quoted(value) if isinstance(value, str) else number(value)

@@ -164,7 +164,14 @@
 
   // -- commands ------------------------------------------------------------------------------------------
 
-  const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
+  // Control characters are written out: a terminal would take some of them, pasted, for keys.
+  const control = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/;
+  const written = (c) => (control.test(c) || c === "'" || c === "\\" ? `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}` : c);
+  const quoted = (text) => {
+    if (/^[\w@%+=:,./-]+$/.test(text)) return text;
+    return control.test(text) ? `$'${[...text].map(written).join("")}'` : `'${text.replaceAll("'", `'"'"'`)}'`;
+  };
+  const option = (name, text) => `--${name}${text.startsWith("-") ? "=" : " "}${quoted(text)}`;
   // As a list wherever the command line might read something else into a prompt than its words.
   const asPrompt = (text) => (/^\p{L}[\p{L}\d ,.'-]*$/u.test(text) && !/\.(txt|ya?ml)$|^(null|true|false|none|yes|no|on|off|inf|nan)$/i.test(text) ? text : JSON.stringify([text]));
   const again = (row) => {
@@ -178,12 +185,12 @@
     if (facts.generator_device !== "cpu") options.push(["model.generator_device", facts.generator_device]);
     if (facts.dtype !== "auto") options.push(["model.dtype", facts.dtype]);
     options.push(["data.prompts", asPrompt(value("prompt", row))], ["data.seeds", value("seed", row)]);
-    return `lightning-drift predict ${options.map(([name, text]) => `--${name} ${quoted(String(text))}`).join(" ")}`;
+    return `lightning-drift predict ${options.map(([name, text]) => option(name, String(text))).join(" ")}`;
   };
   const path = (row) => (index.folder === "." ? "" : `${index.folder}/`) + index.names[row];
   const printed = (some) => {
     const files = some.map(path);
-    return `lightning-drift predict -c configs/supir.yaml --data.images ${quoted(files.length === 1 ? files[0] : JSON.stringify(files))}`;
+    return `lightning-drift predict -c configs/supir.yaml ${option("data.images", files.length === 1 ? files[0] : JSON.stringify(files))}`;
   };
   byId("copy-pins").addEventListener("click", (e) => {
     const some = [...Array(count).keys()].filter((row) => pins.has(index.names[row]));

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from PIL import Image
-
 from lightning_drift.common.atomic import atomic_write
+from lightning_drift.images.decode import decode
 from lightning_drift.pages.page import render
 from lightning_drift.pages.thumbnails import PIXEL_ART
 from lightning_drift.sweep.index import FILES, Index
@@ -29,9 +28,9 @@ def write_page(
 
     Raises:
         OSError: It cannot be written.
+        UndecodableError: The first picture cannot be read.
     """
-    with Image.open(page.parent / index.rows[0]["file"]) as image:
-        size = image.size
+    size = decode(page.parent / index.rows[0]["file"]).image.size
     data = {
         "parameters": [{"name": name, **_coded(index, name)} for name in index.parameters],
         "measures": [

@@ -1,6 +1,6 @@
 """What a sweep writes once all pictures are there: measures, index, tables, contact sheets, ranking page."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ class SweepReport(Callback):
             ) from error
 
     def _write(self, data: Any, names: Mapping[SweepRequest, str], folder: Path, module: Any) -> None:
-        grid: Grid = data.grid
+        thumbnails = _thumbnails(folder, names.values())
+        grid, names = _readable(data.grid, names, thumbnails)
         measures: list[dict[str, float]] = [{} for _ in grid.cells]
         if data.measure:
             measures = self._measure(grid, names, folder, module.device)
@@ -89,7 +90,6 @@ class SweepReport(Callback):
         for name, sheet in sheets(index, folder, data.sheet_axes, data.sheets) if data.sheets else ():
             save_png(folder / "sheets" / f"{name}.png", sheet)
             count += 1
-        thumbnails = {name: _thumbnail(folder, name) for name in dict.fromkeys([*files, *bases])}
         write_page(folder / PAGE, index, thumbnails, title, _command_facts(data, module))
         sheet_count = f"{count} contact sheet{'s' * (count != 1)} in {folder / 'sheets'}, " if count else ""
         print(f"\n{sheet_count}the index in {folder / INDEX}, means in {folder / TABLES}")
@@ -105,8 +105,7 @@ class SweepReport(Callback):
         for start in tqdm(range(0, len(requests), _CHUNK), desc="measuring", leave=False):
             images = []
             for request in requests[start : start + _CHUNK]:
-                with Image.open(folder / names[request]) as image:
-                    images.append(image.convert("RGB"))
+                images.append(decode(folder / names[request]).image)
             chunks.append(Features.of(images, clip).tensors())
         features = Features.from_tensors(
             {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -168,18 +167,63 @@ def _kept_photos(model: SweepModel, clip: FrozenClip | None) -> Features | None:
     return photos if clip is not None and base.clip_hash == clip.hash else replace(photos, clip=None)
 
 
+def _thumbnails(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The file that the page shows small for each picture; a notice for each picture that cannot be read."""
+    thumbnails = {}
+    for name in dict.fromkeys(names):
+        try:
+            thumbnails[name] = _thumbnail(folder, name)
+        except UndecodableError as error:
+            notice(f"{folder / name} {error}; the report is without it")
+    return thumbnails
+
+
+def _readable(
+    grid: Grid, names: Mapping[SweepRequest, str], pictures: Mapping[str, str]
+) -> tuple[Grid, dict[SweepRequest, str]]:
+    """The cells whose pictures can be read, and their names.
+
+    Raises:
+        UserError: There is none.
+    """
+    left = {request: name for request, name in names.items() if name in pictures}
+    if len(left) == len(names):
+        return grid, left
+    readable = Grid()
+    for place, (cell, request) in enumerate(zip(grid.cells, grid.requests, strict=True)):
+        if request in left and (not grid.bases or grid.bases[place] in left):
+            readable.cells.append(cell)
+            readable.requests.append(request)
+            readable.bases += grid.bases[place : place + 1]
+    if not readable.cells:
+        raise UserError("none of the sweep's pictures can be read; delete them and give the command again")
+    return readable, left
+
+
 def _thumbnail(folder: Path, name: str) -> str:
-    """The file that the page shows small: a picture itself, or a smaller copy where it is large."""
+    """The file that the page shows small: a picture itself, or a smaller copy where it is large.
+
+    Raises:
+        UndecodableError: The picture cannot be read.
+    """
     source, target = folder / name, folder / "thumbnails" / f"{Path(name).stem}.webp"
-    with Image.open(source) as image:
-        if max(image.size) <= THUMBNAIL:
-            return name
-        if not target.exists() or target.stat().st_mtime_ns < source.stat().st_mtime_ns:
-            small = image.convert("RGB")
-            small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-            with atomic_write(target) as file:
-                small.save(file, format="WEBP", quality=82)
+    image = decode(source).image
+    if max(image.size) <= THUMBNAIL:
+        return name
+    if not _is_thumbnail(target, source):
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        with atomic_write(target) as file:
+            image.save(file, format="WEBP", quality=82)
     return target.relative_to(folder).as_posix()
+
+
+def _is_thumbnail(target: Path, source: Path) -> bool:
+    """Whether a thumbnail is there, whole, and not older than its picture."""
+    try:
+        new = target.stat().st_mtime_ns >= source.stat().st_mtime_ns
+        return new and max(decode(target).image.size) == THUMBNAIL
+    except (OSError, UndecodableError):
+        return False
 
 
 def _command_facts(data: Any, module: Any) -> dict[str, Any]:

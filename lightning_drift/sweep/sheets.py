@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from PIL import Image
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.sweep.index import Index, Row, number
 
 SIDE = 8192
@@ -115,8 +117,8 @@ def _sheet(part: Index, folder: Path, columns: str, rows: str, title: str) -> Im
     for key in ((row, column) for row in down for column in across):
         image = Image.new("RGB", (8, 8))  # a cell that is not there
         if key in cells:
-            with Image.open(folder / cells[key]["file"]) as opened:
-                image = opened.convert("RGB")
+            with suppress(UndecodableError):  # damaged since it was made: its cell stays black
+                image = decode(folder / cells[key]["file"]).image
             image.thumbnail((limit, limit))
         images.append(image)
     return contact_sheet(

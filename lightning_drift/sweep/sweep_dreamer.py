@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.dreams.dreamer import DTYPES, dream_text
 from lightning_drift.dreams.image_writer import ImageWriter
@@ -52,14 +53,20 @@ class SweepDreamer(LightningModule):
         dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
     ) -> None:
         super().__init__()
-        self.sampling = Sampling(
-            negative_prompt=negative_prompt, height=height, width=width, generator_device=generator_device
+        self.sampling = Sampling.read(
+            "model",
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            generator_device=generator_device,
         )
         self.dtype_name = dtype
         self._loaded: StableDiffusion | None = None
         self._model: SweepModel | None = None
         self._drift = 1.0
         self._states: dict[str, Tensor] = {}  # of the last batch's prompts
+        self._prompts: list[str] = []
+        self._lengths_told: set[int] = set()
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """What is done with the pictures when all are made."""
@@ -72,7 +79,9 @@ class SweepDreamer(LightningModule):
             UserError: Noise is to be drawn on a CUDA device that is not there, or the data is not a sweep.
         """
         self.sampling.check_device("model")
-        _check_sweep(self.trainer.datamodule)  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        _check_sweep(data)
+        self._prompts = data.prompts
 
     def predict_plan(self, trainer: Trainer, data: Any) -> str:
         """What the sweep takes, in a few lines, before anything is made; the command line prints it.
@@ -81,6 +90,7 @@ class SweepDreamer(LightningModule):
             UserError: The data is not a sweep, a model cannot be found, or an option does not fit it.
         """
         _check_sweep(data)
+        self._prompts = data.prompts
         writer = next(c for c in trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
         return plan(data, self, writer.output_dir, trainer.strategy.root_device, trainer.world_size)
 
@@ -168,8 +178,17 @@ class SweepDreamer(LightningModule):
             for module in (self._loaded.unet, self._loaded.text_encoder):
                 torch.nn.Module.to(module, device, DTYPES.get(self.dtype_name, auto))
             self._loaded.vae.to(device)
+            self._tell_cut()
         self._model, self._drift = model, drift
         self._states = {}
+
+    def _tell_cut(self) -> None:
+        """Say once for each tokenizer's length which of the sweep's prompts are longer."""
+        assert self._loaded is not None
+        tokenizer = self._loaded.tokenizer
+        if self._prompts and tokenizer.model_max_length not in self._lengths_told:
+            self._lengths_told.add(tokenizer.model_max_length)
+            tell_cut(tokenizer, [*self._prompts, self.sampling.negative_prompt])
 
     def release(self) -> None:
         """Give back the memory of the model that was used last."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import shown
 from lightning_drift.common.prompt_lists import find_list, read_prompts
 from lightning_drift.common.rng import generator
+from lightning_drift.common.yaml_files import read_yaml
 
 MOST_PROMPTS = 200_000
 _MARK = re.compile(r"\{\{|\}\}|\{(\w+)\}")
@@ -46,22 +47,19 @@ def read_groups(value: PromptsGiven, option: str) -> dict[str, list[str]]:
         option: The option's name, for messages.
 
     Raises:
-        UserError: A file cannot be read, or holds something else.
+        UserError: A file cannot be read, or holds something else; or there is no prompt.
     """
     if isinstance(value, str) and value.lower().endswith((".yaml", ".yml")):
         value = _read_yaml(find_list(value), option)
     if isinstance(value, Mapping):
+        if not value:
+            raise UserError("there are no groups of prompts", option)
         return {str(group): read_prompts(prompts, f"{option}.{group}") for group, prompts in value.items()}
     return {"": read_prompts(value, option)}
 
 
 def _read_yaml(path: Path, option: str) -> Any:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the prompt file {path}: {error.strerror}", option) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}", option) from error
+    content = read_yaml(path, "prompt file", option)
     groups = content if isinstance(content, dict) else {"": content}
     for group, prompts in groups.items():
         if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
@@ -97,16 +95,28 @@ def expand(
     Raises:
         UserError: A slot is not given, is not used or has too few values, or there are too many prompts.
     """
+    if slots is not None and not isinstance(slots, Mapping):
+        raise UserError(f"{shown(slots)} holds no slots by name", f"{option}.slots")
     values = {slot: read_prompts(given, f"{option}.slots.{slot}") for slot, given in (slots or {}).items()}
-    expanded: dict[str, Prompt] = {}
     used: set[str] = set()
+    found: list[tuple[str, list[str], str]] = []
+    total = 0
     for group, templates in read_groups(prompts, f"{option}.prompts").items():
         for template in templates:
             names = [match[1] for match in _MARK.finditer(template) if match[1]]
             used |= set(names)
-            _check(template, names, values, option)
-            for prompt in _filled(template, names, values, group):
-                expanded.setdefault(prompt.text, prompt)
+            _check_braces(template, option)
+            total += _count(template, names, values, option)
+            found.append((template, names, group))
+    if total > MOST_PROMPTS:  # before one of them is made
+        raise UserError(
+            f"the templates give {total:,} prompts, more than {MOST_PROMPTS:,}; shorten the slots' lists",
+            f"{option}.prompts",
+        )
+    expanded: dict[str, Prompt] = {}
+    for template, names, group in found:
+        for prompt in _filled(template, names, values, group):
+            expanded.setdefault(prompt.text, prompt)
     if unused := [slot for slot in values if slot not in used]:
         raise UserError(
             f"no prompt has the slot {{{unused[0]}}}; add it to one, or leave it out", f"{option}.slots"
@@ -114,26 +124,39 @@ def expand(
     return list(expanded.values())
 
 
-def _check(template: str, names: Sequence[str], values: Mapping[str, list[str]], option: str) -> None:
+def _check_braces(template: str, option: str) -> None:
+    left = _MARK.sub("", template)
+    if brace := next((character for character in left if character in "{}"), None):
+        raise UserError(
+            f"{shown(template)} has a {brace} that belongs to no slot; a slot is written {{artist}}, a brace "
+            f"twice: {brace * 2}",
+            f"{option}.prompts",
+        )
+
+
+def _count(template: str, names: Sequence[str], values: Mapping[str, list[str]], option: str) -> int:
+    """How many prompts a template gives."""
     for name, count in Counter(names).items():
         if name not in values:
             there = ", ".join(f"{{{slot}}}" for slot in values) or "none"
             raise UserError(
-                f"{template!r} has the slot {{{name}}}, and {option}.slots gives {there}; "
+                f"{shown(template)} has the slot {{{name}}}, and {option}.slots gives {there}; "
                 "add it there, or write {{ and }} for braces",
                 f"{option}.prompts",
             )
         if len(values[name]) < count:
             raise UserError(
-                f"{template!r} needs {count} different values, there is {len(values[name])}",
+                f"{shown(template)} needs {count} different values, there is {len(values[name])}",
                 f"{option}.slots.{name}",
             )
     total = prod(comb(len(values[name]), count) for name, count in Counter(names).items())
     if total > MOST_PROMPTS:
         raise UserError(
-            f"{template!r} gives {total:,} prompts, more than {MOST_PROMPTS:,}; shorten its slots' lists",
+            f"{shown(template)} gives {total:,} prompts, more than {MOST_PROMPTS:,}; shorten its slots' "
+            "lists",
             f"{option}.prompts",
         )
+    return total
 
 
 def _filled(

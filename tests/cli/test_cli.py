@@ -223,7 +223,7 @@ def test_the_embedded_default_runs_with_no_argument_but_fewer_steps(command: str
             ["fit", "--model.learning_rate", "abc"],
             'Parser key "learning_rate"; Expected a float. Got value: abc',
         ),
-        (["fit", "-c", "nofile.yaml"], "File does not exist"),
+        (["fit", "-c", "nofile.yaml"], "-c: cannot read the configuration nofile.yaml: No such file"),
         (["fit", "-c", "broken.yaml"], "broken.yaml"),
         (["fit", "--trainer.maximum", "3"], "trainer.maximum"),
         (["fit", "--model", "Foo"], "Foo"),

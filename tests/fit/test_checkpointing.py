@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from helpers.bits import assert_same_bits
 from helpers.fits import fit
 from helpers.stand_ins import Latents
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_drift.common.errors import UserError
@@ -103,14 +106,25 @@ def test_with_room_for_no_checkpoint_the_previous_one_stays(tmp_path: Path, monk
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_disk_that_fills_while_writing_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
-    writer, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
-    good = {"state_dict": {"a": torch.ones(100_000)}, "global_step": 1}
-    writer.save_checkpoint(good, path)
-    (tmp_path / "last.ckpt.partial").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"cannot write the checkpoint .*last\.ckpt"):
-        writer.save_checkpoint(good | {"global_step": 2}, path)
+    code = """
+import resource, signal, sys
+import torch
+from lightning_drift.common.errors import UserError
+from lightning_drift.fit.checkpointing import AtomicCheckpointIO
+writer, path = AtomicCheckpointIO(), sys.argv[1]
+good = {"state_dict": {"a": torch.ones(100_000)}, "global_step": 1}
+writer.save_checkpoint(good, path)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    writer.save_checkpoint(good | {"global_step": 2}, path)
+except UserError as error:
+    print(error)
+"""
+    path = tmp_path / "last.ckpt"
+    said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith(f"cannot write the checkpoint {path}")
     assert read_checkpoint(path)["global_step"] == 1
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
@@ -237,3 +251,21 @@ def test_a_checkpoint_holds_the_recipe_and_no_autoencoder(tiny_sd: str, trainer:
     }
     assert recipe.items() >= (knobs | {"learning_rate": 1e-4, "precision": "32-true"}).items()
     assert recipe["optimizer"] == "bitsandbytes.optim.adamw.AdamW8bit"
+
+
+def test_pruning_goes_by_steps_and_not_by_file_dates(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
+    checkpoint = StepCheckpoint("1,2,3", last_every_n_steps=0, keep=2, dirpath=str(tmp_path))
+
+    class ClockGoesBack(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            for path in tmp_path.glob("*.ckpt"):  # saved while the clock was years ahead
+                os.utime(path, (2**31, 2**31))
+
+    (tmp_path / "step=mine.ckpt").write_text("a user's file")
+    callbacks = [checkpoint, ClockGoesBack()]
+    trainer(max_steps=3, callbacks=callbacks).fit(DreamBooth(tiny_sd), datamodule=Latents())
+    assert sorted(path.name for path in tmp_path.glob("step=*")) == [
+        "step=00002.ckpt",
+        "step=00003.ckpt",
+        "step=mine.ckpt",
+    ]

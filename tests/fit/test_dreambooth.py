@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_drift.common.errors import UserError
 from lightning_drift.fit.checkpointing import StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth
+from lightning_drift.fit.seed_grid import SeedGrid
 
 GOLDEN = json.loads((DATA / "golden_fp32.json").read_text())["steps"]
 
@@ -124,6 +125,43 @@ def test_clipping_scales_all_gradients_by_their_global_norm(tiny_sd: str, limit:
     scale = 1.0 if limit is None else limit / norm
     for old, parameter in zip(before, (p for p in parameters if p.grad is not None), strict=True):
         torch.testing.assert_close(parameter.grad, old * scale, rtol=1e-4, atol=1e-7)
+
+
+class GradientWatch(DreamBooth):
+    """Counts the gradients that are alive in a step's forward, in a grid and in a save."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.alive: list[tuple[str, int]] = []
+
+    def count(self, where: str) -> None:
+        self.alive.append((where, sum(p.grad is not None for p in self.parameters())))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.count("forward")
+        return super().training_step(batch, batch_idx)
+
+    def on_grid(self, trainer: Any, module: Any, pictures: Any) -> None:
+        self.count("grid")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.count("save")
+        super().on_save_checkpoint(checkpoint)
+
+
+def test_gradients_live_only_from_a_backward_to_its_update(
+    tiny_sd: str, trainer: Any, tmp_path: Path
+) -> None:
+    module = GradientWatch(tiny_sd, "a photo of sks dog", optimizer=torch.optim.AdamW)
+    grid = SeedGrid("2", {"a": {"prompts": "a tree", "seeds": "0"}}, num_inference_steps=1)
+    grid.listeners.append(module)
+    callbacks = [grid, StepCheckpoint("", last_every_n_steps=1, dirpath=str(tmp_path))]
+    trainer(max_steps=2, accumulate_grad_batches=2, callbacks=callbacks).fit(module, datamodule=Latents())
+    parameters = sum(p.requires_grad for p in module.parameters())
+    assert parameters > 100
+    within = ("forward", parameters)  # the second of two passes, whose gradients are added up
+    step = [("forward", 0), within]
+    assert module.alive == [*step, ("save", 0), *step, ("grid", 0), ("save", 0)]
 
 
 def test_each_sample_of_a_batch_has_its_own_timestep_and_noise(tiny_sd: str) -> None:

@@ -35,11 +35,11 @@ def test_every_option_makes_a_picture_of_the_right_size(models, photos, tmp_path
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"upscale": 100}, "model.upscale: 100 is out of range; give 0.25 to 16"),
+        ({"upscale": 100}, "model.upscale: 100 is out of range; give one from 0.25 to 16"),
         ({"edm_steps": 1}, "model.edm_steps"),
         ({"edm_steps": 1000}, "model.edm_steps"),
         ({"s_cfg": -1.0}, "model.s_cfg"),
-        ({"control_scale": 1.5}, "model.control_scale: 1.5 is out of range; give 0 to 1"),
+        ({"control_scale": 1.5}, "model.control_scale: 1.5 is out of range; give one from 0 to 1"),
         ({"s_churn": -1.0}, "model.s_churn"),
         ({"tile_size": 100}, "model.tile_size: 100 is not 0 or a multiple of 32"),
         ({"tile_size": 512, "tile_overlap": 512}, "model.tile_overlap: 512"),

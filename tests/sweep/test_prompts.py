@@ -72,7 +72,7 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
     ):
         expand(str(file), None)
     file.write_text("a: [")
-    with pytest.raises(UserError, match=r"numbers\.yaml is not a YAML file"):
+    with pytest.raises(UserError, match=r"numbers\.yaml is not YAML: "):
         expand(str(file), None)
 
 

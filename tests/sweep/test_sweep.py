@@ -17,6 +17,7 @@ import pytest
 import torch
 from helpers.fits import fit_checkpoint
 from helpers.paths import DATA, ROOT
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from lightning_drift.cli import main
@@ -112,10 +113,10 @@ def test_products_are_joined_and_share_their_pictures() -> None:
     [
         ({"guidance_scale": "3,101"}, r"data\.guidance_scale: 101 is out of range"),
         ({"num_inference_steps": "0"}, r"data\.num_inference_steps: 0 is out of range"),
-        ({"drift": "0.5,2"}, r"data\.drift: 2 is out of range; give 0 \(the base\) to 1\.5"),
+        ({"drift": "0.5,2"}, r"data\.drift: 2 is out of range; give one from 0 to 1\.5; 0 is the base"),
         ({"seeds": "4-2"}, r"data\.seeds: the range 4-2 runs backwards"),
-        ({"batch_size": 0}, r"data\.batch_size: 0 is too few; give 1 or more"),
-        ({"sample_prompts": 0}, r"data\.sample_prompts: 0 is not a number of prompts"),
+        ({"batch_size": 0}, r"data\.batch_size: 0 is out of range; give one from 1 to 1024"),
+        ({"sample_prompts": 0}, r"data\.sample_prompts: 0 is out of range; give one from 1 to 200000"),
         (
             {"also": {"more": {"seed": 3}}},
             r"data\.also\.more: seed is not one of its options; they are prompts",
@@ -344,3 +345,39 @@ def test_large_pictures_get_thumbnails_and_sheets_are_labelled(trainer: Any, tmp
     (sheet,) = (tmp_path / "sheets").glob("*.png")
     assert sheet.stem == "sweep_object-by-seed"
     assert rows_of(tmp_path)[0]["object"] in rows_of(tmp_path)[0]["prompt"]
+
+
+class Damages(Callback):
+    """Cuts a finished picture short before the report reads it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = ""
+
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
+        path = min((self.folder / "images").glob("*red-tower*.png"))
+        path.write_bytes(path.read_bytes()[:200])
+        self.name = f"images/{path.name}"
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_a_damaged_picture_costs_its_cell_only(
+    measure: bool, trainer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damages = Damages(tmp_path)
+    data = Sweep(
+        str(DATA / "tiny_sd"),
+        prompts=TWO,
+        seeds="0-1",
+        num_inference_steps=1,
+        sheets=2,
+        measure=measure,
+        clip="pocket",
+    )
+    writer = ImageWriter(str(tmp_path), contact_sheet=False)
+    trainer(callbacks=[writer, damages]).predict(SweepDreamer(), datamodule=data, return_predictions=False)
+    assert f"{damages.name} is damaged or cut short" in capsys.readouterr().err
+    files = [row["file"] for row in rows_of(tmp_path)]
+    assert len(files) == 3
+    assert damages.name not in files
+    assert damages.name.rpartition("/")[2] not in (tmp_path / "sweep.html").read_text()

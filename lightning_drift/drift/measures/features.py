@@ -86,6 +86,10 @@ class Features:
         }
         lengths = {len(tensor) for tensor in tensors.values() if tensor.ndim}
         fits = all(name in tensors and tuple(tensors[name].shape[1:]) == shapes[name] for name in shapes)
-        if not fits or len(lengths) != 1 or set(tensors) - set(shapes) - {"clip"}:
+        clip = tensors.get("clip")
+        fits = fits and (clip is None or clip.ndim == 2)
+        if not fits or len(lengths) != 1 or set(tensors) - set(shapes) - {"clip"} or 0 in lengths:
             raise UserError("these are not features of pictures: their tensors have other names or shapes")
+        if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors.values()):
+            raise UserError("these are not features of pictures: they hold NaN, infinity or whole numbers")
         return cls(**tensors)

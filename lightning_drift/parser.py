@@ -1,0 +1,170 @@
+"""The parser of ``fit``, ``validate`` and ``predict``, which reports in sentences."""
+
+import difflib
+import os
+import re
+from functools import cache
+from typing import Any
+
+from jsonargparse import Namespace
+from jsonargparse.typing import Path as ParsedPath
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_drift import (
+    DreamBooth,
+    Dreamer,
+    InstanceImages,
+    Prompts,
+    SupirUpscaler,
+    Sweep,
+    SweepDreamer,
+    UpscaleImages,
+)
+from lightning_drift.common.command_line import Text, TextOption, TextParser, mark_texts, text_options
+from lightning_drift.common.errors import UserError
+from lightning_drift.common.files import read_text, user_path
+from lightning_drift.common.numbers import shown
+from lightning_drift.common.prompt_lists import check_text
+from lightning_drift.common.text import listed
+from lightning_drift.common.yaml_files import parse_yaml
+from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.drift.clip_drift import ClipDrift
+from lightning_drift.fit.checkpointing import StepCheckpoint
+from lightning_drift.fit.seed_grid import SeedGrid
+
+_SECTIONS = {
+    "model": (DreamBooth, Dreamer, SweepDreamer, SupirUpscaler),
+    "data": (InstanceImages, Prompts, Sweep, UpscaleImages),
+    "step_checkpoint": (StepCheckpoint,),
+    "seed_grid": (SeedGrid,),
+    "clip_drift": (ClipDrift,),
+    "image_writer": (ImageWriter,),
+}
+_OTHERS = {
+    "ckpt_path": TextOption(none=True),
+    "trainer.default_root_dir": TextOption(none=True),
+    "trainer.logger.save_dir": TextOption(),
+    "trainer.logger.name": TextOption(none=True),
+}
+# Values by name: texts of slots, of groups and of further products.
+_NESTED = re.compile(
+    r"data\.slots\..+|data\.prompts\..+|data\.also\..+\.prompts|seed_grid\.groups\..+\.prompts"
+)
+
+_NAMED_CLASSES = ("model", "data")
+"""Sections that name a class, whose options depend on it."""
+
+
+@cache
+def _text_options() -> dict[str, TextOption]:
+    found = dict(_OTHERS)
+    for section, classes in _SECTIONS.items():
+        for each in classes:
+            for name, option in text_options(each).items():
+                other = found.get(f"{section}.{name}", option)
+                found[f"{section}.{name}"] = TextOption(
+                    option.none and other.none, option.lists or other.lists, option.mappings or other.mappings
+                )
+    return found
+
+
+_PATHS = (
+    "ckpt_path",
+    "trainer.default_root_dir",
+    "trainer.logger.init_args.save_dir",
+    "step_checkpoint.dirpath",
+    "image_writer.output_dir",
+    "clip_drift.clip",
+    "clip_drift.cache_dir",
+    *(f"model.init_args.{name}" for name in ("pipeline", "base", "supir", "sdxl")),
+    *(
+        f"data.init_args.{name}"
+        for name in ("instance_dir", "cache_dir", "images", "checkpoints", "base", "clip", "photos")
+    ),
+)
+
+
+def expand_paths(config: Namespace) -> None:
+    """Put home folders in place of ``~`` in every path, so that one text means one place everywhere.
+
+    Raises:
+        UserError: A path holds what none can, or is not UTF-8.
+    """
+    for key in _PATHS:
+        value = config.get(key)
+        if isinstance(value, list):
+            config[key] = [_expanded(item, key) for item in value]
+        elif isinstance(value, str):
+            config[key] = _expanded(value, key)
+
+
+def _expanded(value: Any, key: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    option = key.replace(".init_args.", ".")
+    check_text(value, option)  # a run's records are UTF-8, and name its folders
+    return Text(user_path(value, option)) if value.startswith("~") or "\0" in value else value
+
+
+def find_text_option(name: str) -> TextOption | None:
+    """What an option of ``fit``, ``validate`` or ``predict`` takes, if it is one for text."""
+    name = name.replace(".init_args.", ".")
+    if _NESTED.fullmatch(name):
+        return TextOption(lists=True)
+    return _text_options().get(name)
+
+
+class SentenceParser(TextParser, LightningArgumentParser):
+    """Reads texts as written, and reports a bad option in a sentence instead of the usage of two hundred."""
+
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        """Parse a command line; the values of options for text are not read as YAML."""
+        return super().parse_args(
+            None if args is None else mark_texts(args, find_text_option), *rest, **kwargs
+        )
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a configuration: UTF-8, whatever the system's locale, and a regular file.
+
+        Raises:
+            UserError: It is none.
+        """
+        text = read_text(user_path(path, "-c"), "configuration", "-c")
+        with ParsedPath(path, mode="fr").relative_path_context():
+            return self.parse_string(text, path, *args, **kwargs)
+
+    def parse_string(
+        self, content: str, path: str | os.PathLike[str] = "", *args: Any, **kwargs: Any
+    ) -> Namespace:
+        """Parse a configuration's text.
+
+        Raises:
+            UserError: A section holds no options, or one that there is not.
+        """
+        self._check_sections(parse_yaml(content), os.fspath(path))
+        parsed: Namespace = super().parse_string(content, os.path.basename(path), *args, **kwargs)
+        return parsed
+
+    def _check_sections(self, config: Any, path: str) -> None:
+        """Jsonargparse passes over a section that is a list or a number."""
+        place = f" in {path}" if path else ""
+        names = {action.dest for action in self._actions}
+        for section, content in config.items() if isinstance(config, dict) else ():
+            inner = {name for name in names if name.startswith(f"{section}.")}
+            if section in _NAMED_CLASSES:
+                if isinstance(content, dict) and not isinstance(content.get("init_args", {}), dict):
+                    raise UserError(f"init_args holds no options by name{place}", section)
+            elif not inner:
+                self._check_known(str(section), names, "", place)
+            elif not isinstance(content, dict):
+                raise UserError(f"{shown(content)} holds no options by name{place}", section)
+            else:
+                for name in content:
+                    self._check_known(f"{section}.{name}", inner, section, place)
+
+    def _check_known(self, name: str, names: set[str], section: str, place: str) -> None:
+        if name not in names and not any(known.startswith(f"{name}.") for known in names):
+            own = sorted({known.removeprefix(f"{section}.").partition(".")[0] for known in names})
+            near = difflib.get_close_matches(name.removeprefix(f"{section}."), own, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {listed(own)}"
+            raise UserError(f"there is no such option{place}{hint}", name)

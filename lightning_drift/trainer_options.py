@@ -1,0 +1,116 @@
+"""The Trainer's options and the seed, checked before anything is loaded."""
+
+import os
+import re
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import real, whole
+
+MAX_SEED_EVERYTHING = 2**32 - 1
+"""The largest seed of a run: NumPy's generator, which Lightning seeds too, takes no larger one."""
+
+_MOST = 2**53
+_WHOLE = {
+    "num_nodes": (1, 100_000),
+    "max_steps": (-1, _MOST),
+    "min_steps": (0, _MOST),
+    "max_epochs": (-1, _MOST),
+    "min_epochs": (0, _MOST),
+    "check_val_every_n_epoch": (1, _MOST),
+    "num_sanity_val_steps": (-1, _MOST),
+    "log_every_n_steps": (0, _MOST),
+    "accumulate_grad_batches": (1, 1_000_000),
+    "reload_dataloaders_every_n_epochs": (0, _MOST),
+}
+_REAL = {
+    "limit_train_batches": (0, _MOST),
+    "limit_val_batches": (0, _MOST),
+    "limit_test_batches": (0, _MOST),
+    "limit_predict_batches": (0, _MOST),
+    "overfit_batches": (0, _MOST),
+    "gradient_clip_val": (0, None),
+}
+
+
+def check_trainer(options: Any) -> None:
+    """Refuse numbers out of range, which the Trainer would take or fail at late.
+
+    Args:
+        options: The Trainer's options by name; those that are missing or None are the Trainer's own matter.
+
+    Raises:
+        UserError: A number is out of its option's range, or there are fewer CPU cores than processes.
+    """
+    for name, (low, high) in _WHOLE.items():
+        if (value := options.get(name)) is not None:
+            whole(value, f"trainer.{name}", low, high)
+    for name, (least, most) in _REAL.items():
+        if (value := options.get(name)) is not None:
+            real(value, f"trainer.{name}", least, most)
+    interval = options.get("val_check_interval")
+    if isinstance(interval, int | float):
+        real(interval, "trainer.val_check_interval", above=0)
+    _check_processes(str(options.get("accelerator")), str(options.get("devices")))
+
+
+def _check_processes(accelerator: str, devices: str) -> None:
+    """Refuse more processes on CPU cores than there are; each holds a whole model."""
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        most = max(2, os.cpu_count() or 1)
+        if re.fullmatch(r"\d{1,9}", devices) and int(devices) > most:
+            raise UserError(
+                f"{devices} processes on {most} CPU cores would each hold the model; give at most {most}",
+                "trainer.devices",
+            )
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what is no seed of a run.
+
+    Raises:
+        UserError: It is neither true, false nor a whole number below 2**32.
+    """
+    if not isinstance(seed, bool):
+        whole(seed, "seed_everything", 0, MAX_SEED_EVERYTHING)
+
+
+def chosen_seed(seed: bool | int | None) -> int:
+    """The number that ``seed_everything`` stands for: true chooses one, once for all processes of a run.
+
+    False leaves the generators of the libraries as they are. What this package draws follows from a seed all
+    the same, which then is 0.
+    """
+    if seed is True:
+        return int(os.environ.setdefault("PL_GLOBAL_SEED", str(secrets.randbelow(MAX_SEED_EVERYTHING + 1))))
+    return int(seed or 0)
+
+
+def made(name: str, option: str, make: Callable[[], Any]) -> Any:
+    """Make an object of a class that a configuration names, whose constructor may refuse its arguments.
+
+    Raises:
+        UserError: It does.
+    """
+    try:
+        return make()
+    except UserError:
+        raise
+    # Lightning's and users' constructors report bad arguments with any of these.
+    except (
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        ImportError,
+        RuntimeError,
+        MisconfigurationException,
+    ) as error:
+        raise UserError(f"{name} refuses its options: {' '.join(str(error).split())}", option) from error
