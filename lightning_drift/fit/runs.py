@@ -125,6 +125,8 @@ def claim_run(
             return _resumed(root, subject, name, ckpt_path, others)
         if name is not None and not _used(root / subject / name):
             return _claimed(Run(root, subject, name), ckpt_path)
+        if ckpt_path is not None:
+            find_checkpoint(ckpt_path, root / subject)  # before a folder is made for it
         run = _new_run(root, subject, safe_name(default[1]))
     except OSError as error:
         raise UserError(
