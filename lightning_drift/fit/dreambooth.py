@@ -419,8 +419,8 @@ class DreamBooth(LightningModule):
         """Check that a checkpoint fits this model before it is loaded, and note what differs from its recipe.
 
         Raises:
-            UserError: If it is not a checkpoint of this trainer, keys or shapes differ, or this fit cannot go on
-                with its optimizer state; it names them.
+            UserError: If it is not a checkpoint of this trainer, keys or shapes differ, or this fit cannot go
+                on with its optimizer state; it names them.
         """
         check_checkpoint(checkpoint, self.state_dict(), self.pipeline)
         if self.trainer.state.fn != "fit":
