@@ -232,7 +232,7 @@ def find_checkpoint(
             notice(f"{error.message}. It is passed over")
         else:
             return path
-    what = "no checkpoint that can be used" if damaged or steps else "no checkpoint to resume from"
+    what = "no checkpoint that can be read" if damaged or steps else "no checkpoint to resume from"
     raise UserError(f"{folder} holds {what}; start afresh without --ckpt_path, or name a file", "ckpt_path")
 
 
