@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from lightning_drift.common.atomic import atomic_link, atomic_write
+from lightning_drift.common.atomic import atomic_link, atomic_write, remove_abandoned
 from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import shown, whole
@@ -40,6 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
         need, free = checkpoint_bytes(checkpoint) + MARGIN, shutil.disk_usage(path.parent).free
         if need > free:
             raise UserError(
