@@ -12,6 +12,9 @@ from lightning_drift.common.errors import UserError
 MAX_TEXT_BYTES = 16 * 2**20
 """What a text file of a user may hold; a larger one is not what it was taken for."""
 
+MAX_PATH, MAX_PART = 4096, 255
+"""What a path and one name in it may take, in bytes, on Linux and most other systems."""
+
 
 def user_path(value: str | os.PathLike[str], option: str = "") -> Path:
     """A path as a user writes it: ``~`` and ``~name`` at its beginning are home folders.
@@ -33,7 +36,10 @@ def user_path(value: str | os.PathLike[str], option: str = "") -> Path:
         raise UserError(
             f"{text!r} is no path on this system, whose encoding lacks a character", option
         ) from error
-    return Path(os.path.expanduser(text))
+    path = Path(os.path.expanduser(text))
+    if len(text) > MAX_PATH or any(len(os.fsencode(part)) > MAX_PART for part in path.parts):
+        raise UserError(f"{text[:60]!r}… is longer than a file's name can be", option)
+    return path
 
 
 def check_file(path: Path, what: str, option: str = "") -> None:
@@ -89,7 +95,7 @@ def read_json(path: Path, what: str, option: str = "") -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"the {what} {path} is damaged: it is not JSON ({error})", option) from error
+        raise UserError(f"the {what} {path} is not valid JSON ({error})", option) from error
     if not isinstance(value, dict):
         raise UserError(f"the {what} {path} is damaged: it holds no JSON object", option)
     return value

@@ -18,6 +18,19 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
 
+def reason(error: BaseException) -> str:
+    r"""What a library says in an exception, in one line of at most 300 characters.
+
+    >>> reason(ValueError("no such\n  schedule"))
+    'no such schedule'
+    >>> reason(KeyError("act_fn"))
+    "KeyError 'act_fn'"
+    """
+    text = " ".join(str(error).split())[:300].rstrip(". ")
+    kind = type(error).__name__
+    return f"{kind} {text}".strip() if isinstance(error, LookupError) or not text else text
+
+
 def duration(seconds: float) -> str:
     """Write a time of one second or more: seconds below 90 s, minutes below 90 min, then hours and minutes.
 

@@ -1,6 +1,5 @@
 """Checkpoints at chosen steps, complete at their final name, with room checked before they are written."""
 
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,11 +11,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.atomic import atomic_link, atomic_write
+from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import shown, whole
 from lightning_drift.common.text import byte_size
 from lightning_drift.fit.milestones import Milestones
+from lightning_drift.weights.finite import refuse_not_finite
 
 MARGIN = 64 * 2**20  # bytes left free beside a checkpoint, for event files and pictures
 MAX_STEP = 10**18  # no step of a fit is this high
@@ -47,7 +48,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "checkpoint, or set step_checkpoint.keep"
             )
         try:
-            with atomic_write(path) as file:
+            with held(), atomic_write(path) as file:  # PyTorch's writer would lose a signal's exception
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # PyTorch reports a failed write as RuntimeError
             raise UserError(f"cannot write the checkpoint {path}: {error}") from error
@@ -55,8 +56,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint without running any code it may hold."""
-        return read_checkpoint(path)
+        """Read a checkpoint without running any code it may hold; its weights must be numbers."""
+        checkpoint = read_checkpoint(path)
+        refuse_not_finite(checkpoint["state_dict"], str(path))
+        return checkpoint
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -164,10 +167,12 @@ class StepCheckpoint(Checkpoint):
         if step is None:
             return
         if step in self.milestones.steps or step == self._required:
-            self._save(trainer, pl_module, PATTERN.format(step=step))
+            with held():  # what is saved is known to be saved
+                self._save(trainer, pl_module, PATTERN.format(step=step))
             self._prune(trainer)
         if (every and step % every == 0) or step == trainer.max_steps:
-            self._save(trainer, pl_module, "last.ckpt")
+            with held():
+                self._save(trainer, pl_module, "last.ckpt")
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         getattr(pl_module, "check_finite", lambda: None)()
@@ -175,7 +180,7 @@ class StepCheckpoint(Checkpoint):
         same_step = source is not None and source.name == PATTERN.format(step=trainer.global_step)
         if same_step and source is not None and source.parent == path.parent:
             if trainer.is_global_zero:
-                _link(source, path)
+                atomic_link(source, path)
             trainer.strategy.barrier()
         else:
             trainer.save_checkpoint(path)
@@ -196,16 +201,3 @@ class StepCheckpoint(Checkpoint):
         for step in newest_first[self.keep :]:
             if step not in (now, self._required):
                 saved[step].unlink()
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a complete file a second name without a copy, or copy it where the file system has no links."""
-    partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        with atomic_write(target) as file, open(source, "rb") as original:
-            shutil.copyfileobj(original, file)
-        return
-    os.replace(partial, target)

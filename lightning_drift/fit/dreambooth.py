@@ -120,8 +120,11 @@ class DreamBooth(LightningModule):
         """Refuse what the float32 weights cannot be trained with, before they are loaded.
 
         Raises:
-            UserError: The Trainer would turn the weights to half precision.
+            UserError: The data hold no photos, or the Trainer would turn the weights to half precision.
         """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and self.latents_mode == "cached" and not hasattr(data, "encode"):
+            raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
         precision = str(self.trainer.precision)
         if precision in ("16-true", "bf16-true"):
             raise UserError(
@@ -194,15 +197,8 @@ class DreamBooth(LightningModule):
     # -- the training step ------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Compute the photos' posteriors, if they are cached; the autoencoder then rests on the CPU.
-
-        Raises:
-            UserError: The data holds no photos.
-        """
+        """Compute the photos' posteriors, if they are cached; the autoencoder then rests on the CPU."""
         assert self.stable_diffusion is not None
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.latents_mode == "cached" and not hasattr(data, "encode"):
-            raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
         for module in self.trained().values():
             module.train()
         if self.device.type == "cpu" and "16" in str(self.trainer.precision):
@@ -212,7 +208,7 @@ class DreamBooth(LightningModule):
             )
         self.input_ids = self.input_ids.to(self.device)
         if self.latents_mode == "cached":
-            data.encode(self.stable_diffusion.vae, self.device)
+            self.trainer.datamodule.encode(self.stable_diffusion.vae, self.device)  # type: ignore[attr-defined]
             self.stable_diffusion.vae.to("cpu")
         else:
             self.stable_diffusion.vae.to(self.device)

@@ -18,6 +18,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.rng import generator
 from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
+from lightning_drift.stable_diffusion.recorded import checked_recipe, checked_step
 from lightning_drift.weights.files import Weights
 from lightning_drift.weights.hashes import files_hash
 from lightning_drift.weights.metadata import METADATA, metadata_entry
@@ -87,8 +88,8 @@ def over_base(base: OpenedPipeline, change: Weights, path: Path) -> OpenedPipeli
         revision=None,
         weights={**base.weights, **_sums(base, change, entry["form"], path)},
         files={path.name: path},
-        recipe=metadata_entry(change.metadata, "recipe", str(path)),
-        step=metadata_entry(change.metadata, "step", str(path)),
+        recipe=checked_recipe(metadata_entry(change.metadata, "recipe", str(path)), str(path)),
+        step=checked_step(metadata_entry(change.metadata, "step", str(path)), str(path)),
         base=base,
     )
 
@@ -120,7 +121,10 @@ def _entry(weights: Weights, path: Path) -> dict[str, Any]:
     if (
         not isinstance(entry, dict)
         or any(not isinstance(entry.get(key), kind) for key, kind in kinds.items())
+        or not isinstance(entry.get("base_revision"), str | None)
         or entry["form"] not in ("delta", "lora")
+        or not entry["base"]
+        or not all(type(number) in (int, float) and abs(number) < 1e30 for number in entry["base_sample"])
     ):
         raise UserError(f"the {METADATA}{CHANGE} entry in the metadata of {path} is damaged")
     return entry
@@ -157,8 +161,9 @@ def _addition(
     if len(keys) == 1:
         sizes = [torch.Size(change.shapes[keys[0]]).numel()]
     else:
-        up, down = (change.shapes.get(key, (0,)) for key in keys[:2])
-        sizes = [up[0] * (torch.Size(down).numel() // max(down[0], 1)) if up[1:2] == down[:1] else 0]
+        up, down, alpha = (change.shapes.get(key, (0,)) for key in keys)
+        fits = min(len(up), len(down)) > 1 and up[1] == down[0] > 0 and torch.Size(alpha).numel() == 1
+        sizes = [up[0] * (torch.Size(down).numel() // down[0]) if fits else 0]
     if sizes != [torch.Size(shape).numel()]:
         raise UserError(f"{path}: {keys[0]} does not fit the base, which has {list(shape)} there")
     if len(keys) == 1:
@@ -171,7 +176,7 @@ def _sum(base: Weights, adds: Mapping[str, Callable[[], Tensor]], origin: str) -
         tensor = base.read(name).float()
         return tensor + adds[name]() if name in adds else tensor
 
-    return replace(base, origin=origin, read=read)
+    return replace(base, origin=origin, stored=read)
 
 
 def _sample(opened: OpenedPipeline) -> list[float]:
@@ -182,7 +187,7 @@ def _sample(opened: OpenedPipeline) -> list[float]:
     sample = []
     for part in TRAINED:
         weights = opened.weights[part]
-        for name in sorted(name for name, shape in weights.shapes.items() if len(shape) > 1):
+        for name in sorted(name for name, shape in weights.shapes.items() if len(shape) > 1 and all(shape)):
             flat = weights.read(name).flatten()
             place = torch.randint(len(flat), (), generator=generator(0, "base sample", part, name))
             sample.append(float(f"{flat[place].item():.7g}"))

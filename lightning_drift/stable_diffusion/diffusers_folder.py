@@ -1,31 +1,26 @@
 """A pipeline in diffusers' folder layout: a config and weights in a folder per part."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.text import listed
+from lightning_drift.stable_diffusion.noise_schedule import check_schedule
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline, wrong_family
 from lightning_drift.weights.clip_tokenizer import read_tokenizer
-from lightning_drift.weights.configs import read_config
+from lightning_drift.weights.configs import read_config, read_model_config
 from lightning_drift.weights.files import Weights, open_weights
 from lightning_drift.weights.ldm_names import current_vae_name
+from lightning_drift.weights.variants import say_variant, weight_file, weight_files
 
-_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-_TORCH_NAMES = {
-    **dict.fromkeys(("unet", "vae"), "diffusion_pytorch_model.bin"),
-    "text_encoder": "pytorch_model.bin",
-}
-
-_NEEDED = (
+_SMALL = (
     "model_index.json",
     "scheduler/scheduler_config.json",
     "tokenizer/*.json",
     "tokenizer/merges.txt",
     *(f"{part}/config.json" for part in PARTS),
-    *(f"{part}/{stem}.safetensors*" for part, stem in _STEMS.items()),
-    *(f"{part}/{stem}-*-of-*.safetensors" for part, stem in _STEMS.items()),
 )
 
 _OTHER_CLASSES = {
@@ -39,13 +34,18 @@ _OTHER_CLASSES = {
 
 def pipeline_files(files: Sequence[str]) -> list[str]:
     """Of a hub pipeline's files those to fetch: no safety checker, no second precision, no single files."""
-    return [file for file in files if any(fnmatch(file, pattern) for pattern in _NEEDED)]
+    chosen = [file for file in files if any(fnmatch(file, pattern) for pattern in _SMALL)]
+    for part in PARTS:
+        inside = [file.removeprefix(f"{part}/") for file in files if file.startswith(f"{part}/")]
+        chosen += [f"{part}/{name}" for name in weight_files(inside)]
+    return chosen
 
 
 def read_folder(folder: Path) -> OpenedPipeline:
     """The parts of a pipeline in diffusers' folder layout.
 
-    Weights are ``.safetensors``, whole or sharded, else its fp16 variant, else a ``.bin`` (weights_only).
+    Weights are safetensors, whole or sharded, else a variant of them such as fp16, else ``.bin`` files
+    (weights_only); a notice tells which where they are not the plain safetensors.
 
     Raises:
         UserError: No pipeline, a part missing, or a pipeline of another kind.
@@ -65,41 +65,57 @@ def read_folder(folder: Path) -> OpenedPipeline:
     lacking = [part for part in (*PARTS, "tokenizer", "scheduler") if not (folder / part).is_dir()]
     if lacking:
         raise UserError(f"{folder} is not a whole Stable Diffusion 1.x pipeline: it lacks {listed(lacking)}")
-    configs = {part: read_config(folder / part / "config.json") for part in PARTS}
+    configs = {part: read_model_config(folder / part / "config.json") for part in PARTS}
     if "text_config" in configs["text_encoder"]:  # a whole CLIP's config, as early conversions wrote
         configs["text_encoder"] = configs["text_encoder"]["text_config"]
-    weights = {part: _open_part(folder / part, part) for part in PARTS}
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    scheduler_config = check_schedule(read_config(schedule), str(schedule))
+    weights = {part: _open_part(folder / part) for part in PARTS}
     return OpenedPipeline(
         source=str(folder.resolve()),
         revision=None,
         configs=configs,
         weights={
-            "unet": weights["unet"],
+            "unet": replace(weights["unet"], part="unet"),
             "text_encoder": text_encoder_weights(weights["text_encoder"]),
-            "vae": weights["vae"].renamed({current_vae_name(key): key for key in weights["vae"].shapes}),
+            "vae": weights["vae"].renamed(
+                {current_vae_name(key): key for key in weights["vae"].shapes}, "vae"
+            ),
         },
         tokenizer=read_tokenizer(folder / "tokenizer"),
-        scheduler_config=read_config(folder / "scheduler" / "scheduler_config.json"),
+        scheduler_config=scheduler_config,
         files={f.relative_to(folder).as_posix(): f for part in PARTS for f in weights[part].files},
     )
 
 
+# CLIP's other half, which a whole CLIP in a text encoder's place holds.
+_OTHER_HALF = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
+
+
 def text_encoder_weights(weights: Weights) -> Weights:
-    """A text encoder's weights under transformers 5's names, without ``text_model.`` and ``position_ids``."""
-    names = {key.removeprefix("text_model."): key for key in weights.shapes}
+    """A text encoder's weights under transformers 5's names.
+
+    Other ages have ``text_model.`` before them, ``position_ids`` among them, or the other half of CLIP.
+
+    Raises:
+        UserError: They have open-clip's names.
+    """
+    if any(".resblocks." in f".{key}" for key in weights.shapes):
+        raise UserError(
+            f"{weights.origin} is a text encoder under open-clip's names (transformer.resblocks.*); give one "
+            "as transformers writes it (CLIPTextModel.save_pretrained)"
+        )
+    names = {
+        key.removeprefix("text_model."): key for key in weights.shapes if not key.startswith(_OTHER_HALF)
+    }
     names.pop("embeddings.position_ids", None)
-    return weights.renamed(names)
+    return weights.renamed(names, "text_encoder")
 
 
-def _open_part(folder: Path, part: str) -> Weights:
-    stem = _STEMS[part]
-    names = [
-        f"{stem}.safetensors",
-        f"{stem}.safetensors.index.json",
-        f"{stem}.fp16.safetensors",
-        _TORCH_NAMES[part],
-    ]
-    for name in names:
-        if (folder / name).is_file():
-            return open_weights(folder / name)
-    raise UserError(f"{folder} holds no weights: expected {names[0]}")
+def _open_part(folder: Path) -> Weights:
+    name = weight_file([file.name for file in folder.iterdir()])
+    if name is None:
+        usual = "model" if folder.name == "text_encoder" else "diffusion_pytorch_model"
+        raise UserError(f"{folder} holds no weights: expected {usual}.safetensors")
+    say_variant(name, str(folder))
+    return open_weights(folder / name)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
@@ -103,7 +102,7 @@ def interpolated(opened: OpenedPipeline, base: OpenedPipeline, drift: float) -> 
 
 def lerped(base: Weights, tuned: Weights, drift: float) -> Weights:
     """Weights that are read as the ``lerp`` of two models' weights."""
-    return replace(tuned, read=lambda name: lerp(base.read(name), tuned.read(name), drift))
+    return replace(tuned, stored=lambda name: lerp(base.read(name), tuned.read(name), drift))
 
 
 def lerp(base: Tensor, tuned: Tensor, drift: float) -> Tensor:
@@ -126,16 +125,12 @@ def load_weights_(modules: Mapping[str, nn.Module], weights: Mapping[str, Weight
         weights: Their new weights by part, such as those of ``interpolated``.
 
     Raises:
-        UserError: A weight cannot be read or does not fit; the weights before it have changed already.
+        UserError: A weight cannot be read or is not finite; the weights before it have changed already.
     """
     for part, module in modules.items():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if name not in weights[part].shapes:  # a buffer that no model file holds
-                continue
-            try:
+            if name in weights[part].shapes:  # no model file holds some buffers
                 set_weight_(tensor, weights[part].read(name).reshape(tensor.shape))
-            except (SafetensorError, OSError, RuntimeError, KeyError) as error:
-                raise UserError(f"{weights[part].origin}: {name} cannot be read ({error})") from error
 
 
 @contextmanager
@@ -158,7 +153,8 @@ def interpolating(
     try:
         yield lambda drift: load_weights_(modules, {p: lerped(base[p], own[p], drift) for p in modules})
     finally:
-        load_weights_(modules, own)
+        # Whatever they hold: what was there before is what must be there after.
+        load_weights_(modules, {part: replace(weights, checked=False) for part, weights in own.items()})
 
 
 def _copy(part: str, module: nn.Module) -> Weights:

@@ -1,5 +1,6 @@
 """The parts of a Stable Diffusion 1.x pipeline, loaded from wherever they lie."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,17 +14,28 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from lightning_drift.assets import POCKET
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import user_path
 from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.delta_lora import is_change, over_base, recorded_base
-from lightning_drift.stable_diffusion.diffusers_folder import pipeline_files, read_folder
-from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline, empty_models
+from lightning_drift.stable_diffusion.diffusers_folder import (
+    pipeline_files,
+    read_folder,
+    text_encoder_weights,
+)
+from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline, check_runs, empty_models
+from lightning_drift.stable_diffusion.recorded import checked_recipe, checked_step
 from lightning_drift.stable_diffusion.single_file import read_single_file
-from lightning_drift.weights.files import Weights, from_state_dict, load_torch_file, open_weights
+from lightning_drift.weights.files import Weights, from_state_dict, kind_of, open_weights
 from lightning_drift.weights.fill import fill
 from lightning_drift.weights.hashes import files_hash
 from lightning_drift.weights.hub import fetch_folder
+from lightning_drift.weights.torch_file import load_torch_file
 
+_FILE_ENDINGS = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+
+_RAN: set[str] = set()
+"""The configs whose models have computed once in this process, as JSON."""
 
 
 @dataclass
@@ -88,6 +100,10 @@ def load_stable_diffusion(
 def load_opened(opened: OpenedPipeline) -> StableDiffusion:
     """Build the models of an opened pipeline and read their weights, strictly."""
     models: dict[str, Any] = empty_models(opened.configs, opened.source)
+    if (described := json.dumps(opened.configs, sort_keys=True)) not in _RAN:
+        check_runs(models, opened.source)
+        _RAN.add(described)
+    tokenizer = _fitting_tokenizer(opened)
     for part in PARTS:
         fill(models[part], opened.weights[part], part.replace("_", " "))
     # The one buffer that no file holds: transformers keeps it out of the state dict.
@@ -96,7 +112,7 @@ def load_opened(opened: OpenedPipeline) -> StableDiffusion:
     models["vae"].requires_grad_(False)
     return StableDiffusion(
         **models,
-        tokenizer=_fitting_tokenizer(opened),
+        tokenizer=tokenizer,
         scheduler_config=opened.scheduler_config,
         source=opened.source,
         revision=opened.revision,
@@ -108,21 +124,27 @@ def load_opened(opened: OpenedPipeline) -> StableDiffusion:
 
 def open_pipeline(pipeline: str, revision: str | None = None, base: str | None = None) -> OpenedPipeline:
     """Find and open the parts that ``load_stable_diffusion`` reads; arguments and errors are the same."""
+    return _open(pipeline, revision, base, ())
+
+
+def _open(pipeline: str, revision: str | None, base: str | None, above: tuple[Path, ...]) -> OpenedPipeline:
+    """Open a pipeline that is the base of those above it."""
     if pipeline == "pocket":
         return replace(read_folder(POCKET), source="pocket")
-    path = Path(pipeline).expanduser()
-    if path.is_dir():
-        return read_folder(path)
-    if path.is_file():
-        return _read_file(path, base)
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", pipeline) or path.suffix in {
-        ".safetensors",
-        ".ckpt",
-        ".pt",
-        ".bin",
-    }:
+    path = user_path(pipeline)
+    try:
+        if path.is_dir():
+            return read_folder(path)
+        if path.exists():
+            if (place := path.resolve()) in above:
+                raise UserError(f"{path} is recorded as the base of itself; name the right one with base")
+            return _read_file(path, base, (*above, place))
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", pipeline) or path.suffix.lower() in _FILE_ENDINGS:
         raise UserError(
-            f"no such model: {pipeline} is neither a file nor a folder here, and not a hub id (owner/name)"
+            f"no such model: {pipeline[:200]} is neither a file nor a folder here, and not a hub id "
+            "(owner/name)"
         )
     if pipeline in _MOVED:
         notice(f"{pipeline} was removed from the hub; taking {_MOVED[pipeline]}, the same weights")
@@ -136,28 +158,34 @@ def open_pipeline(pipeline: str, revision: str | None = None, base: str | None =
     return replace(read_folder(folder), source=pipeline, revision=folder.name)
 
 
-def _read_file(path: Path, base: str | None) -> OpenedPipeline:
-    if path.suffix == ".safetensors" or path.name.endswith(".index.json"):
+def _read_file(path: Path, base: str | None, above: tuple[Path, ...]) -> OpenedPipeline:
+    if kind_of(path) != "torch":
         weights = open_weights(path)
         if is_change(weights):
-            return _read_change(weights, path, base)
+            return _read_change(weights, path, base, above)
         return read_single_file(weights, path)
     loaded = load_torch_file(path)
-    if isinstance(loaded.get("recipe"), dict):
-        return _read_fit_checkpoint(loaded, path, base)
+    if "recipe" in loaded:
+        return _read_fit_checkpoint(loaded, path, base, above)
     return read_single_file(from_state_dict(loaded, path), path)
 
 
-def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None) -> OpenedPipeline:
+def _read_fit_checkpoint(
+    loaded: Mapping[str, Any], path: Path, base: str | None, above: tuple[Path, ...]
+) -> OpenedPipeline:
     """The trained UNet and text encoder of our own fit over the base that its recipe names."""
-    recipe = loaded["recipe"]
+    recipe = checked_recipe(loaded["recipe"], str(path)) or {}
+    step = checked_step(loaded.get("global_step"), str(path))
     name = base or recipe.get("base")
     if not name:
         raise UserError(f"{path} does not record its base pipeline; name it with base")
     revision = None if base else recipe.get("base_revision")
-    opened = open_base(str(path), name, revision, "whose VAE and tokenizer it needs")
+    opened = open_base(str(path), name, revision, "whose VAE and tokenizer it needs", above)
     weights = from_state_dict(loaded, path)
-    trained = {part: weights.under(f"{part}.") for part in ("unet", "text_encoder")}
+    trained = {
+        "unet": weights.under("unet.", "unet"),
+        "text_encoder": text_encoder_weights(weights.under("text_encoder.")),
+    }
     if stray := [key for key in weights.shapes if not key.startswith(tuple(f"{part}." for part in trained))]:
         raise UserError(
             f"{path} holds weights that belong neither to the UNet nor to the text encoder: {listed(stray)}"
@@ -169,21 +197,23 @@ def _read_fit_checkpoint(loaded: Mapping[str, Any], path: Path, base: str | None
         weights={**opened.weights, **trained},
         files={path.name: path},
         recipe=recipe,
-        step=loaded.get("global_step"),
+        step=step,
         base=opened,
     )
 
 
-def _read_change(weights: Weights, path: Path, base: str | None) -> OpenedPipeline:
+def _read_change(weights: Weights, path: Path, base: str | None, above: tuple[Path, ...]) -> OpenedPipeline:
     """A base and what a fine-tune changed of it: a delta or a LoRA of our own export."""
     name, revision = recorded_base(weights, path)
     beside = path.parent / name  # where a base that had no public name may have been copied
     source = base or (str(beside) if beside.exists() else name)
-    opened = open_base(str(path), source, None if base else revision, "which it needs")
+    opened = open_base(str(path), source, None if base else revision, "which it needs", above)
     return over_base(opened, weights, path)
 
 
-def open_base(source: str, name: str, revision: str | None, purpose: str) -> OpenedPipeline:
+def open_base(
+    source: str, name: str, revision: str | None, purpose: str, above: tuple[Path, ...] = ()
+) -> OpenedPipeline:
     """Open the pipeline that a model was fine-tuned from.
 
     Args:
@@ -191,15 +221,16 @@ def open_base(source: str, name: str, revision: str | None, purpose: str) -> Ope
         name: Its base: what ``load_stable_diffusion`` takes.
         revision: Branch, tag or commit of the base, for a hub id.
         purpose: A clause on what the base is needed for, for the message.
+        above: The files that are being opened over it.
 
     Raises:
         UserError: The base cannot be opened.
     """
     try:
-        return open_pipeline(name, revision)
+        return _open(name, revision, None, above)
     except UserError as error:
         raise UserError(
-            f"{source} was fine-tuned from {name}, {purpose}, but that cannot be "
+            f"{source} was fine-tuned from {name[:200]}, {purpose}, but that cannot be "
             f"loaded: {error}. If it lies elsewhere, name it with base"
         ) from error
 

@@ -1,7 +1,7 @@
 """Where the parts of a Stable Diffusion pipeline lie, and the models that await their weights."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lightning_drift.common.errors import UserError, notice
-from lightning_drift.weights.configs import model_options
+from lightning_drift.common.numbers import shown
+from lightning_drift.weights.configs import check_config, describing, model_options
 from lightning_drift.weights.files import Weights
 
 PARTS = ("unet", "text_encoder", "vae")
 TRAINED = ("unet", "text_encoder")
 """The parts that a fit changes."""
 
+_MODEL = "Stable Diffusion 1.x model"
 _FAMILY = "lightning-drift fine-tunes Stable Diffusion 1.x text-to-image models"
 _BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
 _FOREIGN_OPTIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
@@ -64,8 +66,10 @@ def empty_models(configs: Mapping[str, Mapping[str, Any]], origin: str) -> dict[
     Dropout is set to 0 with a notice, since it would tie a step's result to the global generator.
 
     Raises:
-        UserError: The configs describe another family of models.
+        UserError: The configs are damaged or describe another family of models.
     """
+    for part in PARTS:
+        check_config(configs[part], config_name(part, origin))
     _check_family(configs, origin)
     unet, text, vae = (model_options(configs[part]) for part in PARTS)
     for config, part, keys in (
@@ -76,18 +80,52 @@ def empty_models(configs: Mapping[str, Mapping[str, Any]], origin: str) -> dict[
             if config.get(key):
                 notice(f"{key} {config[key]} of the {part} is set to 0, so that a resumed run is exact")
                 config[key] = 0.0
-    try:
-        with torch.device("meta"), _Quiet("diffusers"):
-            models: dict[str, nn.Module] = {
-                "unet": UNet2DConditionModel.from_config(unet),
-                "text_encoder": CLIPTextModel._from_config(  # type: ignore[no-untyped-call]
-                    CLIPTextConfig(**text), attn_implementation="sdpa", dtype=torch.float32
-                ),
-                "vae": AutoencoderKL.from_config(vae),
-            }
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise UserError(f"a config of {origin} describes no Stable Diffusion 1.x model: {error}") from error
-    return {part: model.eval() for part, model in models.items()}
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "unet": lambda: UNet2DConditionModel.from_config(unet),
+        "text_encoder": lambda: CLIPTextModel._from_config(  # type: ignore[no-untyped-call]
+            CLIPTextConfig(**text), attn_implementation="sdpa", dtype=torch.float32
+        ),
+        "vae": lambda: AutoencoderKL.from_config(vae),
+    }
+    models = {}
+    for part, make in makers.items():
+        with describing(config_name(part, origin), _MODEL), torch.device("meta"), _Quiet("diffusers"):
+            models[part] = make().eval()
+    return models
+
+
+@torch.no_grad()
+def check_runs(models: Mapping[str, Any], origin: str) -> None:
+    """Let models on the meta device compute once, which takes no memory and shows whether they can.
+
+    Raises:
+        UserError: One cannot: a value of its config was accepted and makes no sense.
+    """
+    unet, text, vae = (models[part] for part in PARTS)
+    with torch.device("meta"):
+        side = 2 ** len(unet.config.block_out_channels)
+        latent = torch.zeros((1, 4, side, side))
+        with describing(config_name("text_encoder", origin), _MODEL):
+            ids = torch.zeros((1, text.config.max_position_embeddings), dtype=torch.long)
+            condition = text(ids)[0]
+        with describing(config_name("unet", origin), _MODEL):
+            predicted = unet(latent, torch.zeros(1), condition)[0]
+        with describing(config_name("vae", origin), _MODEL):
+            picture = vae.decode(latent)[0]
+            encoded = vae.encode(picture).latent_dist.mean
+            _ = picture / vae.config.scaling_factor
+    for part, tensor in (("unet", predicted), ("vae", encoded)):
+        if tensor.shape != latent.shape:
+            raise UserError(
+                f"{config_name(part, origin)} describes no {_MODEL}: it makes latents of "
+                f"{list(tensor.shape[1:])} out of {list(latent.shape[1:])}"
+            )
+
+
+def config_name(part: str, origin: str) -> str:
+    """What messages call the config of a part: its file, where the pipeline is a folder."""
+    file = Path(origin) / part / "config.json"
+    return str(file) if file.is_file() else f"the config of the {part.replace('_', ' ')} of {origin}"
 
 
 class _Quiet:
@@ -118,6 +156,10 @@ def _check_family(configs: Mapping[str, Mapping[str, Any]], origin: str) -> None
     if vae.get("latent_channels", 4) != 4:
         raise wrong_family(
             origin, f"a model whose autoencoder has {vae['latent_channels']} latent channels instead of 4"
+        )
+    if not isinstance(unet.get("sample_size", 64), int):
+        raise UserError(
+            f"{config_name('unet', origin)} is damaged: sample_size is {shown(unet['sample_size'])}"
         )
     width = text.get("hidden_size", 512)
     if context != width:

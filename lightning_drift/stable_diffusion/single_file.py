@@ -6,8 +6,10 @@ from typing import Any
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.text import listed
+from lightning_drift.stable_diffusion.noise_schedule import MARKERS, check_schedule, stated_schedule
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline, empty_models, wrong_family
-from lightning_drift.stable_diffusion.sd15 import sd15_config
+from lightning_drift.stable_diffusion.recorded import checked_recipe, checked_step
+from lightning_drift.stable_diffusion.sd15 import sd15_config, sd15_models
 from lightning_drift.weights import ldm_names
 from lightning_drift.weights.clip_tokenizer import sd15_tokenizer, tokenizer_from_json
 from lightning_drift.weights.files import Weights
@@ -45,6 +47,7 @@ _STRAY_PREFIXES = (
     "cond_stage_model.transformer.vision_model.",
     "embedding_manager.",
 )
+_DROPPED = {*_SCHEDULE, *_STRAY, *MARKERS}
 
 
 def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
@@ -61,10 +64,12 @@ def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
         UserError: Another kind of model, a part missing or incomplete, or keys that belong to no part.
     """
     origin = str(path)
+    weights = _averaged(weights, path)
     refuse_other_kinds(weights.shapes, origin)
-    description = _description(weights.metadata, origin)
+    description = _description(weights, path)
     configs = description["configs"]
-    models = empty_models(configs, origin)
+    own = {part: sd15_config(part) for part in PARTS}
+    models = sd15_models() if configs == own else empty_models(configs, origin)
     keys = {part: models[part].state_dict().keys() for part in PARTS}
     names = {
         "unet": ldm_names.unet_names(keys["unet"], _config(models["unet"])),
@@ -77,6 +82,12 @@ def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
         names["text_encoder"] = {
             key: ldm.replace("text_model.", "", 1) for key, ldm in names["text_encoder"].items()
         }
+    for part, what in (("vae", "autoencoder (first_stage_model.*)"), ("text_encoder", "text encoder")):
+        if weights.shapes.keys().isdisjoint(names[part].values()):
+            raise UserError(
+                f"{origin} is pruned: it holds no {what}; give the full checkpoint, which holds UNet, text "
+                "encoder and autoencoder"
+            )
     faults = [
         f"missing of the {part.replace('_', ' ')} {listed(missing)}"
         for part in PARTS
@@ -87,7 +98,7 @@ def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
     for key in weights.shapes:
         if key.startswith("model_ema."):
             averaged = True
-        elif not (key in known or key in _SCHEDULE or key in _STRAY or key.startswith(_STRAY_PREFIXES)):
+        elif not (key in known or key in _DROPPED or key.startswith(_STRAY_PREFIXES)):
             left_over.append(key)
     if left_over:
         faults.append(f"unexpected {listed(left_over)}")
@@ -99,12 +110,12 @@ def read_single_file(weights: Weights, path: Path) -> OpenedPipeline:
         source=str(path.resolve()),
         revision=None,
         configs=configs,
-        weights={part: weights.renamed(names[part]) for part in PARTS},
+        weights={part: weights.renamed(names[part], part) for part in PARTS},
         tokenizer=description["tokenizer"],
         scheduler_config=description["scheduler_config"],
         files={path.name: path},
-        recipe=metadata_entry(weights.metadata, "recipe", origin),
-        step=metadata_entry(weights.metadata, "step", origin),
+        recipe=checked_recipe(metadata_entry(weights.metadata, "recipe", origin), origin),
+        step=checked_step(metadata_entry(weights.metadata, "step", origin), origin),
     )
 
 
@@ -123,9 +134,16 @@ def refuse_other_kinds(shapes: Mapping[str, tuple[int, ...]], origin: str) -> No
             f"{origin} is a LoRA, not a model; give the Stable Diffusion 1.x model that "
             "it was made for (LoRAs are not merged)"
         )
-    if holds("conditioner.embedders."):
+    if holds("scaled_fp8", ".scale_weight", ".weight_scale", ".absmax", ".quant_state."):
+        raise UserError(
+            f"{origin} holds weights quantised with scales of their own; give one in float16, bfloat16, "
+            "float32 or plain float8"
+        )
+    unet = ldm_names.UNET_PREFIX
+    features = shapes.get(f"{unet}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1:]
+    if holds("conditioner.embedders.") or f"{unet}label_emb.0.0.weight" in shapes:
         raise wrong_family(origin, "a Stable Diffusion XL model")
-    if holds("cond_stage_model.model.transformer."):
+    if holds("cond_stage_model.model.transformer.") or features == (1024,):
         raise wrong_family(origin, "a Stable Diffusion 2.x model")
     if holds("joint_blocks."):
         raise wrong_family(origin, "a Stable Diffusion 3 model")
@@ -141,35 +159,50 @@ def refuse_other_kinds(shapes: Mapping[str, tuple[int, ...]], origin: str) -> No
             f"{origin} is not a Stable Diffusion file: it has no model.diffusion_model.* weights "
             f"(it holds {listed(shapes)})"
         )
-    channels = shapes.get(f"{ldm_names.UNET_PREFIX}input_blocks.0.0.weight", (0, 4))[1]
+    channels = (*shapes.get(f"{unet}input_blocks.0.0.weight", ()), 0, 4)[1]
     if channels == 9:
         raise wrong_family(origin, "an inpainting model (its UNet takes 9 channels)")
     if channels != 4:
         raise wrong_family(origin, f"a model whose UNet takes {channels} channels instead of 4")
 
 
-def _description(metadata: Mapping[str, str], origin: str) -> dict[str, Any]:
+def _description(weights: Weights, path: Path) -> dict[str, Any]:
     """Configs, tokenizer and schedule: from the file's metadata, else SD v1.5's."""
-    entry = metadata_entry(metadata, "parts", origin)
+    entry = metadata_entry(weights.metadata, "parts", str(path))
+    name = f"the {METADATA}parts entry in the metadata of {path}"
     if entry is not None:
-        try:
-            return {
-                "configs": {part: entry[part] for part in PARTS},
-                "tokenizer": tokenizer_from_json(entry["tokenizer"], entry["model_max_length"]),
-                "scheduler_config": entry["scheduler"],
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"the {METADATA}parts entry in the metadata of {origin} is damaged ({error})"
-            ) from error
-    scheduler_config = sd15_config("scheduler")
-    if metadata.get("modelspec.prediction_type") == "v":
-        scheduler_config["prediction_type"] = "v_prediction"
+        needed = (*PARTS, "tokenizer", "model_max_length", "scheduler")
+        if not isinstance(entry, dict) or any(key not in entry for key in needed):
+            raise UserError(f"{name} is damaged: it lacks one of {listed(needed)}")
+        return {
+            "configs": {part: entry[part] for part in PARTS},
+            "tokenizer": tokenizer_from_json(entry["tokenizer"], entry["model_max_length"], name),
+            "scheduler_config": check_schedule(entry["scheduler"], name),
+        }
     return {
         "configs": {part: sd15_config(part) for part in PARTS},
         "tokenizer": sd15_tokenizer(),
-        "scheduler_config": scheduler_config,
+        "scheduler_config": stated_schedule(sd15_config("scheduler"), weights.shapes, weights.metadata, path),
     }
+
+
+def _averaged(weights: Weights, path: Path) -> Weights:
+    """The weights, with the averaged UNet in the plain one's place where the file holds no plain one.
+
+    LDM's names of averaged weights are the plain ones without their dots.
+    """
+    plain, averaged = ldm_names.UNET_PREFIX, "model_ema.diffusion_model"
+    if any(key.startswith(plain) for key in weights.shapes):
+        return weights
+    if not any(key.startswith(averaged) for key in weights.shapes):
+        return weights
+    notice(f"{path.name} holds averaged weights of the UNet only (model_ema.*); they are used")
+    names = {key: key for key in weights.shapes if not key.startswith("model_ema.")}
+    for key in ldm_names.unet_names(sd15_models()["unet"].state_dict(), sd15_config("unet")).values():
+        flat = f"model_ema.{key.removeprefix('model.').replace('.', '')}"
+        if flat in weights.shapes:
+            names[key] = flat
+    return weights.renamed(names)
 
 
 def _config(model: Any) -> dict[str, Any]:

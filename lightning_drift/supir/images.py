@@ -165,11 +165,13 @@ def _find(path: Path) -> list[Path]:
 
 
 def _read_caption(path: Path) -> str:
-    return " ".join(read_text(path, "caption", "data.captions").split()) if os.path.lexists(path) else ""
+    if not os.path.lexists(path) or path.is_dir():
+        return ""
+    return " ".join(read_text(path, "caption", "data.captions").split())
 
 
 def _read_tile_captions(path: Path) -> tuple[str, ...]:
-    if not os.path.lexists(path):
+    if not os.path.lexists(path) or path.is_dir():
         return ()
     lines = read_text(path, "tile captions", "data.captions").splitlines()
     return tuple(line.strip() for line in lines)

@@ -79,13 +79,15 @@ class Index:
             UserError: It cannot be read, or is not such a CSV.
         """
         try:
-            lines = list(csv.DictReader(StringIO(read_text(path, "index"), newline=""), strict=True))
+            reader = csv.DictReader(StringIO(read_text(path, "index"), newline=""), strict=True)
+            lines, head = list(reader), reader.fieldnames or []
         except csv.Error as error:
             raise UserError(f"the index {path} is damaged: {error}") from error
         known = {*FILES, *PARAMETERS, *PICTURE_MEASURES}
-        for line in lines:
-            if None in line or None in line.values() or not {"file", "prompt"} <= set(line):
-                raise UserError(f"the index {path} is damaged: a line has other columns than its head")
+        if not {"file", "prompt"} <= set(head):
+            raise UserError(f"the index {path} is damaged: it has no columns file and prompt")
+        if any(None in line or None in line.values() for line in lines):
+            raise UserError(f"the index {path} is damaged: a line has other columns than its head")
         rows: list[Row] = [
             {
                 unquoted(str(name)): unquoted(text)
@@ -94,7 +96,7 @@ class Index:
             }
             for line in lines
         ]
-        slots = [name for name in (lines[0] if lines else {}) if name not in known]
+        slots = [name for name in head if name not in known]
         return cls(rows, [unquoted(name) for name in slots])
 
     @property

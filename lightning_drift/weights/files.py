@@ -1,20 +1,35 @@
-"""Weight files read tensor by tensor: safetensors, whole or sharded, and torch files without code."""
+"""Weight files read tensor by tensor: safetensors, whole or sharded, and torch files without code.
 
-import json
-import pickle
-import re
+What a file holds is seen from its first bytes; its name decides nothing.
+"""
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.text import listed
+from lightning_drift.common.files import check_file, read_json
+from lightning_drift.common.numbers import shown
+from lightning_drift.common.text import listed, reason
+from lightning_drift.weights.finite import refuse_not_finite
 from lightning_drift.weights.int8_rows import EIGHT_BIT, ROW_SCALE
+from lightning_drift.weights.safetensors_file import is_safetensors, open_safetensors
+from lightning_drift.weights.torch_file import load_torch_file
+
+_FOREIGN = {
+    b"version https://git-lfs": "a git-lfs pointer, not the weights; run `git lfs pull` in its repository",
+    b"GGUF": "a GGUF file; give a .safetensors version of the model",
+    b"<!DOCTYPE": "a web page, not the weights: a page was saved in the file's place; fetch it again",
+    b"<!doctype": "a web page, not the weights: a page was saved in the file's place; fetch it again",
+    b"<html": "a web page, not the weights: a page was saved in the file's place; fetch it again",
+    b"\x1f\x8b": "packed (gzip); unpack it first",
+    b"7z\xbc\xaf": "packed (7z); unpack it first",
+    b"Rar!": "packed (rar); unpack it first",
+}
 
 
 @dataclass(frozen=True)
@@ -24,118 +39,122 @@ class Weights:
     Attributes:
         origin: What messages call them, usually the file.
         shapes: The shape of each tensor, by name.
-        read: Reads one tensor by name; it may share memory with the mapped file.
+        stored: Gives one tensor by name, whatever it holds; it may share memory with the mapped file.
         files: The files that hold them.
         metadata: The text metadata of a safetensors file.
+        part: The part of a pipeline that they are, such as ``unet``, for messages; empty where unknown.
+        checked: Whether ``read`` refuses what is no number; off for weights that are a module's own.
     """
 
     origin: str
     shapes: Mapping[str, tuple[int, ...]]
-    read: Callable[[str], Tensor]
+    stored: Callable[[str], Tensor]
     files: tuple[Path, ...]
     metadata: Mapping[str, str]
+    part: str = ""
+    checked: bool = True
 
-    def renamed(self, names: Mapping[str, str], origin: str | None = None) -> "Weights":
-        """The tensors ``names[new] == old`` under their new names."""
+    def read(self, name: str, called: str = "") -> Tensor:
+        """One tensor; it may share memory with the mapped file.
+
+        Args:
+            name: Its name.
+            called: What messages call it; by default its name, after that of the part.
+
+        Raises:
+            UserError: It cannot be read, or holds NaN or infinity.
+        """
+        called = called or (f"{self.part}.{name}" if self.part else name)
+        try:
+            tensor = self.stored(name)
+        except UserError:
+            raise
+        except Exception as error:  # each reader has its own, and a damaged file meets all of them
+            raise UserError(
+                f"{self.origin}: {called} cannot be read ({reason(error)}); fetch the file again"
+            ) from error
+        if self.checked:
+            refuse_not_finite({called: tensor}, self.origin)
+        return tensor
+
+    def renamed(self, names: Mapping[str, str], part: str = "") -> "Weights":
+        """The tensors ``names[new] == old`` under their new names, as a part of a pipeline."""
         return replace(
             self,
-            origin=origin or self.origin,
             shapes={new: self.shapes[old] for new, old in names.items()},
-            read=lambda new: self.read(names[new]),
+            stored=lambda new: self.stored(names[new]),
+            part=part or self.part,
         )
 
-    def under(self, prefix: str) -> "Weights":
+    def under(self, prefix: str, part: str = "") -> "Weights":
         """The tensors whose names begin with ``prefix``, without it."""
-        return self.renamed({key.removeprefix(prefix): key for key in self.shapes if key.startswith(prefix)})
+        names = {key.removeprefix(prefix): key for key in self.shapes if key.startswith(prefix)}
+        return self.renamed(names, part)
 
 
 def open_weights(path: Path) -> Weights:
-    """Open a weight file: ``.safetensors``, a sharded index (``.index.json``), else a torch file.
+    """Open a weight file: safetensors, the JSON index of a sharded model, else a torch file.
 
     Raises:
         UserError: The file is missing, truncated, not a weight file, or holds code instead of weights.
     """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    _refuse_pointer(path)
-    if path.name.endswith(".index.json"):
+    kind = kind_of(path)
+    if kind == "index":
         return _open_shards(path)
-    if path.suffix == ".safetensors":
-        return _open_safetensors(path)
+    if kind == "safetensors":
+        shapes, read, metadata = open_safetensors(path)
+        weights = Weights(str(path), shapes, read, (path,), metadata)
+        return _widened(weights) if EIGHT_BIT.items() <= weights.metadata.items() else weights
     return from_state_dict(load_torch_file(path), path)
 
 
+def kind_of(path: Path) -> str:
+    """What a weight file is: ``safetensors``, ``index`` or ``torch``, by its content.
+
+    Where the first bytes tell nothing the name does, so that a damaged file is called what it was.
+
+    Raises:
+        UserError: It cannot be read, is empty, or is recognised as something else.
+    """
+    if not path.exists():
+        raise UserError(f"no such file: {path}")
+    check_file(path, "weight file")
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise UserError(f"{path} is empty (zero bytes); fetch it again")
+    for mark, what in _FOREIGN.items():
+        if head.startswith(mark):
+            raise UserError(f"{path} is {what}")
+    if is_safetensors(path):
+        return "safetensors"
+    if head.lstrip().startswith((b"{", b"[")) or path.suffix == ".json":
+        return "index"
+    is_torch = head.startswith((b"PK", b"\x80"))
+    return "safetensors" if path.suffix.lower() in (".safetensors", ".sft") and not is_torch else "torch"
+
+
 def from_state_dict(state: Mapping[str, Any], path: Path) -> Weights:
-    """The tensors of a loaded torch file; nests under ``state_dict`` where Lightning puts them."""
-    state = state.get("state_dict", state)
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    """The tensors of a loaded torch file; nests under ``state_dict`` where Lightning puts them, even twice.
+
+    Raises:
+        UserError: It holds none, or some whose numbers are not plainly there (sparse, quantised, meta).
+    """
+    while isinstance(inner := state.get("state_dict"), Mapping):
+        state = inner
+    tensors = {
+        key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)
+    }
     if not tensors:
         raise UserError(f"{path} holds no named weights; is it a Stable Diffusion checkpoint?")
+    if odd := [key for key, value in tensors.items() if not _is_plain(value)]:
+        raise UserError(f"{path} holds tensors that are no plain weights: {listed(odd)}")
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     return Weights(str(path), shapes, tensors.__getitem__, (path,), {})
 
 
-class _Inert:
-    """Stands for a class that old checkpoints name beside their weights; it has no behaviour."""
-
-
-# LDM training checkpoints (v1-5-pruned.ckpt) name their Lightning callback as a key.
-_HARMLESS_NAMES: list[Any] = [(_Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
-
-
-def load_torch_file(path: Path) -> dict[str, Any]:
-    """Read a ``torch.save`` file with ``weights_only=True``, mapped into memory where its format allows.
-
-    Raises:
-        UserError: The file is missing, damaged, or its pickle holds anything but weights and plain values.
-    """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    _refuse_pointer(path)
-    with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    try:
-        with torch.serialization.safe_globals(_HARMLESS_NAMES):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        match = re.search(
-            r"(?:GLOBAL|Unsupported (?:global|class|operand)[^\w]*(?:GLOBAL )?)\s*([\w.]+\.[\w.]+)",
-            str(error),
-        )
-        what = f" ({match.group(1)})" if match else ""
-        raise UserError(
-            f"{path} is damaged or holds Python objects besides weights{what}; it is not opened, because "
-            "such a file can run code. Use a .safetensors version of the model"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a readable torch file: it may be cut short or damaged; fetch it again"
-        ) from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path} holds a {type(loaded).__name__}, not named weights")
-    return loaded
-
-
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(40)
-    if not head:
-        raise UserError(f"{path} is empty (zero bytes); fetch it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a git-lfs pointer, not the weights; run `git lfs pull` in its repository")
-
-
-def _open_safetensors(path: Path) -> Weights:
-    try:
-        file: Any = safe_open(path, framework="pt", device="cpu")
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is not a readable safetensors file: it may be cut short or damaged; "
-            f"fetch it again ({error})"
-        ) from error
-    weights = Weights(str(path), shapes, file.get_tensor, (path,), file.metadata() or {})
-    return _widened(weights) if EIGHT_BIT.items() <= weights.metadata.items() else weights
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
 
 
 def _widened(weights: Weights) -> Weights:
@@ -143,28 +162,42 @@ def _widened(weights: Weights) -> Weights:
     scales = {name for name in weights.shapes if name.endswith(ROW_SCALE)}
 
     def read(name: str) -> Tensor:
-        tensor = weights.read(name)
+        tensor = weights.stored(name)
         if name + ROW_SCALE not in scales:
             return tensor
-        return tensor.half() * weights.read(name + ROW_SCALE).reshape(-1, *[1] * (tensor.ndim - 1))
+        scale = weights.read(name + ROW_SCALE)
+        return tensor.half() * scale.reshape(-1, *[1] * (tensor.ndim - 1))
 
     shapes = {name: shape for name, shape in weights.shapes.items() if name not in scales}
-    return replace(weights, shapes=shapes, read=read)
+    return replace(weights, shapes=shapes, stored=read)
 
 
 def _open_shards(index: Path) -> Weights:
-    try:
-        placed: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{index} is not an index of weight files") from error
-    shards = {name: open_weights(index.parent / name) for name in sorted(set(placed.values()))}
+    placed = read_json(index, "index of weight files").get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise UserError(f"{index} is not an index of weight files: it has no weight_map")
+    for key, name in placed.items():
+        if not isinstance(name, str) or not name or Path(name).name != name or name in (".", ".."):
+            raise UserError(
+                f"{index} is damaged: it places {shown(key)} in {shown(name)}, which is no file beside it"
+            )
+    shards = {name: _open_shard(index, name) for name in sorted(set(placed.values()))}
     absent = [key for key, name in placed.items() if key not in shards[name].shapes]
     if absent:
         raise UserError(f"{index} names weights that its files lack: {listed(absent)}")
     return Weights(
         origin=str(index),
         shapes={key: shards[name].shapes[key] for key, name in placed.items()},
-        read=lambda key: shards[placed[key]].read(key),
+        stored=lambda key: shards[placed[key]].stored(key),
         files=tuple(file for shard in shards.values() for file in shard.files),
         metadata={},
     )
+
+
+def _open_shard(index: Path, name: str) -> Weights:
+    path = index.parent / name
+    if kind_of(path) == "index":
+        raise UserError(
+            f"{index} is damaged: it places weights in {name}, which is an index and no weight file"
+        )
+    return open_weights(path)

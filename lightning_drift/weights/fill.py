@@ -3,13 +3,18 @@
 from collections.abc import Mapping
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.text import listed
 from lightning_drift.weights.files import Weights
-from lightning_drift.weights.mapped import let_go
+from lightning_drift.weights.finite import is_finite
+from lightning_drift.weights.mapped import let_go, let_rest, mappings_of
+
+_RANGE = {
+    dtype: torch.finfo(dtype).max for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+"""The largest number of each dtype."""
 
 
 def compare(model: nn.Module, weights: Weights, part: str, stored: Mapping[str, str] | None = None) -> None:
@@ -64,26 +69,31 @@ def fill(
             others is let go; else all are copies, so that nothing depends on the file once it is loaded.
 
     Raises:
-        UserError: Weights do not fit (see `compare`), are not floating point, or cannot be read.
+        UserError: Weights do not fit (see `compare`), are not floating point, cannot be read, hold NaN or
+            infinity, or are beyond the dtype's largest number.
     """
     compare(model, weights, part, stored)
     stored = stored or {}
     state = {}
+    mappings = mappings_of(weights.files) if mapped else []
     for name, empty in model.state_dict().items():
-        called = stored.get(name, name)
-        try:
-            tensor = weights.read(name)
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"{weights.origin}: {called} cannot be read ({error}); fetch the file again"
-            ) from error
+        called = f"{weights.part}.{name}" if weights.part else f"{part} {stored.get(name, name)}"
+        tensor = weights.read(name, called)
         if not tensor.is_floating_point():
             raise UserError(
-                f"the {part} weights of {weights.origin} hold {called} as {tensor.dtype}, not floating point"
+                f"the {part} weights of {weights.origin} hold {stored.get(name, name)} as {tensor.dtype}, "
+                "not floating point"
             )
         state[name] = tensor.to(dtype, copy=not mapped).reshape(empty.shape).contiguous()
+        if _RANGE[dtype] < _RANGE.get(tensor.dtype, 0) and not is_finite(state[name]):
+            raise UserError(
+                f"{weights.origin}: {called} reaches {tensor.abs().max().item():.4g}, beyond the "
+                f"largest number of {str(dtype).removeprefix('torch.')}"
+            )
         if mapped and state[name].data_ptr() != tensor.data_ptr():
             let_go(tensor)
+        elif mapped:
+            let_rest(tensor, mappings)
     model.load_state_dict(state, strict=True, assign=True)
 
 

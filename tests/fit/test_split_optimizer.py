@@ -132,7 +132,7 @@ def test_a_weight_that_grows_past_float16_ends_the_fit_in_a_sentence(tiny_sd: st
             if len(self.losses) == STEPS - 4:
                 parameter = next(p for p in self.unet.parameters() if hasattr(p, "split_remainder"))
                 parameter.data.view(-1)[:64] = 65504  # of which some are moved up
-                optimizer.param_groups[0]["lr"] = 100.0
+                optimizer.param_groups[0]["lr"] = 1e4
 
         def on_train_batch_end(self, *args: Any) -> None:
             super().on_train_batch_end(*args)

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,19 @@ HOSTILE = (
 )
 
 
+TEXTS = """
+const texts = (query) => [...document.querySelectorAll(query)].map((each) => each.textContent);
+const handlers = "[onerror], [onload], [onfocus], [onmouseover], [autofocus]";
+"""
+
+
 def opened(page: Path, tmp_path: Path, script: str) -> str:
-    """The document after the page's scripts and ``script`` ran; the texts that it found are its last element."""
+    """The document after the page's scripts and ``script`` ran; what it found is the last element."""
     driven = page.with_name("driven.html")
-    tell = f"const out = document.createElement('pre'); out.id = 'found'; out.textContent = JSON.stringify((() => {{ {script} }})()); document.body.append(out);"
+    tell = (
+        "const out = document.createElement('pre'); out.id = 'found';"
+        f"out.textContent = JSON.stringify((() => {{ {TEXTS} {script} }})()); document.body.append(out);"
+    )
     driven.write_text(page.read_text(encoding="utf-8").replace("</body>", f"<script>{tell}</script></body>"))
     return chromium(tmp_path, "--dump-dom", driven.as_uri()).stdout
 
@@ -57,23 +67,16 @@ def found(document: str) -> Any:
     return json.loads(html.unescape(match[1]))
 
 
-def as_read(text: str) -> str:
-    """A text as YAML, which knows no control characters as they are, gives it back."""
-    return text
-
-
 @browser
 def test_the_corridors_page_shows_hostile_text_as_text(tmp_path: Path) -> None:
     folder = tmp_path / "subject"
     for place, text in enumerate(HOSTILE):
-        name = re.sub(r"[/\0]", "-", text)[:60].strip() or "x"
-        run = write_run(
-            folder / f"{place:02}{name}", 1e-6, (8,), {8: ("dreaming", None, 41.0)} if place else None
-        )
-        changed = config(1e-6, (8,), prompts=HOSTILE)
-        changed["trainer"]["logger"]["init_args"]["name"] = changed["model"]["init_args"][
-            "instance_prompt"
-        ] = text
+        name = re.sub(r"[/\0]", "-", text)[:60].strip()
+        verdicts = {8: ("dreaming", None, 41.0)} if place else None
+        prompts = ("a", "b") if place else HOSTILE
+        run = write_run(folder / f"{place:02}{name}", 1e-6, (8,), verdicts, prompts=prompts)
+        changed = config(1e-6, (8,), text, HOSTILE)
+        changed["model"]["init_args"]["instance_prompt"] = text
         changed["model"]["init_args"] |= {"pipeline": text, "optimizer": text}
         changed["data"]["init_args"]["instance_dir"] = str(run / "photos")
         photo = run / "photos" / f"{name}.png"
@@ -87,17 +90,15 @@ def test_the_corridors_page_shows_hostile_text_as_text(tmp_path: Path) -> None:
     document = opened(
         page,
         tmp_path,
-        """const texts = (query) => [...document.querySelectorAll(query)].map((each) => each.textContent);
-        return {title: document.title, h1: texts("h1"), prompts: texts("#pictures h3"), rows: texts("table.map th[scope=row]"),
-          options: texts("dd"), alt: [...document.querySelectorAll(".photos img")].map((each) => each.alt),
+        """return {title: document.title, h1: texts("h1"), prompts: texts("#pictures h3"),
+          rows: texts("table.map th[scope=row]"), options: texts("dd"), config: texts("section pre"),
+          alt: [...document.querySelectorAll(".photos img")].map((each) => each.alt),
           scripts: document.scripts.length, images: document.querySelectorAll("#pictures img").length,
-          handlers: document.querySelectorAll("[onerror], [onload], [onfocus], [onmouseover], [autofocus]").length,
-          config: texts("section pre")}""",
+          handlers: document.querySelectorAll(handlers).length}""",
     )
     seen = found(document)
     first = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    shown = [text.replace("\x85", "\x85") for text in HOSTILE]
-    assert seen["prompts"] == shown
+    assert seen["prompts"] == list(HOSTILE)
     assert seen["rows"] == first
     assert seen["scripts"] == 3  # its data, its script, and the one of this test
     assert seen["handlers"] == 0
@@ -107,7 +108,7 @@ def test_the_corridors_page_shows_hostile_text_as_text(tmp_path: Path) -> None:
     assert seen["alt"] == [f"photo {HOSTILE[0].replace('/', '-')[:60].strip()}.png"]
     groups = yaml.safe_load(seen["config"][0])["seed_grid"]["groups"]
     assert [groups["dream"]["prompts"], *groups["language"]["prompts"]] == list(HOSTILE)
-    assert seen["images"] == 0 or len(SEEDS) == 2
+    assert seen["images"] == len(SEEDS) * len(HOSTILE)  # the base model's, which the first run has
     assert document.rstrip().endswith("</html>")
 
 
@@ -120,20 +121,17 @@ def test_the_sweeps_page_shows_hostile_text_as_text(tmp_path: Path) -> None:
     index = Index.of(
         cells, files, ["1.png"] * len(cells), [{"tilt": 1 - place / 100} for place in range(len(cells))]
     )
-    facts = {
-        name: HOSTILE[0]
-        for name in ("negative_prompt", "height", "width", "generator_device", "dtype", "base")
-    }
+    names = ("negative_prompt", "height", "width", "generator_device", "dtype", "base")
+    facts = dict.fromkeys(names, HOSTILE[0])
     write_page(tmp_path / "sweep.html", index, {"0.png": "0.png"}, HOSTILE[1], facts)
     assert len(list(sheets(index, tmp_path, (None, None), 2))) <= 2
     document = opened(
         tmp_path / "sweep.html",
         tmp_path,
-        """const texts = (query) => [...document.querySelectorAll(query)].map((each) => each.textContent);
-        document.querySelectorAll(".open")[1].click();
-        return {title: document.title, h1: texts("h1"), prompts: texts(".card .prompt"), facts: texts("#facts dd"),
-          scripts: document.scripts.length, loupe: texts("#loupe-title"), make: texts("#make"),
-          handlers: document.querySelectorAll("[onerror], [onload], [onfocus], [onmouseover], [autofocus]").length}""",
+        """document.querySelectorAll(".open")[1].click();
+        return {title: document.title, h1: texts("h1"), prompts: texts(".card .prompt"),
+          facts: texts("#facts dd"), scripts: document.scripts.length, loupe: texts("#loupe-title"),
+          make: texts("#make"), handlers: document.querySelectorAll(handlers).length}""",
     )
     seen = found(document)
     assert seen["prompts"] == list(HOSTILE)
@@ -143,7 +141,8 @@ def test_the_sweeps_page_shows_hostile_text_as_text(tmp_path: Path) -> None:
     assert HOSTILE[1] in seen["facts"]
     assert seen["scripts"] == 3
     assert seen["handlers"] == 0
-    assert HOSTILE[0] in seen["make"][0]
+    command = shlex.split(seen["make"][0])
+    assert command[command.index("--model.base") + 1] == HOSTILE[0]
 
 
 def test_no_markup_of_a_text_is_left_in_a_page(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from helpers.fits import fit_checkpoint
 from helpers.paths import DATA, ROOT
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from lightning_drift.cli import main
@@ -344,3 +345,39 @@ def test_large_pictures_get_thumbnails_and_sheets_are_labelled(trainer: Any, tmp
     (sheet,) = (tmp_path / "sheets").glob("*.png")
     assert sheet.stem == "sweep_object-by-seed"
     assert rows_of(tmp_path)[0]["object"] in rows_of(tmp_path)[0]["prompt"]
+
+
+class Damages(Callback):
+    """Cuts a finished picture short before the report reads it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = ""
+
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
+        path = min((self.folder / "images").glob("*red-tower*.png"))
+        path.write_bytes(path.read_bytes()[:200])
+        self.name = f"images/{path.name}"
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_a_damaged_picture_costs_its_cell_only(
+    measure: bool, trainer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damages = Damages(tmp_path)
+    data = Sweep(
+        str(DATA / "tiny_sd"),
+        prompts=TWO,
+        seeds="0-1",
+        num_inference_steps=1,
+        sheets=2,
+        measure=measure,
+        clip="pocket",
+    )
+    writer = ImageWriter(str(tmp_path), contact_sheet=False)
+    trainer(callbacks=[writer, damages]).predict(SweepDreamer(), datamodule=data, return_predictions=False)
+    assert f"{damages.name} is damaged or cut short" in capsys.readouterr().err
+    files = [row["file"] for row in rows_of(tmp_path)]
+    assert len(files) == 3
+    assert damages.name not in files
+    assert damages.name.rpartition("/")[2] not in (tmp_path / "sweep.html").read_text()

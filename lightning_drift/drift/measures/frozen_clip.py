@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -21,14 +22,16 @@ from transformers import CLIPConfig, CLIPModel
 
 from lightning_drift.assets import POCKET_CLIP
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.files import user_path
+from lightning_drift.common.text import reason
 from lightning_drift.weights.clip_tokenizer import read_tokenizer
-from lightning_drift.weights.configs import read_config
+from lightning_drift.weights.configs import MAX_SAMPLE, describing, read_config, read_model_config
 from lightning_drift.weights.files import Weights, open_weights
 from lightning_drift.weights.fill import fill
 from lightning_drift.weights.hashes import sha256
 from lightning_drift.weights.hub import fetch_folder
+from lightning_drift.weights.variants import say_variant, weight_file, weight_files
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _EXAMPLE = "openai/clip-vit-large-patch14"
 _STRAY = {"text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"}
 
@@ -61,22 +64,38 @@ class Preprocessing:
             UserError: No such file, or it asks for anything but to resize, crop the centre and normalise.
         """
         config = read_config(file)
-        size, crop = config.get("size", 224), config.get("crop_size", 224)
         try:
-            edge = size["shortest_edge"] if isinstance(size, dict) else size
-            shape = (crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop)
-        except KeyError as error:
-            raise UserError(f"{file} asks for a size other than a shortest edge and a centre crop") from error
+            preprocessing = cls._of(config)
+            preprocessing(Image.new("RGB", (2, 3)))
+        except Exception as error:  # any value may be of the wrong type or size
+            raise UserError(
+                f"{file} asks for something else than a shortest edge, a centre crop and a normalisation of "
+                f"three channels ({reason(error)})"
+            ) from error
+        return preprocessing
+
+    @classmethod
+    def _of(cls, config: Mapping[str, Any]) -> Preprocessing:
+        size, crop = config.get("size", 224), config.get("crop_size", 224)
+        edge = size["shortest_edge"] if isinstance(size, dict) else size
+        shape = (crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop)
+        if not all(1 <= length <= MAX_SAMPLE for length in (edge, *shape)):
+            raise ValueError(f"sizes are 1 to {MAX_SAMPLE} pixels")
         normalise = config.get("do_normalize", True)
+        mean = config.get("image_mean", (0.48145466, 0.4578275, 0.40821073)) if normalise else (0.0,)
+        std = config.get("image_std", (0.26862954, 0.26130258, 0.27577711)) if normalise else (1.0,)
+        scale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
+        if not all(math.isfinite(number) for number in (*mean, scale)) or not all(
+            0 < part < 1e6 for part in std
+        ):
+            raise ValueError("mean, deviation and factor are finite numbers")
         return cls(
             edge=int(edge) if config.get("do_resize", True) else None,
             crop=(int(shape[0]), int(shape[1])) if config.get("do_center_crop", True) else None,
-            mean=tuple(config.get("image_mean", (0.48145466, 0.4578275, 0.40821073)))
-            if normalise
-            else (0.0,),
-            std=tuple(config.get("image_std", (0.26862954, 0.26130258, 0.27577711))) if normalise else (1.0,),
+            mean=tuple(mean),
+            std=tuple(std),
             resample=int(config.get("resample", 3)),
-            scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
+            scale=scale,
         )
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
@@ -145,25 +164,30 @@ class FrozenClip:
             return cls._load(name, device, option)
         except UserError as error:
             raise error.of(option) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot read {error.filename or name}: {error.strerror or error}", option
+            ) from error
 
     @classmethod
     def _load(cls, name: str, device: str | torch.device, option: str) -> FrozenClip:
         folder = POCKET_CLIP if name == "pocket" else _find(name)
-        config = read_config(folder / "config.json")
+        config = read_model_config(folder / "config.json")
         if config.get("model_type") != "clip":
             kind = config.get("model_type", "no known model")
             raise UserError(f"{name} is {kind}, not a CLIP; give one such as {_EXAMPLE}")
+        preprocessing = Preprocessing.read(folder / "preprocessor_config.json")
+        tokenizer = read_tokenizer(folder)
         weights = _open(folder, name)
-        with torch.device("meta"):
+        with describing(str(folder / "config.json"), "CLIP"), torch.device("meta"), torch.no_grad():
             model: Any = CLIPModel._from_config(  # type: ignore[no-untyped-call]
                 CLIPConfig(**config), attn_implementation="sdpa", dtype=torch.float32
-            )
+            ).eval()
+            _compute_once(model, preprocessing, tokenizer)
         fill(model, weights, "CLIP")
         for tower in (model.text_model, model.vision_model):  # the buffers that no file holds
             count = tower.embeddings.position_embedding.num_embeddings
             tower.embeddings.position_ids = torch.arange(count).expand((1, -1))
-        preprocessing = Preprocessing.read(folder / "preprocessor_config.json")
-        tokenizer = read_tokenizer(folder)
         digest = hashlib.sha256(repr(preprocessing).encode())
         for file in sorted(weights.files):
             digest.update(sha256(file).encode())
@@ -252,9 +276,32 @@ def _exact(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
+def _compute_once(model: Any, preprocessing: Preprocessing, tokenizer: Any) -> None:
+    """Let a CLIP on the meta device compute once, which shows whether its files go together.
+
+    Raises:
+        ValueError: They do not.
+    """
+    text, side = model.config.text_config, model.config.vision_config.image_size
+    if len(tokenizer) > text.vocab_size:
+        raise ValueError(
+            f"its tokenizer has {len(tokenizer)} tokens, its text encoder only {text.vocab_size}"
+        )
+    if preprocessing.crop != (side, side):
+        crop = "not cropped" if preprocessing.crop is None else f"of {preprocessing.crop} pixels"
+        raise ValueError(f"its pictures are {crop}, its network's of {side} times {side} pixels")
+    ids = torch.zeros((1, text.max_position_embeddings), dtype=torch.long)
+    seen = model.visual_projection(model.vision_model(torch.zeros((1, 3, side, side))).pooler_output)
+    read = model.text_projection(model.text_model(input_ids=ids).pooler_output)
+    if seen.shape != read.shape:
+        raise ValueError(
+            f"its vectors of pictures have {seen.shape[1]} numbers, those of texts {read.shape[1]}"
+        )
+
+
 def _find(name: str) -> Path:
     """The folder of a CLIP, fetched from the hub where it is not local."""
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         return folder
     if folder.is_absolute() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
@@ -268,13 +315,14 @@ def clip_files(files: Sequence[str]) -> list[str]:
     def matching(*patterns: str) -> list[str]:
         return [file for file in files if any(fnmatch(file, pattern) for pattern in patterns)]
 
-    weights = matching("model.safetensors", "model-*-of-*.safetensors") or matching("pytorch_model.bin")
-    return matching("*.json", "merges.txt") + weights
+    small = [file for file in matching("*.json", "merges.txt") if not file.endswith(".index.json")]
+    return small + weight_files(files)
 
 
 def _open(folder: Path, name: str) -> Weights:
-    for file in _WEIGHTS:
-        if (folder / file).is_file():
-            weights = open_weights(folder / file)
-            return weights.renamed({key: key for key in weights.shapes if key not in _STRAY})
-    raise UserError(f"{name} holds no weights: expected {_WEIGHTS[0]} in {folder}")
+    file = weight_file([file.name for file in folder.iterdir()])
+    if file is None:
+        raise UserError(f"{name} holds no weights: expected model.safetensors in {folder}")
+    say_variant(file, name)
+    weights = open_weights(folder / file)
+    return weights.renamed({key: key for key in weights.shapes if key not in _STRAY})

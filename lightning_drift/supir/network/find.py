@@ -5,12 +5,14 @@ from pathlib import Path
 
 from lightning_drift.assets import POCKET_SUPIR
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.files import user_path
 from lightning_drift.weights.hub import fetch_file, fetch_folder
+from lightning_drift.weights.variants import weight_files
 
 SDXL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 """The parts of an SDXL model that hold weights, by their folders."""
 
-WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 SMALL_FILES = ("model_index.json", "/config.json", "tokenizer/")
 
 
@@ -54,7 +56,7 @@ def find_model(name: str, option: str) -> Path:
     Raises:
         UserError: It is neither here nor on the hub, or the hub cannot be reached.
     """
-    path = Path(name).expanduser()
+    path = user_path(name, option)
     if path.exists():
         return path
     is_file = name.lower().endswith(WEIGHT_SUFFIXES)
@@ -81,11 +83,6 @@ def sdxl_files(files: list[str]) -> list[str]:
         file for file in files if file.count("/") < 2 and any(mark in f"/{file}" for mark in SMALL_FILES)
     ]
     for part in SDXL_PARTS:
-        weights = [file for file in files if file.startswith(f"{part}/") and ".safetensors" in file]
-        weights = [
-            file for file in weights if file.split("/")[1].startswith(("diffusion_pytorch_model", "model"))
-        ]
-        whole = [file for file in weights if ".fp16." not in file]
-        half = [file for file in weights if file.endswith(".fp16.safetensors")]
-        chosen += half if len(half) == 1 else whole
+        inside = [file.removeprefix(f"{part}/") for file in files if file.startswith(f"{part}/")]
+        chosen += [f"{part}/{name}" for name in weight_files(inside, half=True)]
     return chosen

@@ -14,8 +14,9 @@ from lightning_drift.supir.network import layout
 from lightning_drift.supir.network.find import SDXL_PARTS
 from lightning_drift.weights import ldm_names
 from lightning_drift.weights.clip_tokenizer import read_tokenizer, sd15_tokenizer
-from lightning_drift.weights.configs import read_config
-from lightning_drift.weights.files import Weights, from_state_dict, load_torch_file, open_weights
+from lightning_drift.weights.configs import read_config, read_model_config
+from lightning_drift.weights.files import Weights, open_weights
+from lightning_drift.weights.variants import say_variant, weight_file
 
 SDXL_CONFIGS: Mapping[str, dict[str, Any]] = {
     "unet": {
@@ -92,7 +93,7 @@ def open_sdxl(path: Path, configs: Mapping[str, dict[str, Any]] = SDXL_CONFIGS) 
     """
     if path.is_dir():
         return _open_folder(path)
-    weights = open_file(path)
+    weights = open_weights(path)
     _refuse_other_families(weights)
 
     def read_part(part: str, names: Iterable[str]) -> tuple[Weights, dict[str, str]]:
@@ -111,20 +112,6 @@ def open_sdxl(path: Path, configs: Mapping[str, dict[str, Any]] = SDXL_CONFIGS) 
     )
 
 
-def open_file(path: Path) -> Weights:
-    """Open a single-file checkpoint; a torch file may nest its weights under ``state_dict``, even twice.
-
-    Raises:
-        UserError: The file is missing, cut short, damaged, or holds code instead of weights.
-    """
-    if path.name.endswith((".safetensors", ".index.json")) or not path.is_file():
-        return open_weights(path)
-    state = load_torch_file(path)
-    while isinstance(inner := state.get("state_dict"), dict):
-        state = inner
-    return from_state_dict(state, path)
-
-
 def _bigg(weights: Weights, names: Iterable[str]) -> tuple[Weights, dict[str, str]]:
     """OpenCLIP's names and shapes as transformers has them: q, k and v apart, the projection transposed."""
     places = {name: layout.bigg_name(name) for name in names}
@@ -139,12 +126,12 @@ def _bigg(weights: Weights, names: Iterable[str]) -> tuple[Weights, dict[str, st
 
     def read(name: str) -> Tensor:
         key, third = present[name]
-        stored = weights.read(key)
+        stored = weights.stored(key)
         if third is not None:
             return stored.chunk(3)[third]
         return stored.T if name == "text_projection.weight" else stored
 
-    renamed = replace(weights, shapes={name: shape(name) for name in present}, read=read)
+    renamed = replace(weights, shapes={name: shape(name) for name in present}, stored=read)
     return renamed, {name: key for name, (key, _) in places.items()}
 
 
@@ -188,7 +175,7 @@ def _open_folder(folder: Path) -> SdxlBase:
         hint = f". It holds {listed(files)}: give one of these files" if files else ""
         raise UserError(f"{folder} is not a diffusers folder: it has no model_index.json{hint}")
     lacking = [part for part in (*SDXL_PARTS, "tokenizer") if not (folder / part).is_dir()]
-    unet = {} if "unet" in lacking else read_config(folder / "unet" / "config.json")
+    unet = {} if "unet" in lacking else read_model_config(folder / "unet" / "config.json")
     if lacking or unet.get("addition_embed_type") != "text_time":
         kind = read_config(folder / "model_index.json").get("_class_name", "of an unknown kind")
         reason = f"lacks {listed(lacking)}" if lacking else "has a UNet of another family"
@@ -199,6 +186,7 @@ def _open_folder(folder: Path) -> SdxlBase:
         raise UserError(
             f"{folder} is an inpainting or editing model (a UNet of {unet['in_channels']} channels)"
         )
+    configs = {part: read_model_config(folder / part / "config.json") for part in SDXL_PARTS}
     opened = {part: _open_part(folder / part) for part in SDXL_PARTS}
 
     def read_part(part: str, names: Iterable[str]) -> tuple[Weights, dict[str, str]]:
@@ -212,20 +200,32 @@ def _open_folder(folder: Path) -> SdxlBase:
 
     return SdxlBase(
         origin=folder.name,
-        configs={part: read_config(folder / part / "config.json") for part in SDXL_PARTS},
+        configs=configs,
         read_part=read_part,
         files={
             file.relative_to(folder).as_posix(): file for part in SDXL_PARTS for file in opened[part].files
         },
-        tokenizer=read_tokenizer(folder / "tokenizer"),
+        tokenizer=_fitting_tokenizer(folder, configs),
     )
 
 
+def _fitting_tokenizer(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> CLIPTokenizer:
+    """The tokenizer, its prompt length no more than the text encoders' positions."""
+    tokenizer = read_tokenizer(folder / "tokenizer")
+    for part in ("text_encoder", "text_encoder_2"):
+        if len(tokenizer) > (size := configs[part].get("vocab_size", 49408)):
+            raise UserError(
+                f"the tokenizer of {folder} has {len(tokenizer)} tokens, its {part.replace('_', ' ')} only "
+                f"{size}; they do not belong together"
+            )
+        positions = configs[part].get("max_position_embeddings", 77)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return tokenizer
+
+
 def _open_part(folder: Path) -> Weights:
-    for stem in ("diffusion_pytorch_model", "model", "pytorch_model"):
-        for middle in ("", ".fp16"):
-            for suffix in (".safetensors", ".safetensors.index.json", ".bin"):
-                path = folder / f"{stem}{middle}{suffix}"
-                if path.is_file():
-                    return open_weights(path)
-    raise UserError(f"{folder} holds no weights: expected a .safetensors file")
+    name = weight_file([file.name for file in folder.iterdir()])
+    if name is None:
+        raise UserError(f"{folder} holds no weights: expected a .safetensors file")
+    say_variant(name, str(folder))
+    return open_weights(folder / name)

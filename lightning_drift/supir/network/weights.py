@@ -5,7 +5,7 @@ tensor and the file's memory is let go, so that host memory never holds more tha
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from lightning_drift.supir.network import layout
 from lightning_drift.supir.network.autoencoder import FirstStage
 from lightning_drift.supir.network.conditioning import TextEncoders
 from lightning_drift.supir.network.control import ControlEncoder
-from lightning_drift.supir.network.sdxl import SDXL_CONFIGS, SdxlBase, open_file, open_sdxl
+from lightning_drift.supir.network.sdxl import SDXL_CONFIGS, SdxlBase, open_sdxl
 from lightning_drift.supir.network.unet import SupirNetwork
 from lightning_drift.weights import ldm_names
-from lightning_drift.weights.configs import model_options
-from lightning_drift.weights.files import Weights
+from lightning_drift.weights.configs import describing, model_options
+from lightning_drift.weights.files import Weights, open_weights
 from lightning_drift.weights.fill import compare, fill
 from lightning_drift.weights.hashes import files_hash, sha256
 
@@ -78,9 +78,11 @@ class Checkpoints:
                 ``model.supir``.
         """
         unet, vae = self.sdxl.configs["unet"], self.sdxl.configs["vae"]
-        network, stage, text = empty_network(unet), empty_first_stage(vae), empty_text_encoders(self.sdxl)
+        with _naming("model.sdxl"):
+            network, stage, text = empty_network(unet), empty_first_stage(vae), empty_text_encoders(self.sdxl)
         with _naming("model.sdxl"):
             self._check_base(network, stage, text)
+            _check_runs(network, stage, text)
         with _naming("model.supir"):
             self._check_own(network, stage)
 
@@ -168,7 +170,7 @@ def open_checkpoints(
 def _open_supir(supir: Path) -> Weights:
     if supir.is_dir():
         raise UserError(f"{supir} is a folder; give the file SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt")
-    own = open_file(supir)
+    own = open_weights(supir)
     if not any(key.startswith(layout.CONTROL_PREFIX) for key in own.shapes):
         what = "is not a SUPIR checkpoint: it holds no control encoder."
         if any(key.startswith(ldm_names.UNET_PREFIX) for key in own.shapes):
@@ -185,6 +187,8 @@ def _naming(option: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise error.of(option) from error
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror or error}", option) from error
 
 
 def _refuse_scaled(weights: Weights) -> None:
@@ -201,13 +205,13 @@ def _refuse_scaled(weights: Weights) -> None:
 
 def empty_network(config: Mapping[str, Any]) -> SupirNetwork:
     """The network of a UNet's configuration, on the meta device."""
-    with torch.device("meta"):
+    with _describing("UNet"), torch.device("meta"):
         return SupirNetwork(_unet(config), ControlEncoder(_unet(config)))
 
 
 def empty_first_stage(config: Mapping[str, Any]) -> FirstStage:
     """The first stage of an autoencoder's configuration, on the meta device."""
-    with torch.device("meta"):
+    with _describing("autoencoder"), torch.device("meta"):
         vae, second = (AutoencoderKL.from_config(model_options(config)) for _ in range(2))
         return FirstStage(vae, second.encoder)
 
@@ -215,12 +219,42 @@ def empty_first_stage(config: Mapping[str, Any]) -> FirstStage:
 def empty_text_encoders(base: SdxlBase) -> TextEncoders:
     """Both text encoders of a base, on the meta device."""
     kinds: dict[str, Any] = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    models = []
+    for part, kind in kinds.items():
+        options = model_options(base.configs[part])
+        with _describing(part.replace("_", " ")), torch.device("meta"):
+            models.append(kind._from_config(CLIPTextConfig(**options), attn_implementation="sdpa"))
+    clip_l, bigg = models
+    return TextEncoders(
+        clip_l, bigg, base.tokenizer, base.configs["unet"].get("addition_time_embed_dim") or 256
+    )
+
+
+def _describing(part: str) -> AbstractContextManager[None]:
+    return describing(f"the config of the base's {part}", "part of an SDXL model")
+
+
+@torch.no_grad()
+def _check_runs(network: SupirNetwork, stage: FirstStage, text: TextEncoders) -> None:
+    """Let the models, on the meta device, compute once: it takes no memory and shows whether they can.
+
+    Raises:
+        UserError: One cannot: a value of its config was accepted and makes no sense.
+    """
     with torch.device("meta"):
-        clip_l, bigg = (
-            kind._from_config(CLIPTextConfig(**model_options(base.configs[part])), attn_implementation="sdpa")
-            for part, kind in kinds.items()
-        )
-    return TextEncoders(clip_l, bigg, base.tokenizer, base.configs["unet"]["addition_time_embed_dim"])
+        side = 2 ** (len(network.unet.config["block_out_channels"]) + 1)
+        latent = torch.zeros((1, 4, side, side))
+        states = []
+        for part, model in (("text encoder", text.clip_l), ("text encoder 2", text.bigg)):
+            with _describing(part):
+                output = model(torch.zeros((1, 8), dtype=torch.long), output_hidden_states=True)
+                states.append(output.hidden_states[-2])
+        with _describing("UNet"):
+            sizes = torch.zeros((1, 6 * text.time_embed_dim))
+            vector = torch.cat([output.text_embeds, sizes], dim=-1)
+            network(latent, torch.zeros(1), torch.cat(states, dim=-1), vector, latent)
+        with _describing("autoencoder"):
+            stage.vae.encode(stage.vae.decode(latent)[0]).latent_dist.mean + latent
 
 
 def _unet(config: Mapping[str, Any]) -> UNet2DConditionModel:
