@@ -137,7 +137,7 @@ def _check_configs(words: list[str]) -> None:
     from lightning_drift.common.command_line import config_values
 
     for value in config_values(words):
-        if value.lstrip().startswith("{"):  # options themselves instead of a file
+        if value.lstrip().startswith("{") and not os.path.exists(value):  # options instead of a file
             try:
                 parse_yaml(value)
             except UserError as error:

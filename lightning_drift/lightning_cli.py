@@ -36,7 +36,7 @@ from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.drift.state import DriftState
 from lightning_drift.drift.stopping import check_not_ended
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
-from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prompts
+from lightning_drift.fit.configuration import TENSORBOARD, class_at, same_class, with_prompts
 from lightning_drift.fit.optimizer import check_rate
 from lightning_drift.fit.outcome import finished, stopped
 from lightning_drift.fit.progress import StepProgressBar
@@ -54,7 +54,7 @@ from lightning_drift.fit.runs import (
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.parser import SentenceParser, expand_paths
-from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made
+from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made, refuse_nulls
 
 __all__ = [
     "DreamBooth",
@@ -67,6 +67,14 @@ __all__ = [
     "SweepDreamer",
     "UpscaleImages",
 ]
+
+
+_CALLBACKS = {
+    "image_writer": ImageWriter,
+    "step_checkpoint": StepCheckpoint,
+    "seed_grid": SeedGrid,
+    "clip_drift": ClipDrift,
+}
 
 
 class _Instantiator(_InstantiatorFn):
@@ -200,12 +208,22 @@ class DriftCLI(LightningCLI):
         """Resolve ``--ckpt_path`` and the run folder before anything is loaded."""
         ends.begin()
         config = self.config[self.subcommand]
+        self._refuse_nulls(config)
         if self.subcommand == "fit":
             self._prepare_fit(config)
         elif self.subcommand == "validate":
             self._prepare_validate(config)
         else:
             config.trainer.logger = False
+
+    def _refuse_nulls(self, config: Any) -> None:
+        for section in ("model", "data"):
+            chosen = config.get(section)
+            if chosen is not None:
+                refuse_nulls(class_at(str(chosen.class_path)), chosen.get("init_args") or {}, section)
+        for section, kind in _CALLBACKS.items():
+            if config.get(section) is not None:
+                refuse_nulls(kind, config[section], section)
 
     def _prepare_fit(self, config: Any) -> None:
         logger = config.trainer.logger

@@ -1,10 +1,11 @@
 """The Trainer's options and the seed, checked before anything is loaded."""
 
+import inspect
 import os
 import re
 import secrets
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, get_args, get_type_hints
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -89,6 +90,38 @@ def chosen_seed(seed: bool | int | None) -> int:
     if seed is True:
         return int(os.environ.setdefault("PL_GLOBAL_SEED", str(secrets.randbelow(MAX_SEED_EVERYTHING + 1))))
     return int(seed or 0)
+
+
+def refuse_nulls(kind: object, values: Mapping[str, Any], section: str) -> None:
+    """Refuse ``null`` for an option that has no such value; the parser lets it pass.
+
+    Args:
+        kind: The class whose options these are; anything else is left alone.
+        values: Its options.
+        section: What their names begin with, such as ``model``.
+
+    Raises:
+        UserError: A value is null where the class expects another.
+    """
+    if not isinstance(kind, type):
+        return
+    try:
+        hints = get_type_hints(kind.__init__)  # type: ignore[misc]
+    except (NameError, TypeError, AttributeError):  # a user's class, whose hints are for its reader only
+        return
+    parameters = inspect.signature(kind).parameters
+    for name, value in values.items():
+        if (
+            value is not None
+            or name not in parameters
+            or name not in hints
+            or parameters[name].default is None
+        ):
+            continue
+        if hints[name] not in (Any, object, None) and type(None) not in get_args(hints[name]):
+            raise UserError(
+                "null is none of its values; give one, or leave it out for its default", f"{section}.{name}"
+            )
 
 
 def made(name: str, option: str, make: Callable[[], Any]) -> Any:

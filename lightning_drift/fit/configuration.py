@@ -42,10 +42,11 @@ def same_class(one: str, other: str) -> bool:
     >>> same_class("lightning.pytorch.loggers.tensorboard.TensorBoardLogger", TENSORBOARD)
     True
     """
-    return one == other or (_class_at(one) is not None and _class_at(one) is _class_at(other))
+    return one == other or (class_at(one) is not None and class_at(one) is class_at(other))
 
 
-def _class_at(path: str) -> object | None:
+def class_at(path: str) -> object | None:
+    """The class that a class path leads to; None if it leads nowhere."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name, None)

@@ -426,3 +426,28 @@ def test_what_is_cut_of_a_prompt_is_said_once(capsys: Any) -> None:
     assert status == 0, err
     assert "8 more prompts are longer than 32 tokens" in err
     assert err.count("cut off") == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "option"),
+    [
+        ("fit", "model: {init_args: {learning_rate: null}}", "model.learning_rate"),
+        ("fit", "model: {init_args: {optimizer: null}}", "model.optimizer"),
+        ("fit", "data: {init_args: {instance_dir: null}}", "data.instance_dir"),
+        ("fit", "clip_drift: {thresholds: null}", "clip_drift.thresholds"),
+        ("predict", "model: {init_args: {pipeline: null}}", "model.pipeline"),
+        ("predict", "image_writer: {output_dir: null}", "image_writer.output_dir"),
+    ],
+)
+def test_null_is_refused_where_it_is_no_value(command: str, text: str, option: str, capsys: Any) -> None:
+    Path("null.yaml").write_text(text)
+    assert main([command, "-c", "null.yaml"]) == 2
+    assert f"error: {option}: " in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["null.yaml"]
+
+
+def test_a_configuration_in_a_folder_called_like_options_is_a_file(capsys: Any) -> None:
+    Path("{a}").mkdir()
+    Path("{a}/c.yaml").write_text("data: {init_args: {seeds: 9-1}}")
+    assert main(["predict", "-c", "{a}/c.yaml"]) == 2
+    assert "data.seeds: the range 9-1 runs backwards" in capsys.readouterr().err
