@@ -2,13 +2,16 @@
 
 import logging
 import os
+import shlex
 import sys
 import warnings
-from importlib.metadata import version
 
-from lightning_drift.common.errors import UserError
+from lightning_drift.common import ends, streams
+from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import shown
+from lightning_drift.common.resources import shortage
+from lightning_drift.common.text import printable
 from lightning_drift.common.yaml_files import parse_yaml, read_yaml_section
 
 USAGE = """usage: lightning-drift COMMAND [options]
@@ -45,14 +48,40 @@ def main(argv: list[str] | None = None) -> int:
         argv: The arguments; None for those of the process.
 
     Returns:
-        The exit status: 0, or 2 after an error that is the user's to mend. A corridor returns 1 if one of its
-        fits failed and 130 if it was interrupted.
+        The exit status: 0; 2 after an error that is the user's to mend, or where the machine ran out of
+        something; 128 + n after the signal n, as a shell tells it: 130 for Ctrl-C, 143 for SIGTERM, 129 for a
+        closed terminal. A corridor returns 1 if one of its fits did not reach its last step.
     """
     words = sys.argv[1:] if argv is None else argv
+    outputs = streams.last() if argv is None else []
+    again = f"lightning-drift {shlex.join(words)}"
+    starting = printable(f"before anything was done; start it again with: {again}")
+    try:
+        with ends.listening(starting, own_process=argv is None):
+            status = _answer(words, argv)
+            sys.stdout.flush()
+    except ends.Ended as end:
+        notice(f"{end} {end.reached or f'before it was done; start it again with: {again}'}")
+        return end.status
+    lost = outputs[0].lost if outputs else None
+    if lost is not None and status == 0:
+        print(f"error: the output could not all be written ({lost.strerror})", file=sys.stderr)
+        return 2
+    return status
+
+
+def _answer(words: list[str], argv: list[str] | None) -> int:
+    """Run a command; errors that people can mend become a line.
+
+    Returns:
+        The exit status.
+    """
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
     if words[0] == "--version":
+        from importlib.metadata import version
+
         print(f"lightning-drift {version('lightning-drift')}")
         return 0
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -67,20 +96,26 @@ def main(argv: list[str] | None = None) -> int:
             _check_configs(words)
             return corridor(words[1:])
         elif words[0] in ("fit", "validate", "predict"):
-            _run(argv)
+            _run(words, argv)
         else:
             raise UserError(f"{words[0]!r} is not a command; lightning-drift --help lists them")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        lacking = shortage(error)
+        if not lacking:
+            raise
+        print(f"error: {lacking}", file=sys.stderr)
+        return 2
     return 0
 
 
-def _run(argv: list[str] | None) -> None:
+def _run(words: list[str], argv: list[str] | None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
-    _check_configs(sys.argv[1:] if argv is None else argv)
+    _check_configs(words)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from lightning_drift.lightning_cli import DriftCLI
@@ -88,9 +123,9 @@ def _run(argv: list[str] | None) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):  # which set their own level when imported
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        DriftCLI(argv)
+        DriftCLI(argv)  # None: Lightning warns of arguments beside those of the process
     except MisconfigurationException as error:
-        raise UserError(str(error)) from error
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def _check_configs(words: list[str]) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.plugins import CheckpointIO
 
@@ -24,18 +24,25 @@ from lightning_drift import (
     UpscaleImages,
 )
 from lightning_drift.assets import DEFAULTS
+from lightning_drift.common import ends
 from lightning_drift.common.command_line import plain
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.names import file_name
+from lightning_drift.common.resources import shortage
 from lightning_drift.common.yaml_files import read_yaml_section
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
+from lightning_drift.drift.state import DriftState
+from lightning_drift.drift.stopping import check_not_ended
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prompts
 from lightning_drift.fit.optimizer import check_rate
+from lightning_drift.fit.outcome import finished, stopped
 from lightning_drift.fit.progress import StepProgressBar
+from lightning_drift.fit.resume import check_weights
 from lightning_drift.fit.runs import (
+    Run,
     RunFolder,
     claim_run,
     find_checkpoint,
@@ -77,6 +84,24 @@ def _instantiate(class_type: type, *args: Any, **kwargs: Any) -> Any:
     return made(class_type.__name__, "", partial(class_type, *plain([*args]), **plain(kwargs)))
 
 
+class HearsEnds(Callback):
+    """Keeps the command's own answer to signals, and hands them on to the processes of other devices.
+
+    The Trainer answers SIGTERM with a call to all processes, whatever they are just doing, and with status 0.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The Trainer has just taken the signals."""
+        ends.listen_again()
+
+    on_sanity_check_start = on_validation_start = on_predict_start = on_train_start
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Before this process lets go of the others: they would take it for a fault."""
+        if isinstance(exception, ends.Ended) and (launcher := trainer.strategy.launcher):
+            launcher.kill(exception.number)
+
+
 class DriftCLI(LightningCLI):
     """Parses the command line, prepares the run folder and runs ``fit``, ``validate`` or ``predict``.
 
@@ -86,6 +111,7 @@ class DriftCLI(LightningCLI):
 
     def __init__(self, argv: list[str] | None = None) -> None:
         fit, predict = str(DEFAULTS / "fit.yaml"), str(DEFAULTS / "predict.yaml")
+        self.words = sys.argv[1:] if argv is None else argv
         self.claimed: RunFolder | None = None
         try:
             super().__init__(
@@ -106,7 +132,8 @@ class DriftCLI(LightningCLI):
             )
         finally:
             if self.claimed is not None:
-                self.claimed.leave()
+                trainer = getattr(self, "trainer", None)
+                self.claimed.leave(trainer is not None and trainer.global_step > self.claimed.run.step)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -171,6 +198,7 @@ class DriftCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve ``--ckpt_path`` and the run folder before anything is loaded."""
+        ends.begin()
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             self._prepare_fit(config)
@@ -201,9 +229,11 @@ class DriftCLI(LightningCLI):
             check_writable(others, "step_checkpoint.dirpath")
         root = user_path(settings.save_dir, f"{_LOGGER}.save_dir")
         _check_names(settings)
-        self.claimed = claim_run(
-            root, settings.name, run_name(settings.version), config.ckpt_path, (subject, stem), others or None
-        )
+        version = run_name(settings.version)
+        with ends.held():  # what is claimed is let go of
+            self.claimed = claim_run(
+                root, settings.name, version, config.ckpt_path, (subject, stem), others or None
+            )
         run = self.claimed.run
         settings.save_dir = str(root)
         settings.name, settings.version = run.subject, run.name
@@ -215,6 +245,8 @@ class DriftCLI(LightningCLI):
                     f"{run.checkpoint} is at step {run.step} and trainer.max_steps is {limit}: there is "
                     "nothing left to do. Raise --trainer.max_steps to go on"
                 )
+            zones = DriftState.from_checkpoint(run.checkpoint).zones()
+            check_not_ended(config.clip_drift.stop_when, zones)
             # Points logged after the checkpoint are drawn again.
             logger["dict_kwargs"] = {"purge_step": run.step + 1}
             notice(f"going on at step {run.step} in {run.folder}")
@@ -236,7 +268,9 @@ class DriftCLI(LightningCLI):
             others = config.step_checkpoint.dirpath and user_path(
                 config.step_checkpoint.dirpath, "step_checkpoint.dirpath"
             )
-            config.ckpt_path = str(find_checkpoint(config.ckpt_path, folder or Path(), others or None))
+            config.ckpt_path = str(
+                find_checkpoint(config.ckpt_path, folder or Path(), others or None, check_weights)
+            )
             folder = run_of(Path(config.ckpt_path)) or folder
         config.trainer.logger = False  # a run's event files hold only what the fit saw
         config.trainer.default_root_dir = str(folder or Path("tb_logs"))
@@ -264,12 +298,10 @@ class DriftCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        callbacks = config.get("callbacks") or []
+        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), HearsEnds()]
         if config.get("enable_progress_bar") is not False:
-            callbacks = config.get("callbacks") or []
-            config["callbacks"] = [
-                *(callbacks if isinstance(callbacks, list) else [callbacks]),
-                StepProgressBar(),
-            ]
+            config["callbacks"].append(StepProgressBar())
         trainer: Trainer = made("the Trainer", "trainer", partial(super().instantiate_trainer, **kwargs))
         return trainer
 
@@ -290,32 +322,63 @@ class DriftCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except ModuleNotFoundError as error:  # a callback's or a profiler's package that is not installed
             raise UserError(" ".join(str(error).split())) from error
+        except ends.Ended as end:
+            end.reached = self._reached(subcommand)
+            raise
+        except Exception as error:
+            # Not one for a training that failed by itself: it would fail there again.
+            if lacking := shortage(error, self._place()):
+                notice(f"stopped {self._reached(subcommand)}")
+                if not isinstance(error, UserError):
+                    raise UserError(lacking) from error
+            raise
+
+    @property
+    def run(self) -> Run | None:
+        """The run that a fit writes; None without a run folder."""
+        return self.claimed.run if self.claimed is not None else None
+
+    def _place(self) -> Path:
+        """Where the command writes."""
+        writers = [c for c in self.trainer.callbacks if isinstance(c, ImageWriter)]  # type: ignore[attr-defined]
+        if writers:
+            return writers[0].output_dir
+        return self.run.folder if self.run is not None else Path(self.trainer.default_root_dir)
 
     # -- what was done ----------------------------------------------------------------------------------
 
+    def _reached(self, subcommand: str) -> str:
+        """What a command has done that is ended before its time, and how to go on."""
+        again = f"lightning-drift {shlex.join(self.words)}"
+        if subcommand == "fit":
+            return stopped(self.trainer, self.run, self.words)
+        writers = [c for c in self.trainer.callbacks if isinstance(c, ImageWriter)]  # type: ignore[attr-defined]
+        if subcommand == "predict" and writers:
+            return f"with {_pictures(writers[0])}; go on with: {again}"
+        return f"before all was rendered; start it again with: {again}"
+
     def after_fit(self) -> None:
         """Say where everything is."""
-        if self.claimed is None or not self.trainer.is_global_zero:
-            return
-        folder = self.claimed.run.folder
-        last = getattr(self.trainer.checkpoint_callback, "last_saved", None)
-        print(f"\nThe run is in {folder}: seed grids in grids/, checkpoints in checkpoints/")
-        root = shlex.quote(str(self.claimed.run.root))
-        print(f"Look at it:   tensorboard --logdir {root} --samples_per_plugin images=1000")
-        if last is not None:
-            print(f"Dream of it:  lightning-drift predict --model.pipeline {shlex.quote(str(last))}")
-        sys.stdout.flush()
+        if self.trainer.is_global_zero:
+            print("\n" + "\n".join(finished(self.trainer, self.run)), flush=True)
 
     def after_validate(self) -> None:
         """Say where the grids are."""
-        print(f"The grids are in {Path(self.trainer.default_root_dir) / 'validate'}")
+        folder = Path(self.trainer.default_root_dir) / "validate"
+        if self.trainer.is_global_zero:
+            print(f"The grids are in {folder}" if folder.is_dir() else "No grid was rendered")
 
     def after_predict(self) -> None:
         """Say where the pictures are."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ImageWriter) and self.trainer.is_global_zero:
-                skipped = f", {len(callback.skipped)} were there already" if callback.skipped else ""
-                print(f"{len(callback.written)} pictures written to {callback.output_dir}{skipped}")
+                print(_pictures(callback))
+
+
+def _pictures(writer: ImageWriter) -> str:
+    count = len(writer.written)
+    skipped = f", {len(writer.skipped)} were there already" if writer.skipped else ""
+    return f"{count} picture{'s' * (count != 1)} written to {writer.output_dir}{skipped}"
 
 
 def _find_run(settings: Any, configs: Sequence[Any] | None) -> None:

@@ -24,6 +24,7 @@ from lightning_drift.common.command_line import Text, TextOption, TextParser, ma
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import read_text, user_path
 from lightning_drift.common.numbers import shown
+from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.text import listed
 from lightning_drift.common.yaml_files import parse_yaml
 from lightning_drift.dreams.image_writer import ImageWriter
@@ -87,7 +88,7 @@ def expand_paths(config: Namespace) -> None:
     """Put home folders in place of ``~`` in every path, so that one text means one place everywhere.
 
     Raises:
-        UserError: A path holds what none can.
+        UserError: A path holds what none can, or is not UTF-8.
     """
     for key in _PATHS:
         value = config.get(key)
@@ -98,9 +99,11 @@ def expand_paths(config: Namespace) -> None:
 
 
 def _expanded(value: Any, key: str) -> Any:
-    if not isinstance(value, str) or not (value.startswith("~") or "\0" in value):
+    if not isinstance(value, str):
         return value
-    return Text(user_path(value, key.replace(".init_args.", ".")))
+    option = key.replace(".init_args.", ".")
+    check_text(value, option)  # a run's records are UTF-8, and name its folders
+    return Text(user_path(value, option)) if value.startswith("~") or "\0" in value else value
 
 
 def find_text_option(name: str) -> TextOption | None:

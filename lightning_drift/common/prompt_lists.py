@@ -13,6 +13,8 @@ from lightning_drift.common.files import read_text, user_path
 from lightning_drift.common.numbers import shown
 
 SLUG_LENGTH = 72
+SLUG_BYTES = 216
+"""File systems take 255 bytes, and a seed, a digest and an ending follow; 72 characters of 3 bytes fit."""
 
 
 def find_list(name: str) -> Path:
@@ -82,7 +84,7 @@ def read_prompts(value: str | Sequence[str], option: str) -> list[str]:
 
 
 def slug(prompt: str) -> str:
-    """A file name for a prompt: lower-case words joined by hyphens, at most 72 characters.
+    """A file name for a prompt: lower-case words joined by hyphens, at most 72 characters and 216 bytes.
 
     A prompt that is cut short, leaves no character, or has one that the system's file names lack ends in 6
     hexadecimal digits of its SHA-256, so that long prompts which begin alike keep apart.
@@ -97,7 +99,8 @@ def slug(prompt: str) -> str:
         whole = True
     except UnicodeEncodeError:  # a system whose file names are ASCII
         name, whole = re.sub(r"[^\w]+", "-", name.encode("ascii", "replace").decode()).strip("-_"), False
-    if whole and name and len(name) <= SLUG_LENGTH:
+    if whole and name and len(name) <= SLUG_LENGTH and len(name.encode()) <= SLUG_BYTES:
         return name
-    digest = hashlib.sha256(prompt.encode()).hexdigest()[:6]
-    return f"{name[:SLUG_LENGTH].rstrip('-_') or ('empty' if not prompt.strip() else 'prompt')}-{digest}"
+    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    start = name[:SLUG_LENGTH].encode()[:SLUG_BYTES].decode(errors="ignore")
+    return f"{start.rstrip('-_') or ('empty' if not prompt.strip() else 'prompt')}-{digest}"

@@ -2,7 +2,6 @@
 
 import io
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,14 +12,16 @@ from typing import Any
 import yaml
 
 from lightning_drift.assets import DEFAULTS
+from lightning_drift.common import ends
 from lightning_drift.common.command_line import TextParser, mark_texts, plain, text_options
 from lightning_drift.common.errors import UserError, notice
-from lightning_drift.common.files import user_path
+from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.text import printable
 from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.corridor.plan import learning_rates, make_plan, milestones, take_up
 from lightning_drift.corridor.report import write_report
+from lightning_drift.photos.folder import find_folder, find_pictures
 
 # Decided by the corridor, fit by fit.
 _TAKEN = {
@@ -64,13 +65,14 @@ def corridor(
         name: The corridor's folder, ``tb_logs/<subject>/<name>``; by default ``corridor``.
 
     Returns:
-        The exit status: 1 if a fit failed, else 0.
+        The exit status: 1 if a fit did not reach its last step, whatever its own status; else 0.
 
     Raises:
         UserError: An option is wrong, or the folder holds a corridor made in another way.
-        KeyboardInterrupt: After all fits were stopped in order.
+        Ended: By a signal, after all fits were stopped in order.
     """
-    from lightning_drift.corridor.fit_queue import FitQueue, find_slots
+    from lightning_drift.corridor.fit_queue import FitQueue, find_slots, refuse_invisible
+    from lightning_drift.fit.runs import rate_text
 
     command_line = {"lr": lr, "steps": steps, "devices": devices, "name": name}
     # A section's values are what YAML makes of them: 0 is the first GPU.
@@ -85,11 +87,19 @@ def corridor(
     # The cheap mistakes first: the fit's own options take seconds to check.
     rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
     if devices != "auto":
-        find_slots(devices, "auto")
+        refuse_invisible(find_slots(devices, "auto"))
     config = _fit_config(fit)
     plan = make_plan(config, rates, counts, name)
     own_rates = list(plan.rates)  # the folder may hold others
-    slots = find_slots(devices, str((config.get("trainer") or {}).get("accelerator")))
+    accelerator = str((config.get("trainer") or {}).get("accelerator"))
+    slots = find_slots(devices, accelerator)
+    if accelerator == "cpu" and any(slot != "cpu" for slot in slots):
+        raise UserError(
+            f"{devices} are GPUs, and trainer.accelerator is cpu; leave one of the two out",
+            "corridor.devices",
+        )
+    _check_photos(config)
+    check_writable(plan.folder, "trainer.logger.init_args.save_dir")
     plan = take_up(plan)
     page = plan.folder / "corridor.html"
     shape = f"{_counted(len(plan.rates), 'learning rate')} x {_counted(len(plan.steps), 'step')}"
@@ -105,11 +115,18 @@ def corridor(
     queue = FitQueue(plan, own_rates, slots, renew)
     try:
         queue.run()
+    except ends.Ended as end:
+        end.reached = f"with {queue.reached()}; all fits are stopped"
+        raise
     finally:
         renew()
     print(f"\nThe page:     {page}\nContact sheet: {page.with_suffix('.png')}")
-    print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(plan.root / plan.subject))}")
-    return 1 if queue.failed else 0
+    print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(plan.root / plan.subject))}", flush=True)
+    if queue.failed:
+        rates_text = ", ".join(rate_text(rate) for rate in queue.failed)
+        notice(f"lr {rates_text} did not reach step {plan.steps[-1]}")
+        return 1
+    return 0
 
 
 def report(folder: str, to: str | None = None) -> Path:
@@ -141,7 +158,10 @@ def main(argv: Sequence[str]) -> int:
     """Run ``lightning-drift corridor`` with its command line.
 
     Returns:
-        The exit status: 0; 1 if a fit failed; 130 if it was interrupted.
+        The exit status: 0; 1 if a fit did not reach its last step.
+
+    Raises:
+        Ended: By a signal.
     """
     if argv[:1] == ["report"]:
         about, _, _ = (report.__doc__ or "").partition("\n")
@@ -163,28 +183,37 @@ def main(argv: Sequence[str]) -> int:
         return 0
     own, fit = _split(argv)
     options = plain(parser.parse_args(mark_texts(own, text_options(corridor).get)).as_dict())
+    ends.begin()
     with tempfile.TemporaryDirectory(prefix="corridor-") as scratch:
         fit, recipe = _read_configs(fit, Path(scratch))
         if "--print_config" in fit:
             fit.remove("--print_config")
             print(yaml.safe_dump({"corridor": recipe, **_fit_config(fit)}, sort_keys=False), end="")
             raise SystemExit(0)
-        previous = signal.signal(signal.SIGTERM, _interrupt)
+        go_on = f"go on with: {shlex.join(['lightning-drift', 'corridor', *argv])}"
         try:
-            return corridor(fit, recipe, **options)
-        except KeyboardInterrupt:
-            notice(f"stopped; go on with: lightning-drift corridor {shlex.join(argv)}".rstrip())
-            return 130
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+            status = corridor(fit, recipe, **options)
+        except ends.Ended as end:
+            end.reached = f"{end.reached}; {go_on}" if end.reached else f"before a fit began; {go_on}"
+            raise
+        if status:
+            notice(f"to {go_on}")
+        return status
+
+
+def _check_photos(config: dict[str, Any]) -> None:
+    """Look at the fits' photos before there is a corridor of them.
+
+    Raises:
+        UserError: There are none.
+    """
+    data = config.get("data") or {}
+    if str(data.get("class_path", "")).rpartition(".")[2] == "InstanceImages":
+        find_pictures(find_folder(str((data.get("init_args") or {}).get("instance_dir"))))
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

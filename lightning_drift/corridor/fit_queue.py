@@ -1,18 +1,21 @@
 """Run a corridor: one fit per learning rate, as many side by side as there are devices."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+from lightning_drift.common.ends import before_dying, held
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.numbers import shown
 from lightning_drift.common.text import duration
-from lightning_drift.corridor.fits import GRACE, Fit
+from lightning_drift.corridor.fits import GRACE, Fit, refuse_foreign, unfinished
 from lightning_drift.corridor.plan import Plan
 from lightning_drift.corridor.read import CorridorCell, read
-from lightning_drift.fit.runs import checkpoint_steps, rate_text
+from lightning_drift.fit.runs import rate_text
 
 
 def find_slots(devices: str, accelerator: str) -> list[str]:
@@ -27,13 +30,15 @@ def find_slots(devices: str, accelerator: str) -> list[str]:
         What each slot's fits find in ``CUDA_VISIBLE_DEVICES``, or ``cpu``.
 
     Raises:
-        UserError: The list is not one of devices, or no GPU is there to be used.
+        UserError: The list is not one of devices.
 
     >>> find_slots("cpu,cpu", "auto")
     ['cpu', 'cpu']
     """
     if devices != "auto":
-        slots = [item.strip() for item in devices.split(",")]
+        # 00 is GPU 0; what has more digits is none, and is refused below.
+        words = [item.strip() for item in devices.split(",")]
+        slots = [str(int(word)) if word.isdecimal() and len(word) < 5 else word for word in words]
         if not all(slot == "cpu" or slot.isdecimal() or slot.startswith(("GPU-", "MIG-")) for slot in slots):
             raise UserError(
                 f"{devices!r} is not a list of devices; write 0,1 or cpu or auto", "corridor.devices"
@@ -46,44 +51,45 @@ def find_slots(devices: str, accelerator: str) -> list[str]:
         return slots
     if accelerator == "cpu":
         return ["cpu"]
+    return visible_gpus() or ["cpu"]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that a fit could use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [item.strip() for item in visible.split(",") if item.strip()] or ["cpu"]
+        return [item.strip() for item in visible.split(",") if item.strip()]
     import torch
 
-    return [str(index) for index in range(torch.cuda.device_count())] or ["cpu"]
+    return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
-    """What is left to do of a rate's fit.
+def refuse_invisible(slots: list[str]) -> None:
+    """Refuse GPUs that are not there: a fit that finds none would take the CPU without a word.
 
-    A step is finished if its pictures (or its reading) and a checkpoint of that step or a later one are on
-    disk: checkpoints are written last.
+    Args:
+        slots: As `find_slots` gives them.
 
-    Returns:
-        The steps left, the checkpoint to go on from (None: from the beginning) and its step.
+    Raises:
+        UserError: A GPU is not visible; the message names those that are.
     """
-    folder = plan.run(rate)
-    run = (
-        next((run for run in read(plan.folder, own=True, strict=True).runs if run.rate == rate), None)
-        if folder.is_dir()
-        else None
-    )
-    reached = {step: path for path, step in checkpoint_steps(folder)[0].items()}
-    if run is None or not reached:
-        return list(plan.steps), None, 0
-    renders = bool(run.prompts)
-    end = run.stopped((plan.fit.get("clip_drift") or {}).get("stop_when"))
-    left = [
-        step
-        for step in plan.steps
-        if (step > max(reached) or (renders and step not in run.milestones)) and (end is None or step <= end)
-    ]
-    if not left:
-        return [], None, 0
-    # A step that was added later lies before checkpoints: the newest one ahead of it leads there again.
-    begin = max((step for step in reached if step < left[0]), default=0)
-    return left, reached.get(begin), begin
+    gpus = [slot for slot in slots if slot != "cpu"]
+    visible = visible_gpus() if gpus else []
+    known = [*visible, *(_uuids() if any(not gpu.isdecimal() for gpu in gpus) and visible else [])]
+    for gpu in gpus:
+        # A UUID may be cut short as long as it is clear.
+        if gpu not in visible and (gpu.isdecimal() or not any(name.startswith(gpu) for name in known)):
+            there = f"visible are {', '.join(visible)}" if visible else "none is visible; write cpu"
+            raise UserError(f"there is no GPU {shown(gpu)}; {there}", "corridor.devices")
+
+
+def _uuids() -> list[str]:
+    """The UUIDs of all GPUs and of their parts, as the driver's tool lists them."""
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return re.findall(r"UUID: ([\w-]+)\)", listing)
 
 
 class FitQueue:
@@ -112,6 +118,8 @@ class FitQueue:
             self._told |= {(rate, step) for step in plan.steps if step not in left}
             if left:
                 self.waiting.append(Fit(plan, rate, checkpoint, begin))
+                if checkpoint is None and plan.run(rate).is_dir():
+                    refuse_foreign(plan.run(rate))
             if len(left) < len(plan.steps):
                 done = ", ".join(str(step) for step in plan.steps if step not in left)
                 _say(f"lr {rate_text(rate)}: {done} {'is' if ',' not in done else 'are'} finished")
@@ -164,16 +172,21 @@ class FitQueue:
                 continue
             device = free.pop(0)
             self.running.append(fit)
-            fit.start(device, self._threads if device == "cpu" else None)
+            with held():  # a process that is started is known
+                fit.start(device, self._threads if device == "cpu" else None)
             where = f" from step {fit.begin}" if fit.begin else ""
             _say(f"lr {rate_text(fit.rate)}: fitting{where} on {_device_name(device)}, log in {fit.log}")
 
     def _ended(self, fit: Fit, status: int) -> None:
         self.running.remove(fit)
         self._steps_done += self.plan.steps[-1] - fit.begin
-        if status:
+        if fit.unreached:
             self.failed.append(fit.rate)
-            _say(f"lr {rate_text(fit.rate)}: failed. {fit.error_file.read_text(encoding='utf-8').strip()}")
+            said = fit.error_file.read_text(encoding="utf-8").strip()
+            state = "stopped" if _by_signal(status) else "failed"
+            _say(f"lr {rate_text(fit.rate)}: {state}. {said}")
+        elif status:
+            _say(f"lr {rate_text(fit.rate)}: complete, though it ended with status {status}; see {fit.log}")
         self.after()
 
     def _stop(self) -> None:
@@ -185,12 +198,24 @@ class FitQueue:
             fit.interrupt()
         deadline = time.monotonic() + GRACE
         try:
-            for fit in self.running:
-                fit.end(deadline)
+            with before_dying(self._kill):
+                for fit in self.running:
+                    fit.end(deadline)
         except BaseException:
             for fit in self.running:
                 fit.end(time.monotonic())
             raise
+
+    def _kill(self) -> None:
+        for fit in self.running:
+            if fit.process is not None:
+                fit.process.kill()
+
+    def reached(self) -> str:
+        """How many of the plan's checkpoints are there, in words."""
+        cells = [(rate, step) for rate in self.plan.rates for step in self.plan.steps]
+        done = sum((rate, step) in self._told for rate, step in cells)
+        return f"{done} of {len(cells)} checkpoints done"
 
     # -- what a person sees -----------------------------------------------------------------------------
 
@@ -233,6 +258,10 @@ def describe(cell: CorridorCell) -> str:
     border = f" (borderline {cell.borderline})" if cell.borderline else ""
     position = "" if cell.position is None else f", {cell.position:.0f} of 100"
     return f"{cell.zone}{border}{position}"
+
+
+def _by_signal(status: int) -> bool:
+    return status < 0 or status > 128
 
 
 def _device_name(device: str) -> str:

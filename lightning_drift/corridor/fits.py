@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +11,49 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.lock import LOCK_FILE, FolderLock
+from lightning_drift.common.text import listed
 from lightning_drift.corridor.plan import FIT, Plan
-from lightning_drift.corridor.read import ERROR_FILE
+from lightning_drift.corridor.read import ERROR_FILE, read
 from lightning_drift.fit.progress import FIT_BAR, GRID_BAR
-from lightning_drift.fit.runs import CHILD_RUN, rate_name
+from lightning_drift.fit.runs import CHILD_RUN, checkpoint_steps, rate_name
 
 GRACE = 60.0
 """Seconds that an interrupted fit is given to end by itself; it may be writing a checkpoint."""
+
+
+def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
+    """What is left to do of a rate's fit.
+
+    Its files tell, whatever status it ended with. A step is finished if its pictures (or its reading) and a
+    checkpoint of that step or a later one are on disk: checkpoints are written last.
+
+    Returns:
+        The steps left, the checkpoint to go on from (None: from the beginning) and its step.
+    """
+    folder = plan.run(rate)
+    run = (
+        next((run for run in read(plan.folder, own=True, strict=True).runs if run.rate == rate), None)
+        if folder.is_dir()
+        else None
+    )
+    reached = {step: path for path, step in checkpoint_steps(folder)[0].items()}
+    if run is None or not reached:
+        return list(plan.steps), None, 0
+    renders = bool(run.prompts)
+    end = run.stopped((plan.fit.get("clip_drift") or {}).get("stop_when"))
+    left = [
+        step
+        for step in plan.steps
+        if (step > max(reached) or (renders and step not in run.milestones)) and (end is None or step <= end)
+    ]
+    if not left:
+        return [], None, 0
+    # A step that was added later lies before checkpoints: the newest one ahead of it leads there again.
+    begin = max((step for step in reached if step < left[0]), default=0)
+    return left, reached.get(begin), begin
 
 
 @dataclass
@@ -31,6 +65,11 @@ class Fit:
         rate: Its learning rate.
         checkpoint: What to go on from; None for a fresh start.
         begin: That checkpoint's step.
+
+    Attributes:
+        device: Where it runs.
+        process: Its process; None before `start`.
+        unreached: Steps of the plan that its files lack; looked at when it has ended.
     """
 
     plan: Plan
@@ -38,6 +77,7 @@ class Fit:
     checkpoint: Path | None = None
     begin: int = 0
     device: str = field(default="", init=False)
+    unreached: list[int] = field(default_factory=list, init=False)
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     _lock: "IO[bytes] | None" = field(default=None, init=False)
     _offset: int = field(default=0, init=False)
@@ -93,13 +133,20 @@ class Fit:
             )
 
     def poll(self) -> int | None:
-        """The exit status; None while it runs. A failure leaves its sentence in ``error_file``."""
+        """The exit status; None while it runs.
+
+        Once it has ended, its files are looked at: where they lack a step, ``error_file`` says why.
+        """
         assert self.process is not None, "start comes first"
         status = self.process.poll()
         if status is not None:
             self.release()
-            if status:
-                self.error_file.write_text(self.failure(status) + "\n", encoding="utf-8")
+            self.unreached, _, reached = unfinished(self.plan, self.rate)
+            if status == 0 and not any(self.folder.glob("events.out.tfevents.*")):
+                self.unreached = list(self.plan.steps)  # without its curves the page has nothing to show
+            if self.unreached:
+                with atomic_write(self.error_file) as file:
+                    file.write(f"{self.failure(status, reached)}\n".encode())
         return status
 
     def interrupt(self) -> None:
@@ -146,12 +193,22 @@ class Fit:
         names = f"{re.escape(FIT_BAR)}|{re.escape(GRID_BAR)} \\d+"
         return re.findall(rf"({names}):[^\n]*?\| (\d+)/(\d+) \[", self.output())
 
-    def failure(self, status: int) -> str:
-        """Why it failed, in a sentence."""
-        if status < 0:
-            name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+    def failure(self, status: int, reached: int = 0) -> str:
+        """Why it ended before its last step, in a sentence.
+
+        Args:
+            status: Its exit status.
+            reached: The step of its newest checkpoint; its log may show a later one.
+        """
+        at = f"at step {max(self.step(), reached)} of {self.plan.steps[-1]}"
+        # A process that a signal kills has the status -n; one that has heard it, 128 + n, as in a shell.
+        number = -status if status < 0 else status - 128
+        if number in set(signal.Signals):
+            name = signal.Signals(number).name
             hint = "; was the memory full?" if name == "SIGKILL" else ""
-            return f"The fit was ended by {name} after step {self.step()}{hint}"
+            return f"The fit was stopped by {name} {at}{hint}"
+        if status == 0:
+            return f"The fit ended {at}, with nothing wrong to tell"
         output = self.output()
         # An unfinished bar has no line end of its own.
         sentences = re.findall(r"(?m)(?:^|\])error: (.+)$", output)
@@ -193,12 +250,63 @@ def _hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+# What a fit writes into its run folder before its first checkpoint.
+_MADE = (
+    LOCK_FILE,
+    "events.out.tfevents.*",
+    "hparams.yaml",
+    "config.yaml",
+    "config.resume-*.yaml",
+    "instance_images.png",
+    "checkpoints/*.ckpt",  # none that can be read
+    "grids/*.png",
+    "grids/step=*/*.png",
+    "drift/step=*.json",
+    "validate/step=*/*.png",
+    "validate/step=*/*.json",
+    "validate/step=*/step=*/*.png",
+    "*.partial",
+    "**/*.partial",
+)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a run folder with files that no fit has made: a fresh fit cannot take it over.
+
+    Raises:
+        UserError: There are such files.
+    """
+    made = {path for pattern in _MADE for path in folder.glob(pattern)}
+    foreign = [
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or not (path.is_dir() or path in made)
+    ]
+    if foreign:
+        raise UserError(
+            f"{folder} is to be fitted afresh and holds what no fit has made: {listed(foreign)}. Move that "
+            "away and start again"
+        )
+
+
 def _remove_unsaved(folder: Path) -> None:
     """Delete what a fit left that was stopped before its first checkpoint; the next one makes it all again.
 
+    Only what a fit makes is deleted, file by file.
+
     Raises:
-        UserError: There are checkpoints in it after all.
+        UserError: There are checkpoints in it after all, or something else.
     """
     if any(folder.rglob("*.ckpt")):
         raise UserError(f"{folder} holds checkpoints that cannot be read; move it away and start again")
-    shutil.rmtree(folder)
+    lock = FolderLock(folder, "run")  # a fit that no corridor has started may write there
+    try:
+        refuse_foreign(folder)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir():
+                path.rmdir()
+            elif path.name != LOCK_FILE:
+                path.unlink()
+    finally:
+        lock.release()
+    folder.rmdir()

@@ -222,5 +222,5 @@ def read_plan(folder: Path) -> tuple[list[float], list[int], dict[str, Any]] | N
 
 def _write(path: Path, content: dict[str, Any], what: str) -> None:
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    with atomic_write(path, shared=True) as file:  # two corridors may cover one folder
+    with atomic_write(path) as file:
         file.write(f"# lightning-drift corridor: {what}\n{text}".encode())

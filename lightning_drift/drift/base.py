@@ -98,7 +98,7 @@ class DriftBase:
         state = self.state()
         plain = {name: json.dumps(state[name], sort_keys=True) for name in ("settings", "energies")}
         tensors = {name: tensor.contiguous() for name, tensor in state["tensors"].items()}
-        with atomic_write(_path(folder, self.settings), shared=True) as file:
+        with atomic_write(_path(folder, self.settings)) as file:
             file.write(to_bytes(tensors, metadata=plain))
 
     @classmethod

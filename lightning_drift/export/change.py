@@ -12,10 +12,11 @@ from lightning_drift.export.check import probe, read_source, refuse_other_output
 from lightning_drift.export.delta_lora import Change, change_bytes, write_change
 from lightning_drift.export.exported import Exported
 from lightning_drift.export.lora import layer_names
-from lightning_drift.export.model_card import companions, write_texts
+from lightning_drift.export.model_card import companions
 from lightning_drift.export.provenance import Provenance
 from lightning_drift.export.reconstruction import Reconstruction, reconstruct
-from lightning_drift.export.target import refuse_full, writing
+from lightning_drift.export.staging import staging
+from lightning_drift.export.target import refuse_full
 from lightning_drift.stable_diffusion.loading import load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 from lightning_drift.weights.hashes import sha256
@@ -33,6 +34,7 @@ def export_change(
     clip: str | None,
     measure: bool | None,
     search_report: str,
+    overwrite: bool,
 ) -> Exported:
     """Write a delta or a LoRA, read it back, and say in its model card what it lost.
 
@@ -45,6 +47,7 @@ def export_change(
         clip: The CLIP that measures the drift; None for the usual one.
         measure: Whether to measure the drift; None for where it takes minutes.
         search_report: What ``--drift auto`` measured, in Markdown; else empty.
+        overwrite: Whether an earlier export may be replaced.
 
     Raises:
         UserError: The model cannot be read or does not fit half precision, the disk is full, the place
@@ -60,19 +63,24 @@ def export_change(
         round_change_to_half_(model, change.base)  # in place: source and copy are never in memory together
         expected = probe(model)
     del model
-    with writing(target):
-        written = write_change(target, change, facts)
+    with staging(target, change.form, overwrite) as stage:
+        written = write_change(stage.path, change, facts)
         notice(f"reading {target} back and comparing it with {change.opened.source}")
         outputs["file"] = probe(load_opened(written))
-        refuse_other_outputs(expected, outputs["file"], target)
+        try:
+            refuse_other_outputs(expected, outputs["file"], target)
+        except UserError:
+            stage.publish(companions(facts, target, change.form))
+            raise
         outputs["base"] = probe(load_opened(change.base))
         loss = reconstruct(change.opened, change.base, written, _uncarried_kinds(change))
         if evaluator is not None:
             note = _drift_changes(evaluator, change.opened, written)
         card, report = (_join(_report(loss, outputs, markdown), note) for markdown in (True, False))
         sections = _join(search_report, f"## What this file keeps\n\n{card}")
-        write_texts(target.parent, companions(facts, target, change.form, sections))
-    return Exported(target, target.stat().st_size, sha256(target), _join(search_report, report))
+        size, digest = stage.path.stat().st_size, sha256(stage.path)
+        stage.publish(companions(facts, target, change.form, sections))
+    return Exported(target, size, digest, _join(search_report, report))
 
 
 def _join(*texts: str) -> str:

@@ -1,24 +1,31 @@
 """The ``export`` command: a fine-tune as a diffusers folder, one file for other programs, or a small one."""
 
+import shlex
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from lightning_drift.common.command_line import TextParser, mark_texts, plain, text_options
+from lightning_drift.common.ends import Ended, begin
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.numbers import whole
+from lightning_drift.common.files import user_path
+from lightning_drift.common.numbers import shown, whole
 from lightning_drift.export.change import export_change
 from lightning_drift.export.delta_lora import Change
 from lightning_drift.export.exported import Exported
 from lightning_drift.export.lora import RANK
-from lightning_drift.export.provenance import provenance
-from lightning_drift.export.target import CHANGES, default_title, refuse_occupied, target_path
+from lightning_drift.export.model_card import companions
+from lightning_drift.export.provenance import check_recipe, provenance
+from lightning_drift.export.target import CHANGES, default_title, destination, refuse_occupied, target_path
 from lightning_drift.export.whole_model import export_whole
 from lightning_drift.stable_diffusion.interpolation import base_of, check_drift, interpolated
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
+
+_MOST_RANK = 100_000
 
 
 def export(
@@ -72,18 +79,65 @@ def export(
             forbidden; or what was written does not compute as the source does.
     """
     _check_options(format, drift, clip, rank, measure)
+    title, author, description = (
+        _checked_text(text, option, length)
+        for text, option, length in (
+            (title, "--title", 200),
+            (author, "--author", 200),
+            (description, "--description", 2000),
+        )
+    )
+    place = destination(to, format)
+    ckpt_path = _source(ckpt_path, "--ckpt_path")
+    base = None if base is None else _source(base, "--base")
     opened, search_report = open_pipeline(ckpt_path, base=base), ""
+    check_recipe(opened)
     origin = base_of(opened, base) if drift != 1 or format in CHANGES else None
+    if title or place.suffix == ".safetensors" or format == "diffusers":  # before a search of minutes
+        _target(place, opened, title, format, overwrite)
     if origin is not None:
         opened, search_report = _at_drift(opened, origin, drift, clip)
     title = title or default_title(opened)
-    target = target_path(Path(to).expanduser(), title, format)
-    refuse_occupied(target, opened.source, format, overwrite)
+    target = _target(place, opened, title, format, overwrite)
     facts = provenance(opened, title, author, description)
     if origin is not None and format in CHANGES:
         change = Change(opened, origin, format, rank or RANK)
-        return export_change(target, change, facts, clip, measure, search_report)
-    return export_whole(target, opened, format, facts, search_report)
+        return export_change(target, change, facts, clip, measure, search_report, overwrite)
+    return export_whole(target, opened, format, facts, search_report, overwrite)
+
+
+def _source(value: str, option: str) -> str:
+    """What names a model: a path, a hub id or ``pocket``; ``~`` is the home folder."""
+    path = user_path(value, option)
+    return str(path) if value.startswith("~") else value
+
+
+def _checked_text(text: str | None, option: str, length: int) -> str | None:
+    """A text for metadata and model card: one line of a bounded length.
+
+    Raises:
+        UserError: It is longer, or holds a line break or another control character.
+    """
+    if text is None:
+        return None
+    if len(text) > length:
+        raise UserError(f"{shown(text)} has {len(text):,} characters; give at most {length}", option)
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+        raise UserError(f"{shown(text)} holds a line break or a control character; give one line", option)
+    return text.strip() or None
+
+
+def _target(place: Path, opened: OpenedPipeline, title: str | None, form: str, overwrite: bool) -> Path:
+    """The path of the export, where nothing else lies.
+
+    Raises:
+        UserError: Something else lies there.
+    """
+    title = title or default_title(opened)
+    target = target_path(place, title, form)
+    texts = companions(provenance(opened, title, None, None), target, form)
+    refuse_occupied(target, opened.source, form, overwrite, texts)
+    return target
 
 
 def _check_options(
@@ -99,7 +153,7 @@ def _check_options(
     if rank is not None and form != "lora":
         raise UserError("only a LoRA has a rank; add --format lora, or leave it out", "--rank")
     if rank is not None:
-        whole(rank, "--rank", 1)
+        whole(rank, "--rank", 1, _MOST_RANK)
     if drift != "auto":
         check_drift(drift, "--drift")
 
@@ -127,6 +181,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overwrite", action="store_true", help="Replace an earlier export of the same name."
     )
-    words = mark_texts(sys.argv[1:] if argv is None else argv, text_options(export).get)
-    print(export(**plain(parser.parse_args(words).as_dict())))
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = plain(parser.parse_args(mark_texts(words, text_options(export).get)).as_dict())
+    begin()
+    try:
+        print(export(**options))
+    except Ended as end:
+        again = shlex.join(["lightning-drift", "export", *words])
+        end.reached = f"before the export was finished; start it again with: {again}"
+        raise
     return 0

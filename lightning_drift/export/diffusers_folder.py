@@ -1,9 +1,6 @@
 """Writing a pipeline as a half-precision folder in diffusers' layout."""
 
 import json
-import os
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import diffusers
@@ -13,33 +10,7 @@ from lightning_drift.stable_diffusion.loading import StableDiffusion
 from lightning_drift.stable_diffusion.sampling import ddim
 
 
-def write_folder(target: Path, model: StableDiffusion, texts: Mapping[str, str]) -> None:
-    """Write the pipeline beside its place, flush it to disk, and rename it there."""
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        _write_parts(partial, model)
-        for name, text in texts.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        mode = (partial / "model_index.json").stat().st_mode
-        for path in partial.rglob("*"):
-            if path.is_file():
-                path.chmod(mode)  # safetensors makes files that only their owner can read
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        old = target.with_name(f"{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            target.rename(old)
-        partial.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _write_parts(folder: Path, model: StableDiffusion) -> None:
+def write_folder(folder: Path, model: StableDiffusion) -> None:
     """Write a pipeline's parts as float16 in diffusers' layout; the model's own weights become float16.
 
     The text encoder's weights carry the ``text_model.`` prefix, which transformers 4 expects and 5 accepts.
@@ -50,8 +21,12 @@ def _write_parts(folder: Path, model: StableDiffusion) -> None:
     text = model.text_encoder.half()  # type: ignore[no-untyped-call]
     text.config.save_pretrained(folder / "text_encoder")
     path = folder / "text_encoder" / "config.json"
-    config = {**json.loads(path.read_text()), "architectures": ["CLIPTextModel"], "dtype": "float32"}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    config = {
+        **json.loads(path.read_text(encoding="utf-8")),
+        "architectures": ["CLIPTextModel"],
+        "dtype": "float32",
+    }
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     state = {f"text_model.{name}": tensor.contiguous() for name, tensor in text.state_dict().items()}
     save_file(state, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     ddim(model.scheduler_config).save_pretrained(folder / "scheduler")
@@ -69,7 +44,7 @@ def _write_parts(folder: Path, model: StableDiffusion) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_tokenizer(folder: Path, model: StableDiffusion) -> None:

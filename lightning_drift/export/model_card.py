@@ -1,13 +1,15 @@
 """The texts that come with an exported model: ModelSpec metadata, model card, notice and licence."""
 
 import json
-from collections.abc import Mapping
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lightning_drift.assets import SD15
-from lightning_drift.common.atomic import atomic_write
-from lightning_drift.export.provenance import Provenance
+from lightning_drift.export.provenance import Provenance, one_line
 from lightning_drift.weights.metadata import METADATA
 
 OPENRAIL_FILE = "LICENSE-OpenRAIL-M.txt"
@@ -77,23 +79,16 @@ def companions(facts: Provenance, target: Path, form: str, sections: str = "") -
     return texts
 
 
-def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write texts into a folder, by their file names."""
-    for name, text in texts.items():
-        with atomic_write(folder / name) as file:
-            file.write(text.encode())
-
-
 def _notice(facts: Provenance) -> str:
     verb = "modified" if facts.recipe else "converted"
     how = f" by full DreamBooth fine-tuning{f' of {facts.step} steps' if facts.step is not None else ''}"
     lines = [
-        f"{facts.title}",
+        one_line(facts.title),
         "",
         f"The weights were {verb} from {facts.base_name}{how if facts.recipe else ''} on {facts.date}.",
     ]
     if facts.author:
-        lines.append(f"Changes by {facts.author}.")
+        lines.append(f"Changes by {one_line(facts.author)}.")
     lines += ["", _licence_text(facts)]
     return "\n".join(lines) + "\n"
 
@@ -113,29 +108,34 @@ def _licence_text(facts: Provenance) -> str:
 
 
 def _card(facts: Provenance, name: str, form: str, sections: str) -> str:
-    front = {"license": facts.licence}
+    front: dict[str, Any] = {"license": facts.licence}
     if facts.licence == "other":
         front["license_name"] = "same-as-base-model"
-    if facts.base != "pocket" and facts.base.count("/") == 1:
+    if facts.base != "pocket" and re.fullmatch(r"[\w.-]+/[\w.-]+", facts.base):
         front["base_model"] = facts.base
-    head = [f"{key}: {value}" for key, value in front.items()]
-    head += ["library_name: diffusers", "pipeline_tag: text-to-image", "tags:", "- stable-diffusion"]
-    head += ["- dreambooth"] if facts.recipe else []
-    head += ["- lora"] if form == "lora" else []
+    tags = [
+        "stable-diffusion",
+        *(["dreambooth"] if facts.recipe else []),
+        *(["lora"] if form == "lora" else []),
+    ]
+    front |= {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": tags}
+    head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1_000_000)
     if facts.prompt:
-        head.append(f"instance_prompt: {json.dumps(facts.prompt)}")
-    lines = ["---", *head, "---", "", f"# {facts.title}", "", facts.description or facts.about]
+        prompt = yaml.safe_dump(facts.prompt, default_style='"', allow_unicode=True, width=1_000_000)
+        head += f"instance_prompt: {prompt}"
+    about = _plain(facts.about)
+    lines = [f"---\n{head}---", "", f"# {_plain(facts.title)}", "", _plain(facts.description or facts.about)]
     if facts.description:
-        lines += ["", facts.about]
+        lines += ["", about]
     if facts.author:
-        lines += ["", f"Made by {facts.author}."]
+        lines += ["", f"Made by {_plain(facts.author)}."]
     lines += ["", "## Use", "", _use(facts, name, form)]
     if sections:
         lines += ["", sections]
     if facts.recipe:
         rows = {**facts.recipe, **({"steps": facts.step} if facts.step is not None else {})}
         lines += ["", "## Recipe", "", "| | |", "| --- | --- |"]
-        lines += [f"| {key} | {_cell(value)} |" for key, value in rows.items()]
+        lines += [f"| {_plain(str(key))} | {_cell(value)} |" for key, value in rows.items()]
         lines += [
             "",
             "There was no prior preservation: the model has drifted from its base, and is meant to.",
@@ -145,35 +145,59 @@ def _card(facts: Provenance, name: str, form: str, sections: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"`{text}`".replace("|", "\\|").replace("\n", " ")
+    return _code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).replace(
+        "|", "\\|"
+    )
+
+
+def _plain(text: str) -> str:
+    """A text of a user or of a file that Markdown shows as it is: one line, no links, marks or HTML in it."""
+    line = re.sub(r"([\\`*\[\]<>|])", r"\\\1", one_line(text))
+    return re.sub(r"^([#+=~-]|\d+(?=[.)]))", lambda start: f"{start[1][:-1]}\\{start[1][-1]}", line)
+
+
+def _code(text: str) -> str:
+    """A text as a code span, which no backtick in it ends."""
+    line = one_line(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    space = " " if len(fence) > 1 or not line else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _option(name: str, value: str) -> str:
+    """An option of a shell command; a value that begins with a hyphen is no option of its own."""
+    return f"--{name}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"
 
 
 def _use(facts: Provenance, name: str, form: str) -> str:
+    model, quoted = _option("model.pipeline", name), json.dumps(name, ensure_ascii=False)
     if form == "delta":
         return (
-            f"The file holds what the fine-tune changed of {facts.base_name}, which it needs:\n\n"
-            f"    lightning-drift predict --model.pipeline {name} --model.base {facts.base}\n\n"
+            f"The file holds what the fine-tune changed of {_plain(facts.base_name)}, which it needs:\n\n"
+            f"    lightning-drift predict {model} {_option('model.base', facts.base)}\n\n"
             "writes dreams, and this makes a whole model for other programs:\n\n"
-            f"    lightning-drift export --ckpt_path {name} --base {facts.base} --to models\n\n"
+            f"    lightning-drift export {_option('ckpt_path', name)} "
+            f"{_option('base', facts.base)} --to models\n\n"
             "By hand: W = W0 + delta in float32, for each weight that the file names."
         )
     if form == "lora":
         return (
-            f"A LoRA for {facts.base_name}. Its strength is the drift: 0 is the base, 1 the fine-tune.\n\n"
+            f"A LoRA for {_plain(facts.base_name)}. "
+            "Its strength is the drift: 0 is the base, 1 the fine-tune.\n\n"
             "In diffusers (with peft):\n\n"
-            f'    pipe.load_lora_weights("{name}")  # of the base\'s StableDiffusionPipeline\n\n'
+            f"    pipe.load_lora_weights({quoted})  # of the base's StableDiffusionPipeline\n\n"
             f"In A1111 or Forge: copy it to `models/Lora/`, choose the base as checkpoint, and add "
-            f"`<lora:{name.removesuffix('.safetensors')}:1>` to the prompt; sampler DDIM, CFG scale 3.\n"
+            f"{_code('<lora:' + name.removesuffix('.safetensors') + ':1>')} to the prompt; "
+            "sampler DDIM, CFG scale 3.\n"
             "In ComfyUI: copy it to `models/loras/`; Load LoRA with strength 1 for model and CLIP.\n"
-            f"Here: `lightning-drift predict --model.pipeline {name} --model.base {facts.base}`."
+            f"Here: {_code(f'lightning-drift predict {model} ' + _option('model.base', facts.base))}."
         )
     if form == "safetensors" and not facts.is_sd15:
         return (
             "The network is not of Stable Diffusion v1.5's shape; other programs cannot read this file:\n\n"
-            f"    lightning-drift predict --model.pipeline {name}"
+            f"    lightning-drift predict {model}"
         )
-    load = f'from_single_file("{name}"' if form == "safetensors" else f'from_pretrained("{name}"'
+    load = f"from_single_file({quoted}" if form == "safetensors" else f"from_pretrained({quoted}"
     schedule = ""
     if form == "safetensors":  # a folder brings its schedule along
         v = ', prediction_type="v_prediction"' if facts.prediction_type == "v_prediction" else ""
@@ -192,7 +216,8 @@ def _use(facts: Provenance, name: str, form: str) -> str:
     )
     if form == "safetensors":
         text += (
-            f"\n\nIn A1111 or Forge: copy `{name}` to `models/Stable-diffusion/`; sampler DDIM, CFG scale 3."
+            f"\n\nIn A1111 or Forge: copy {_code(name)} to `models/Stable-diffusion/`; "
+            "sampler DDIM, CFG scale 3."
             "\nIn ComfyUI: copy it to `models/checkpoints/`; sampler ddim, scheduler ddim_uniform, cfg 3."
         )
         if facts.prediction_type == "v_prediction":

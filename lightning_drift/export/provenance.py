@@ -1,11 +1,15 @@
 """What an export tells about its model: title, author, base, recipe, and the day it was made."""
 
+import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import real, shown, whole
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline
 from lightning_drift.stable_diffusion.sd15 import sd15_models
 
@@ -40,8 +44,9 @@ class Provenance:
 
     @property
     def prompt(self) -> str | None:
-        """The instance prompt of the fine-tune."""
-        return self.recipe.get("instance_prompt")
+        """The instance prompt of the fine-tune, as one line."""
+        prompt = self.recipe.get("instance_prompt")
+        return one_line(prompt) or None if isinstance(prompt, str) else None
 
     @property
     def licence(self) -> str:
@@ -63,6 +68,43 @@ class Provenance:
         steps = f", {self.step} steps" if self.step is not None else ""
         drift = f", its drift dialled to {self.recipe['drift']:g}" if "drift" in self.recipe else ""
         return f"{self.base_name}, modified by full DreamBooth fine-tuning{steps}{drift}."
+
+
+def check_recipe(opened: OpenedPipeline) -> None:
+    """Refuse a recipe that metadata cannot hold: it comes from a file that anyone may have made.
+
+    Raises:
+        UserError: It holds something beside texts, numbers, lists and mappings, or no numbers where numbers
+            are due.
+    """
+    recipe = opened.recipe or {}
+    where = f"the recipe in {opened.source} is damaged"
+    try:
+        json.dumps(recipe, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: it holds something that is neither text nor number") from error
+    for name in ("base", "base_revision"):
+        if not isinstance(recipe.get(name), str | None):
+            raise UserError(f"{where}: its {name} is {shown(recipe[name])}, which is no text")
+    if "drift" in recipe:
+        try:
+            real(recipe["drift"], "")
+        except UserError as error:
+            raise UserError(f"{where}: its drift is {shown(recipe['drift'])}, which is no number") from error
+    if opened.step is not None:
+        try:
+            whole(opened.step, "", 0)
+        except UserError as error:
+            raise UserError(f"{where}: its step is {shown(opened.step)}, which is no number") from error
+
+
+def one_line(text: str, length: int = 2000) -> str:
+    """A text from a file as one line of a bounded length, without control characters."""
+    plain = "".join(
+        " " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text[: 4 * length]
+    )
+    words = " ".join(plain.split())
+    return words if len(words) <= length else words[:length] + "…"
 
 
 def provenance(opened: OpenedPipeline, title: str, author: str | None, description: str | None) -> Provenance:
@@ -88,7 +130,7 @@ def provenance(opened: OpenedPipeline, title: str, author: str | None, descripti
 
 def _public_name(source: str) -> str:
     """A base model's name without the folders of the machine it lies on."""
-    return Path(source).name if Path(source).is_absolute() else source
+    return one_line(Path(source).name if Path(source).is_absolute() else source, 300)
 
 
 def _has_sd15_shape(opened: OpenedPipeline) -> bool:

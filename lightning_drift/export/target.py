@@ -1,19 +1,26 @@
 """Where an export goes: its title, its path, and whether it may be written there."""
 
+import hashlib
+import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.model_name import model_name
-from lightning_drift.common.text import byte_size
+from lightning_drift.common.text import byte_size, listed
+from lightning_drift.export.manifest import foreign
+from lightning_drift.export.model_card import OPENRAIL_FILE
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 
 CHANGES = ("delta", "lora")
 """The formats that hold only what a fine-tune changed."""
 
+_NAME_BYTES = 180
+"""The longest name of an export: file systems allow 255 bytes, and the texts beside it add to theirs."""
 _MARGIN = 64 * 2**20  # bytes left free beside the export
 
 
@@ -32,57 +39,122 @@ def default_title(opened: OpenedPipeline) -> str:
     return name if drift in name else name + drift
 
 
+def destination(to: str, form: str) -> Path:
+    """The user's folder or file, tried before anything is read.
+
+    Args:
+        to: What the user gave.
+        form: ``diffusers``, ``safetensors``, ``delta`` or ``lora``.
+
+    Raises:
+        UserError: It is no path or holds control characters, is a file where a folder is due, or cannot be
+            written to.
+    """
+    place = user_path(to, "--to")
+    if place.name in ("", ".."):
+        place = place.resolve()
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in place.name):
+        raise UserError(f"{str(place)!r} holds a control character; choose another name", "--to")
+    if len(os.fsencode(place.name)) > _NAME_BYTES:
+        raise UserError(f"its last part is longer than {_NAME_BYTES} bytes; choose a shorter name", "--to")
+    is_file = place.suffix == ".safetensors"
+    if form == "diffusers" and (is_file or place.suffix == ".ckpt"):
+        raise UserError(f"{place} is a file's name, but --format diffusers writes a folder", "--to")
+    if os.path.lexists(place) and not place.is_dir():
+        if form == "diffusers":
+            raise UserError(f"{place} is a file; --format diffusers needs a folder", "--to")
+        if not is_file:
+            raise UserError(
+                f"{place} is no folder; give a folder, or a file's name that ends in .safetensors", "--to"
+            )
+        if not place.is_file():
+            raise UserError(f"{place} is no regular file; choose another name", "--to")
+    check_writable(place.parent if form == "diffusers" or is_file else place, "--to")
+    return place
+
+
 def target_path(to: Path, title: str, form: str) -> Path:
     """The path of the export.
 
     Args:
-        to: The user's folder or, in ``.safetensors``, file.
+        to: What `destination` gave.
         title: The model's title, which names a file in the folder.
         form: ``diffusers``, ``safetensors``, ``delta`` or ``lora``.
-
-    Raises:
-        UserError: A file's name was given for a folder.
     """
-    if form == "diffusers":
-        if to.suffix in {".safetensors", ".ckpt"}:
-            raise UserError(f"{to} is a file's name, but --format diffusers writes a folder", "--to")
-        return to
-    if to.suffix == ".safetensors":
+    if form == "diffusers" or to.suffix == ".safetensors":
         return to
     slug = re.sub(r"[^\w.+-]+", "-", title).strip("-.") or "model"
+    if len(slug.encode()) > _NAME_BYTES:
+        start = slug.encode()[: _NAME_BYTES - 9].decode(errors="ignore")
+        slug = f"{start}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
     return to / (f"{slug}.{form}.safetensors" if form in CHANGES else f"{slug}.safetensors")
 
 
-def refuse_occupied(target: Path, source: str, form: str, overwrite: bool) -> None:
-    """Refuse a place where something else lies.
+def refuse_occupied(target: Path, source: str, form: str, overwrite: bool, texts: Mapping[str, str]) -> None:
+    """Refuse a place where something else lies: nothing is replaced but what an earlier export wrote.
 
     Args:
         target: The path of the export.
         source: What is exported; never overwritten.
         form: ``diffusers``, ``safetensors``, ``delta`` or ``lora``.
         overwrite: Whether an earlier export may be replaced.
+        texts: The texts beside or inside it, by their names.
 
     Raises:
         UserError: Something else lies there.
     """
-    if form == "diffusers":
-        _refuse_occupied_folder(target, overwrite)
+    inside = form == "diffusers"
+    if inside and target.is_dir():
+        if any(target.iterdir()) and not (target / "model_index.json").is_file():
+            raise UserError(
+                f"{target} holds other files; choose an empty or new folder for the pipeline", "--to"
+            )
+    elif inside and os.path.lexists(target):
+        raise UserError(f"{target} is a file; --format diffusers needs a folder", "--to")
     elif target.is_dir():
         raise UserError(f"{target} is a folder; choose another --to")
-    elif target.exists() and not overwrite:
-        raise UserError(f"{target} exists; choose another --to or --title, or replace it with --overwrite")
     if target.resolve() == Path(source).resolve():
         raise UserError(f"{target} is the model to export itself; choose another --to or --title")
-
-
-def _refuse_occupied_folder(target: Path, overwrite: bool) -> None:
-    if target.is_file():
-        raise UserError(f"{target} is a file; --format diffusers needs a folder")
-    if target.is_dir() and any(target.iterdir()):
-        if not (target / "model_index.json").is_file():
-            raise UserError(f"{target} holds other files; choose an empty or new folder for the pipeline")
-        if not overwrite:
+    taken = occupied(target, texts, inside)
+    if taken and not overwrite:
+        if inside:
             raise UserError(f"{target} holds a pipeline; choose another --to, or replace it with --overwrite")
+        raise UserError(
+            f"{taken[0]} exists; choose another --to or --title, or replace an earlier export by --overwrite"
+        )
+    home = target if inside else target.parent
+    notice = next(name for name in texts if "NOTICE" in name)
+    if others := foreign(home, notice, [path.relative_to(home).as_posix() for path in taken]):
+        raise UserError(
+            f"no export wrote {listed(others)} in {home} as it is now, and --overwrite replaces earlier "
+            "exports only; move it away or choose another --to"
+        )
+
+
+def occupied(target: Path, texts: Mapping[str, str], inside: bool) -> list[Path]:
+    """What lies where an export is to be written.
+
+    Args:
+        target: The path of the export.
+        texts: The texts beside or inside it, by their names.
+        inside: Whether the target is a folder with the texts in it.
+    """
+    if inside:
+        found = sorted(target.rglob("*")) if target.is_dir() else []
+        parents = {parent for path in found for parent in path.parents}
+        return [path for path in found if path not in parents]
+    places = [target, *(target.with_name(name) for name in texts)]
+    return [path for path in places if os.path.lexists(path) and not _is_same_licence(path, texts)]
+
+
+def _is_same_licence(path: Path, texts: Mapping[str, str]) -> bool:
+    """Several exports in one folder share the licence."""
+    return (
+        path.name == OPENRAIL_FILE
+        and path.is_file()
+        and not path.is_symlink()
+        and path.read_bytes() == texts[OPENRAIL_FILE].encode()
+    )
 
 
 def refuse_full(target: Path, size: int) -> None:
@@ -97,16 +169,3 @@ def refuse_full(target: Path, size: int) -> None:
         raise UserError(
             f"no room for {target}: it needs {byte_size(size + _MARGIN)} and {byte_size(free)} are free"
         )
-
-
-@contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turn the system's errors while writing into a sentence.
-
-    Raises:
-        UserError: The export cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error

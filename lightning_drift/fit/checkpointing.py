@@ -1,6 +1,5 @@
 """Checkpoints at chosen steps, complete at their final name, with room checked before they are written."""
 
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,14 +11,16 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.atomic import atomic_link, atomic_write, remove_abandoned
+from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.numbers import whole
+from lightning_drift.common.numbers import shown, whole
 from lightning_drift.common.text import byte_size
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.weights.finite import refuse_not_finite
 
 MARGIN = 64 * 2**20  # bytes left free beside a checkpoint, for event files and pictures
+MAX_STEP = 10**18  # no step of a fit is this high
 PATTERN = "step={step:05d}.ckpt"
 
 
@@ -39,6 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
         need, free = checkpoint_bytes(checkpoint) + MARGIN, shutil.disk_usage(path.parent).free
         if need > free:
             raise UserError(
@@ -47,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "checkpoint, or set step_checkpoint.keep"
             )
         try:
-            with atomic_write(path) as file:
+            with held(), atomic_write(path) as file:  # PyTorch's writer would lose a signal's exception
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # PyTorch reports a failed write as RuntimeError
             raise UserError(f"cannot write the checkpoint {path}: {error}") from error
@@ -79,6 +81,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "global_step" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this trainer; pass a file that a fit has saved")
+    step, state = checkpoint["global_step"], checkpoint["state_dict"]
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < MAX_STEP:
+        raise UserError(f"{path} tells {shown(step)} as its step, which is none; resume from an earlier one")
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path} does not hold a model's weights; resume from an earlier one")
     return checkpoint
 
 
@@ -161,10 +168,12 @@ class StepCheckpoint(Checkpoint):
         if step is None:
             return
         if step in self.milestones.steps or step == self._required:
-            self._save(trainer, pl_module, PATTERN.format(step=step))
+            with held():  # what is saved is known to be saved
+                self._save(trainer, pl_module, PATTERN.format(step=step))
             self._prune(trainer)
         if (every and step % every == 0) or step == trainer.max_steps:
-            self._save(trainer, pl_module, "last.ckpt")
+            with held():
+                self._save(trainer, pl_module, "last.ckpt")
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         getattr(pl_module, "check_finite", lambda: None)()
@@ -172,7 +181,7 @@ class StepCheckpoint(Checkpoint):
         same_step = source is not None and source.name == PATTERN.format(step=trainer.global_step)
         if same_step and source is not None and source.parent == path.parent:
             if trainer.is_global_zero:
-                _link(source, path)
+                atomic_link(source, path)
             trainer.strategy.barrier()
         else:
             trainer.save_checkpoint(path)
@@ -193,16 +202,3 @@ class StepCheckpoint(Checkpoint):
         for step in newest_first[self.keep :]:
             if step not in (now, self._required):
                 saved[step].unlink()
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a complete file a second name without a copy, or copy it where the file system has no links."""
-    partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        with atomic_write(target) as file, open(source, "rb") as original:
-            shutil.copyfileobj(original, file)
-        return
-    os.replace(partial, target)

@@ -16,6 +16,7 @@ from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
 from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
+from lightning_drift.fit.resume import check_optimizer_state
 from lightning_drift.fit.split_optimizer import SplitOptimizer, check_split
 from lightning_drift.fit.step_log import LogSteps
 from lightning_drift.fit.step_watch import StepWatch
@@ -119,8 +120,11 @@ class DreamBooth(LightningModule):
         """Refuse what the float32 weights cannot be trained with, before they are loaded.
 
         Raises:
-            UserError: The Trainer would turn the weights to half precision.
+            UserError: The data hold no photos, or the Trainer would turn the weights to half precision.
         """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and self.latents_mode == "cached" and not hasattr(data, "encode"):
+            raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
         precision = str(self.trainer.precision)
         if precision in ("16-true", "bf16-true"):
             raise UserError(
@@ -193,15 +197,8 @@ class DreamBooth(LightningModule):
     # -- the training step ------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Compute the photos' posteriors, if they are cached; the autoencoder then rests on the CPU.
-
-        Raises:
-            UserError: The data holds no photos.
-        """
+        """Compute the photos' posteriors, if they are cached; the autoencoder then rests on the CPU."""
         assert self.stable_diffusion is not None
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.latents_mode == "cached" and not hasattr(data, "encode"):
-            raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
         for module in self.trained().values():
             module.train()
         if self.device.type == "cpu" and "16" in str(self.trainer.precision):
@@ -211,7 +208,7 @@ class DreamBooth(LightningModule):
             )
         self.input_ids = self.input_ids.to(self.device)
         if self.latents_mode == "cached":
-            data.encode(self.stable_diffusion.vae, self.device)
+            self.trainer.datamodule.encode(self.stable_diffusion.vae, self.device)  # type: ignore[attr-defined]
             self.stable_diffusion.vae.to("cpu")
         else:
             self.stable_diffusion.vae.to(self.device)
@@ -418,11 +415,13 @@ class DreamBooth(LightningModule):
         """Check that a checkpoint fits this model before it is loaded, and note what differs from its recipe.
 
         Raises:
-            UserError: If it is not a checkpoint of this trainer, or keys or shapes differ; it names them.
+            UserError: If it is not a checkpoint of this trainer, keys or shapes differ, or this fit cannot go
+                on with its optimizer state; it names them.
         """
         check_checkpoint(checkpoint, self.state_dict(), self.pipeline)
         if self.trainer.state.fn != "fit":
             return
+        check_optimizer_state(checkpoint, self.recipe(), self.trained())
         self.resumed_changes = recipe_changes(checkpoint["recipe"], self.recipe())
         for key, (old, new) in self.resumed_changes.items():
             notice(f"resuming with another {key}: {old} when the checkpoint was saved, {new} now")

@@ -55,7 +55,7 @@ def check_checkpoint(checkpoint: Mapping[str, Any], state: Mapping[str, Tensor],
     Raises:
         UserError: It is no checkpoint of this trainer, or keys or shapes differ; the message names them.
     """
-    if "recipe" not in checkpoint:
+    if not isinstance(checkpoint.get("recipe"), Mapping):
         raise UserError(
             "the checkpoint holds no recipe: it was not made by this trainer and cannot be resumed"
         )

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_file, check_writable, user_path
 from lightning_drift.common.lock import LOCK_FILE, FolderLock
 from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.resume import check_resumable
 
 CHILD_RUN = "LIGHTNING_DRIFT_RUN"
 """Environment variable: tells the processes of a multi-device run which folder the first one chose."""
@@ -52,19 +53,31 @@ class RunFolder:
 
     def __init__(self, run: Run, lock: FolderLock | None, is_new: bool) -> None:
         self.run, self._lock, self._is_new = run, lock, is_new
+        self._events = self._event_files()
 
-    def leave(self) -> None:
-        """Let go of it. Of a run that could not begin, no folder stays."""
+    def _event_files(self) -> set[Path]:
+        return {*self.run.folder.glob("events.out.tfevents.*")}
+
+    def leave(self, begun: bool = True) -> None:
+        """Let go of it. Of a run that could not begin, no folder stays, and of a resume no event file.
+
+        Args:
+            begun: Whether a step was taken.
+        """
         folder = self.run.folder
+        if not self._is_new and not begun and self._lock is not None:
+            # Such a file hides every point after the step resumed from.
+            for path in self._event_files() - self._events:
+                path.unlink(missing_ok=True)
         files = list(folder.iterdir()) if self._is_new and folder.is_dir() else []
         # Lightning opens the event file before anything is checked.
-        begun = [
+        written = [
             path
             for path in files
             if path.name not in (LOCK_FILE, "hparams.yaml")
             and not path.name.startswith("events.out.tfevents.")
         ]
-        if self._is_new and not begun:
+        if self._is_new and not written:
             for path in files:
                 path.unlink()
             with suppress(OSError):
@@ -112,6 +125,8 @@ def claim_run(
             return _resumed(root, subject, name, ckpt_path, others)
         if name is not None and not _used(root / subject / name):
             return _claimed(Run(root, subject, name), ckpt_path)
+        if ckpt_path is not None:
+            find_checkpoint(ckpt_path, root / subject)  # before a folder is made for it
         run = _new_run(root, subject, safe_name(default[1]))
     except OSError as error:
         raise UserError(
@@ -133,7 +148,7 @@ def _resumed(root: Path, subject: str, name: str, ckpt_path: str, others: Path |
     lock = _lock(run.folder)
     try:
         # Again, now that no one writes it.
-        checkpoint = find_checkpoint(ckpt_path, run.folder, others)
+        checkpoint = find_checkpoint(ckpt_path, run.folder, others, check_resumable)
         step = int(read_checkpoint(checkpoint)["global_step"])
     except UserError:
         if lock is not None:
@@ -145,7 +160,7 @@ def _resumed(root: Path, subject: str, name: str, ckpt_path: str, others: Path |
 def _claimed(run: Run, ckpt_path: str | None) -> RunFolder:
     """A new run in a folder that is there or not yet; it may begin from another run's checkpoint."""
     if ckpt_path is not None:
-        checkpoint = find_checkpoint(ckpt_path, run.folder)
+        checkpoint = find_checkpoint(ckpt_path, run.folder, check=check_resumable)
         run = replace(run, checkpoint=checkpoint, step=int(read_checkpoint(checkpoint)["global_step"]))
     run.folder.mkdir(parents=True, exist_ok=True)
     return RunFolder(run, _lock(run.folder), True)
@@ -182,33 +197,43 @@ def run_beside(configs: Iterable[Path]) -> Path | None:
     return None
 
 
-def find_checkpoint(ckpt_path: str, folder: Path, others: Path | None = None) -> Path:
+def find_checkpoint(
+    ckpt_path: str,
+    folder: Path,
+    others: Path | None = None,
+    check: Callable[[Path], object] = read_checkpoint,
+) -> Path:
     """Resolve ``last``, the newest checkpoint of a run that can be read, or a file name.
 
     Args:
         ckpt_path: ``last`` or a file name.
         folder: The run folder that ``last`` is looked for in.
         others: Another folder of its checkpoints (``step_checkpoint.dirpath``).
+        check: Raises a UserError for a checkpoint that cannot be used; ``last`` passes over it, and says so.
 
     Raises:
-        UserError: There is no such checkpoint, or none of the run's can be read.
+        UserError: There is no such checkpoint, it cannot be used, or none of the run's can.
     """
     if ckpt_path != "last":
         path = user_path(ckpt_path, "ckpt_path")
         if not path.exists():
             raise UserError(f"there is no checkpoint {path}", "ckpt_path")
         check_file(path, "checkpoint", "ckpt_path")
+        check(path)
         return path
     steps, damaged = checkpoint_steps(folder, others)
     for path in damaged:
         notice(f"{path} cannot be read and is passed over")
-    if not steps:
-        what = "no checkpoint that can be read" if damaged else "no checkpoint to resume from"
-        raise UserError(
-            f"{folder} holds {what}; start afresh without --ckpt_path, or name a file", "ckpt_path"
-        )
     # After a kill between two saves the newest step checkpoint can be ahead of last.ckpt.
-    return max(steps, key=lambda path: (steps[path], path.name == "last.ckpt"))
+    for path in sorted(steps, key=lambda path: (steps[path], path.name == "last.ckpt"), reverse=True):
+        try:
+            check(path)
+        except UserError as error:
+            notice(f"{error.message}. It is passed over")
+        else:
+            return path
+    what = "no checkpoint that can be read" if damaged or steps else "no checkpoint to resume from"
+    raise UserError(f"{folder} holds {what}; start afresh without --ckpt_path, or name a file", "ckpt_path")
 
 
 def checkpoint_steps(folder: Path, others: Path | None = None) -> tuple[dict[Path, int], list[Path]]:

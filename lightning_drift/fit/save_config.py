@@ -1,7 +1,6 @@
 """SaveConfig: what a fit leaves behind so that it can be understood and resumed."""
 
 import re
-import shlex
 from pathlib import Path
 
 import yaml
@@ -9,7 +8,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from lightning_drift.common.atomic import atomic_write
-from lightning_drift.common.errors import notice
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.fit.configuration import differences
 
@@ -55,13 +53,3 @@ class SaveConfig(SaveConfigCallback):
         folder = trainer.log_dir  # asks all ranks
         if write_sheet is not None and trainer.is_global_zero and folder and trainer.logger is not None:
             write_sheet(Path(folder) / "instance_images.png")
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """After an interrupt, say how to go on."""
-        folder = Path(trainer.log_dir or "")
-        if isinstance(exception, KeyboardInterrupt) and (folder / "checkpoints" / "last.ckpt").exists():
-            config = shlex.quote(str(folder / "config.yaml"))
-            notice(
-                f"stopped at step {trainer.global_step}; go on with: "
-                f"lightning-drift fit -c {config} --ckpt_path last"
-            )

@@ -50,7 +50,7 @@ def cached_posteriors(
     mean, std = posteriors(vae, images, device)
     if file is not None:
         try:
-            with atomic_write(file, shared=True) as target:  # ranks, and runs side by side, may write at once
+            with atomic_write(file) as target:
                 target.write(to_bytes({"mean": mean, "std": std}))
         except OSError as error:
             if not amiss:  # one notice is enough

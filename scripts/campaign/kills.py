@@ -27,8 +27,9 @@ def kill_round(round_: Round) -> None:
         argv = round_.job.next(round_.place.inputs, round_.folder)
         victim = dice.choice(["all", "all", "one"]) if round_.job.command == "corridor" else "all"
         _kill(round_, argv, way, dice.random(), victim)
-        if round_.result.fell[-1] == "it had ended":
-            break
+        if round_.result.fell[-1] == "it had ended" and round_.job.command != "export":
+            round_.compare()
+            return
     round_.go_on()
 
 
@@ -62,7 +63,8 @@ def _kill(round_: Round, argv: list[str], way: str, share: float, victim: str) -
     round_.result.commands.append(f"{shlex.join(argv)} -> {status}")
     if over:
         round_.result.fell.append("it had ended")
-        if status:
+        # An export that was whole before is in its own way; what goes on replaces it.
+        if status and not (status == 2 and round_.job.command == "export"):
             round_.result.losses.append(f"ended by itself with {status}: {process.output()[-400:]}")
         return
     at = f" (at {_call(note)})" if note.exists() else ""

@@ -116,7 +116,9 @@ def test_a_runs_record_and_checkpoint_hold_odd_texts_as_plain_ones(capsys: Any) 
 
 
 def test_bytes_that_are_no_text_are_refused(capsys: Any) -> None:
-    for option in ("--data.prompts", "--model.negative_prompt"):
+    answer = refused(capsys, "fit", "--data.instance_dir=caf\udce9")
+    assert r"data.instance_dir: 'caf\udce9' holds bytes that are not UTF-8 text" in answer
+    for option in ("--data.prompts", "--model.negative_prompt", "--image_writer.output_dir"):
         answer = refused(capsys, "predict", f"{option}=caf\udce9")
         assert "holds bytes that are not UTF-8 text" in answer
 
@@ -137,10 +139,10 @@ FIT = {
     "--model.text_encoder_learning_rate=.inf": "one above 0 and up to 1",
     "--model.log_every_n_steps=0": "give 1 or more",
     "--model.weight_change_every_n_steps=-1": "give 0 or more",
-    "--data.batch_size=0": "give one from 1 to 1024",
+    "--data.batch_size=0": "data.batch_size: 0 is not a number of photos; give 1 or more",
     "--data.batch_size=1000000000": "give one from 1 to 1024",
     "--data.num_workers=100000": "give one from 0 to 128",
-    "--data.resolution=12": "is not a multiple of 8",
+    "--data.resolution=12": "data.resolution: 12 is not a size; give a multiple of 8",
     "--data.resolution=8000000": "give one from 8 to 8192",
     "--seed_grid.height=1000000": "seed_grid.height: 1000000 is out of range; give one from 1 to 8192",
     "--seed_grid.guidance_scale=.nan": "give one from 0 to 100",
@@ -356,7 +358,7 @@ def test_home_folders_are_meant_by_a_tilde_in_a_configuration(monkeypatch: Any, 
 # -- the Trainer's switches --
 
 
-@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Lightning's, about the switches
 @pytest.mark.parametrize(
     "option",
     [

@@ -1,6 +1,8 @@
 """A corridor as a person runs it: real fits of the tiny model, stopped, killed and gone on with."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from helpers.paths import DATA
 
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
-from lightning_drift.corridor.fit_queue import find_slots
+from lightning_drift.corridor.fit_queue import FitQueue, find_slots, refuse_invisible
 from lightning_drift.corridor.fits import Fit
 from lightning_drift.corridor.plan import Plan, make_plan, take_up
 from lightning_drift.corridor.read import read
@@ -146,6 +148,35 @@ def test_a_rate_that_fails_is_a_cell_and_a_later_step_is_reached_from_the_checkp
     assert [step for step, _ in run.scalars["train/loss"]] == list(range(1, 9))
 
 
+def fit_of(place: Path) -> int:
+    """The process of a corridor's only fit."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        words = path.read_bytes().decode().split("\0")
+        if "fit" in words and (path.parent / "cwd").resolve() == place.parents[2]:
+            return int(path.parent.name)
+    raise AssertionError("no fit runs")
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds a corridor's fit in /proc")
+def test_a_fit_that_somebody_ends_is_told_whatever_its_status(tmp_path: Path) -> None:
+    place, said = tmp_path / CORRIDOR, tmp_path / "said.txt"
+    options = ("--lr=1e-4", "--steps=2,100000", "--devices=cpu", "--step_checkpoint.last_every_n_steps=1")
+    process = corridor(tmp_path, *options)
+    until(process, lambda: (place / "lr1e-4/checkpoints/step=00002.ckpt").exists(), tmp_path)
+    os.kill(fit_of(place), signal.SIGTERM)
+    assert process.wait(120) == 1
+    cells = read(place).cells
+    assert [cells["lr1e-4", step].state for step in (2, 100000)] == ["not measured", "failed"]
+    verdict = cells["lr1e-4", 100000].verdict
+    step = read_checkpoint(place / "lr1e-4/checkpoints/last.ckpt")["global_step"]
+    assert re.fullmatch(r"The fit was stopped by SIGTERM at step \d+ of 100000", verdict)
+    assert int(verdict.split()[8]) >= step
+    assert f"lr 1e-4: stopped. {verdict}" in said.read_text()
+    last = said.read_text().splitlines()[-1]
+    assert "to go on with: lightning-drift corridor --model.pipeline=" in last
+    assert shlex.split(last)[-4:] == list(options)
+
+
 def holds_lock(place: Path, name: str) -> bool:
     """Whether a fit still runs in a run folder: it inherits the lock beside it."""
     import fcntl
@@ -249,6 +280,69 @@ def test_a_fit_sees_its_own_device_only_and_has_its_folder_to_itself(
     assert "SIGKILL" in fit.error_file.read_text()
 
 
+def plan_in(folder: Path) -> Plan:
+    logger = {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": str(folder), "name": "x"},
+    }
+    return take_up(make_plan({"trainer": {"logger": logger}, "data": {}}, "1e-4", "4", "corridor"))
+
+
+def test_what_no_fit_has_made_is_never_deleted(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    folder = plan.run(1e-4)
+    made = ("config.yaml", "events.out.tfevents.1.host.2.0", "grids/dream_step=00000.png")
+    for name in made:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "config.yaml").write_text("seed_everything: 0\n")
+    for foreign in ("notes.txt", "grids/mine.xcf", "step=00000.png"):
+        (folder / foreign).write_text("dear")
+        with pytest.raises(UserError, match=f"holds what no fit has made: {foreign}. Move that away"):
+            FitQueue(plan, [1e-4], ["cpu"], lambda: None)
+        with pytest.raises(UserError, match="no fit has made"):
+            Fit(plan, 1e-4).start("cpu")
+        assert (folder / foreign).read_text() == "dear"
+        assert (folder / "config.yaml").exists()
+        (folder / foreign).unlink()
+    FitQueue(plan, [1e-4], ["cpu"], lambda: None)
+
+
+def test_a_gpu_that_is_not_visible_is_refused(monkeypatch: Any) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    refuse_invisible(["cpu", "2", "0"])
+    for slot in ("1", "GPU-0123"):
+        with pytest.raises(UserError, match=rf"there is no GPU '{slot}'; visible are 0, 2") as told:
+            refuse_invisible(["0", slot])
+        assert told.value.option == "corridor.devices"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="none is visible; write cpu"):
+        refuse_invisible(["0"])
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--data.instance_dir=empty", "data.instance_dir: empty has no photos in it"),
+        (
+            "--trainer.logger.init_args.save_dir=file",
+            "trainer.logger.init_args.save_dir: cannot write to file",
+        ),
+    ],
+)
+def test_a_corridor_looks_before_it_makes_a_folder(
+    option: str, sentence: str, capsys: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("file").touch()
+    status, out, err = say(capsys, "--lr=1e-4", "--steps=4", option)
+    assert status == 2
+    assert sentence in err
+    assert out == ""
+    assert {path.name for path in Path().iterdir()} == {"empty", "file"}
+
+
 def say(capsys: Any, *words: str) -> tuple[int, str, str]:
     try:
         status = main(["corridor", *words])
@@ -261,7 +355,7 @@ def say(capsys: Any, *words: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--lr", "fast"], "corridor.lr: 'fast' is not a learning rate"),
+        (["--lr", "fast"], "corridor.lr: 'fast' is not a list of numbers"),
         (["--steps", "0"], "corridor.steps: give optimizer steps above 0"),
         (["--devices", "tpu"], "corridor.devices: 'tpu' is not a list of devices"),
         (
@@ -270,11 +364,11 @@ def say(capsys: Any, *words: str) -> tuple[int, str, str]:
         ),
         (["--ckpt_path=last"], "--ckpt_path: the corridor sets this for each fit; it resumes by itself"),
         (["--model.learning_rat", "3"], "Option 'learning_rat' is not accepted"),
-        (["-c", "nofile.yaml"], "-c: there is no configuration file 'nofile.yaml'"),
-        (["-c", "broken.yaml"], "broken.yaml is not a YAML file"),
+        (["-c", "nofile.yaml"], "-c: cannot read the configuration nofile.yaml"),
+        (["-c", "broken.yaml"], "-c: the configuration broken.yaml is not YAML"),
         (["-c", "section.yaml"], "corridor: give a section of devices, lr, name, recipe, steps"),
         (["-c", "plain.yaml"], "corridor.lr: give it, for example --lr 1e-6,2e-6,4e-6"),
-        (["-c", "zero_lr.yaml"], "corridor.lr: '0' is not a learning rate"),
+        (["-c", "zero_lr.yaml"], "corridor.lr: 0 is out of range; give one above 0"),
         (["-c", "zero_steps.yaml"], "corridor.steps: give optimizer steps above 0"),
         (["-c", "no_device.yaml"], "corridor.devices: '' is not a list of devices"),
         (["-c", "no_name.yaml"], "corridor.name: '' is not a folder's name"),
@@ -305,12 +399,11 @@ def test_device_0_of_a_section_is_the_first_gpu_and_not_all_of_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("corridor: {lr: 1e-6, steps: 8, devices: 0}\n")
-    # The fit ends at once, so that the test needs no GPU.
-    status, out, err = say(capsys, "-c", "mine.yaml", "--data.instance_dir=nowhere")
-    assert status == 1, err
-    assert "1 learning rate x 1 step in tb_logs/nowhere/corridor" in out
-    assert "lr 1e-6: fitting on GPU 0, log in" in out
-    assert "there is no folder nowhere" in out
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-abc")
+    status, _, err = say(capsys, "-c", "mine.yaml")
+    assert status == 2
+    assert "corridor.devices: there is no GPU '0'; visible are 1, GPU-abc" in err
+    assert not Path("tb_logs").exists()
 
 
 def test_a_section_names_its_recipe_and_the_command_line_wins(
@@ -325,7 +418,7 @@ def test_a_section_names_its_recipe_and_the_command_line_wins(
     status, out, _ = say(capsys, "-c", "sub/mine.yaml", "--print_config")
     assert status == 0
     config = yaml.safe_load(out)
-    assert config["corridor"] == {"recipe": "base.yaml", "lr": "1e-6", "steps": 8}
+    assert config["corridor"] == {"recipe": "base.yaml", "lr": 1e-6, "steps": 8}
     assert (config["seed_everything"], config["trainer"]["precision"]) == (3, "32-true")
 
 

@@ -192,7 +192,7 @@ def test_mistakes_are_answered_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run"):
         read(tmp_path)
     for text in ("abc", "1e-6,", "2", "-1e-6", "nan"):
-        with pytest.raises(UserError, match=r"corridor.lr: .* is not a list of numbers; .* 1e-6,2e-6,4e-6"):
+        with pytest.raises(UserError, match=r"corridor.lr: .* a list is 1e-6,2e-6,4e-6"):
             learning_rates(text)
     with pytest.raises(UserError, match=r"corridor\.steps"):
         make_plan(config(1e-6, (8,)), "1e-6", "0,8", "corridor")

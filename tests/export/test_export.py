@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shlex
 import shutil
 import struct
 from collections import namedtuple
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 from helpers.fits import PROMPT, fit_checkpoint, states
 from helpers.paths import DATA
@@ -24,7 +27,7 @@ from lightning_drift.export.check import probe, probe_whole
 from lightning_drift.export.command import export, main
 from lightning_drift.export.delta_lora import delta_tensors
 from lightning_drift.export.model_card import companions, modelspec
-from lightning_drift.export.provenance import Provenance
+from lightning_drift.export.provenance import Provenance, one_line
 from lightning_drift.export.single_file import is_plain_sd15, ldm_tensors, write_half
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion, open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS
@@ -346,7 +349,8 @@ def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     said = refusal("pocket", tmp_path / "file" / "out")
-    assert said == f"cannot write {tmp_path / 'file' / 'out' / 'pocket.safetensors'}: Not a directory"
+    place = tmp_path / "file"
+    assert said == f"--to: cannot write to {place / 'out'}: {place} is a file and no folder"
 
 
 def test_an_export_that_computes_otherwise_is_reported_and_left(tmp_path, monkeypatch):
@@ -479,6 +483,149 @@ def test_an_interrupted_export_leaves_the_earlier_one(form, tmp_path, monkeypatc
             export("pocket", str(target), form, overwrite=True)
     assert load_stable_diffusion(str(target)).hash == before
     assert not [p for p in tmp_path.iterdir() if p.suffix in {".partial", ".old"}]
+
+
+@pytest.mark.parametrize("form", ["safetensors", "diffusers"])
+@pytest.mark.parametrize("where", ["write_half", "write_folder", "load_stable_diffusion", "companions"])
+def test_an_interrupt_at_any_point_leaves_nothing_behind(form, where, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    if (form, where) in {("diffusers", "write_half"), ("safetensors", "write_folder")}:
+        where = "round_to_half_"
+    monkeypatch.setattr(f"lightning_drift.export.whole_model.{where}", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(str(TINY), str(tmp_path / "deep" / "out"), form)
+    assert not list(tmp_path.iterdir())
+
+
+# -- what is the user's --
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_neighbours_of_an_export_stay(tmp_path):
+    for name in ("o.old", "o.partial", "o.tmp", "o.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    before = contents(tmp_path)
+    for overwrite in (False, True):
+        export(str(TINY), str(tmp_path / "o"), "diffusers", overwrite=overwrite)
+        assert before.items() <= contents(tmp_path).items()
+        assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", ".git/HEAD", "unet/sketch.png", "empty/", "README.md", "NOTICE"]
+)
+def test_a_folder_with_files_of_the_user_is_not_replaced(name, tmp_path):
+    folder = export(str(TINY), str(tmp_path / "o"), "diffusers").path
+    file = folder / name
+    if name.endswith("/"):
+        file.mkdir()
+    else:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    before = contents(folder)
+    said = refusal("pocket", folder, "diffusers", overwrite=True)
+    assert name.rstrip("/") in said
+    assert "move it away or choose another --to" in said
+    assert contents(folder) == before
+    assert file.exists()
+
+
+def test_a_pipeline_that_no_export_made_is_not_replaced(tmp_path):
+    folder = Path(shutil.copytree(TINY, tmp_path / "m"))
+    before = contents(folder)
+    assert "no export wrote model_index.json" in refusal("pocket", folder, "diffusers", overwrite=True)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.README.md", "x.NOTICE.txt"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_file_of_the_user_is_not_written_over(name, earlier, tmp_path):
+    target = tmp_path / "x.safetensors"
+    if earlier:
+        export(str(TINY), str(target))
+    (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    assert "exists; choose another --to or --title" in refusal("pocket", target)
+    assert f"no export wrote x.{name[2:5]}" in refusal("pocket", target, overwrite=True).replace(
+        "x.NOTICE.txt, x.README.md, x.safe", "x.saf" if name == "x.safetensors" else f"x.{name[2:5]}"
+    )
+    assert contents(tmp_path) == before
+
+
+# -- a foreign checkpoint's words --
+
+HOSTILE = "a/b\nlicense: mit\nextra_gated_prompt: evil\n---\n# Free\n<script>x</script> `$(touch owned)`"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "diffusers", "delta", "lora"])
+def test_the_words_of_a_foreign_recipe_stay_words(form, tmp_path):
+    recipe = {
+        "base": HOSTILE,
+        "instance_prompt": f'sks"\n{HOSTILE}',
+        f"k|\n\n# key {HOSTILE}": f"v|\n# {HOSTILE}",
+    }
+    told = facts(base=one_line(HOSTILE), recipe=recipe, is_sd15=False, title=HOSTILE, author=HOSTILE)
+    texts = companions(told, Path("x"), form)
+    (card,) = (text for name, text in texts.items() if "README" in name)
+    front, body = card.removeprefix("---\n").split("\n---\n", 1)
+    known = {"license", "license_name", "library_name", "pipeline_tag", "tags", "instance_prompt"}
+    assert set(yaml.safe_load(front)) == known
+    assert yaml.safe_load(front)["license"] == "other"
+    headings = [line for line in body.splitlines() if line.startswith("#")]
+    assert [line for line in headings if not line.startswith("# a/b license")] == [
+        "## Use",
+        "## Recipe",
+        "## Licence",
+    ]
+    outside = re.sub(r"(?m)^    .*$", "", re.sub(r"(`+)[^`](?:.*?[^`])?\1(?!`)", "", body))
+    assert not re.search(r"(?<!\\)<script", outside)
+    for line in body.splitlines():
+        if line.startswith("    lightning-drift"):
+            assert HOSTILE.split()[-1] not in shlex.split(line)
+            assert len(shlex.split(line)) <= 8
+    (notice,) = (text for name, text in texts.items() if "NOTICE" in name)
+    assert not [line for line in notice.splitlines() if line.startswith(("license:", "#"))]
+
+
+@pytest.mark.parametrize("entry", ["drift", "base", "tensor"])
+def test_a_recipe_of_the_wrong_types_is_refused(entry, tmp_path):
+    checkpoint = fit_checkpoint(tmp_path / "a.ckpt", str(TINY))
+    content = torch.load(checkpoint, weights_only=True)
+    content["recipe"][entry] = {"drift": "0.5", "base": 5, "tensor": torch.ones(1)}[entry]
+    torch.save(content, checkpoint)
+    said = refusal(checkpoint, tmp_path / "o", base=str(TINY))
+    assert "the recipe in" in said or "text" in said
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"to": ""}, "--to: the path is empty"),
+        ({"to": "/dev/null"}, "--to: /dev/null is no folder"),
+        ({"to": "a\nb"}, "--to: 'a\\nb' holds a control character"),
+        ({"to": "x" * 300}, "--to: its last part is longer"),
+        ({"title": "a\nb"}, "--title: 'a\\nb' holds a line break"),
+        ({"author": "x" * 10_000}, "has 10,000 characters; give at most 200"),
+        ({"drift": float("nan")}, "--drift: nan is out of range"),
+        ({"drift": float("inf")}, "--drift: inf is out of range"),
+        ({"format": "lora", "rank": 0}, "--rank: 0 is out of range"),
+        ({"ckpt_path": " "}, "--ckpt_path: the path is empty"),
+        ({"base": "\0"}, "--base: '\\x00' holds a NUL"),
+    ],
+)
+def test_values_that_cannot_be_meant(options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        export(**({"ckpt_path": "pocket", "to": "o"} | options))
+    assert said in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

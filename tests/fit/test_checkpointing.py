@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +106,25 @@ def test_with_room_for_no_checkpoint_the_previous_one_stays(tmp_path: Path, monk
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_disk_that_fills_while_writing_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
-    writer, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
-    good = {"state_dict": {"a": torch.ones(100_000)}, "global_step": 1}
-    writer.save_checkpoint(good, path)
-    (tmp_path / "last.ckpt.partial").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"cannot write the checkpoint .*last\.ckpt"):
-        writer.save_checkpoint(good | {"global_step": 2}, path)
+    code = """
+import resource, signal, sys
+import torch
+from lightning_drift.common.errors import UserError
+from lightning_drift.fit.checkpointing import AtomicCheckpointIO
+writer, path = AtomicCheckpointIO(), sys.argv[1]
+good = {"state_dict": {"a": torch.ones(100_000)}, "global_step": 1}
+writer.save_checkpoint(good, path)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    writer.save_checkpoint(good | {"global_step": 2}, path)
+except UserError as error:
+    print(error)
+"""
+    path = tmp_path / "last.ckpt"
+    said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith(f"cannot write the checkpoint {path}")
     assert read_checkpoint(path)["global_step"] == 1
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
