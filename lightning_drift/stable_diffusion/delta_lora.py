@@ -161,7 +161,8 @@ def _addition(
     if len(keys) == 1:
         sizes = [torch.Size(change.shapes[keys[0]]).numel()]
     else:
-        up, down, alpha = (change.shapes.get(key, (0,)) for key in keys)
+        up, down = (change.shapes.get(key, (0,)) for key in keys[:2])
+        alpha = change.shapes.get(keys[2], ())  # where it is lacking, that is said of all layers together
         fits = min(len(up), len(down)) > 1 and up[1] == down[0] > 0 and torch.Size(alpha).numel() == 1
         sizes = [up[0] * (torch.Size(down).numel() // down[0]) if fits else 0]
     if sizes != [torch.Size(shape).numel()]:

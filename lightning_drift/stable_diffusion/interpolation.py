@@ -34,10 +34,12 @@ def check_drift(value: float, option: str) -> float:
     Raises:
         UserError: It is no number, or out of range.
     """
-    try:
-        return real(value, option, 0, MOST)
-    except UserError as error:
-        raise UserError(f"{error.message}; 0 is the base, 1 the model as trained", option) from error
+    number = real(value, option)
+    if not 0 <= number <= MOST:
+        raise UserError(
+            f"{number:g} is out of range; give 0 (the base) to {MOST}, 1 is the model as trained", option
+        )
+    return number
 
 
 def base_of(opened: OpenedPipeline, base: str | None = None) -> OpenedPipeline:

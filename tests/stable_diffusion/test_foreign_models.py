@@ -270,8 +270,8 @@ def test_what_a_single_file_predicts_is_what_it_and_its_neighbour_say(
         (V.format("[v]"), "says parameterization: ['v']"),
         (V.format("v\n    timesteps: 0"), "num_train_timesteps is 0"),
         (V.format("v\n    linear_start: x"), "beta_start is 'x'"),
-        ("model: [", "is not a YAML file"),
-        ("!!python/object/apply:os.system [false]", "is not a YAML file"),
+        ("model: [", "is not YAML"),
+        ("!!python/object/apply:os.system [false]", "is not YAML"),
     ],
 )
 def test_a_neighbour_that_contradicts_or_is_damaged_is_a_sentence(
