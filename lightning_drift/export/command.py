@@ -25,7 +25,7 @@ from lightning_drift.stable_diffusion.interpolation import base_of, check_drift,
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 
-_MOST_RANK = 100_000
+_MOST_RANK = 2**20
 
 
 def export(
@@ -152,8 +152,8 @@ def _check_options(
         raise UserError("a whole model loses nothing to measure; leave it out", "--measure")
     if rank is not None and form != "lora":
         raise UserError("only a LoRA has a rank; add --format lora, or leave it out", "--rank")
-    if rank is not None:
-        whole(rank, "--rank", 1, _MOST_RANK)
+    if rank is not None and whole(rank, "--rank", high=_MOST_RANK) < 1:
+        raise UserError(f"{rank} keeps nothing; give 1 or more", "--rank")
     if drift != "auto":
         check_drift(drift, "--drift")
 
