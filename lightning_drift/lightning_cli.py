@@ -33,6 +33,8 @@ from lightning_drift.common.resources import shortage
 from lightning_drift.common.yaml_files import read_yaml_section
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
+from lightning_drift.drift.state import DriftState
+from lightning_drift.drift.stopping import check_not_ended
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.configuration import TENSORBOARD, same_class, with_prompts
 from lightning_drift.fit.optimizer import check_rate
@@ -243,6 +245,8 @@ class DriftCLI(LightningCLI):
                     f"{run.checkpoint} is at step {run.step} and trainer.max_steps is {limit}: there is "
                     "nothing left to do. Raise --trainer.max_steps to go on"
                 )
+            zones = DriftState.from_checkpoint(run.checkpoint).zones()
+            check_not_ended(config.clip_drift.stop_when, zones)
             # Points logged after the checkpoint are drawn again.
             logger["dict_kwargs"] = {"purge_step": run.step + 1}
             notice(f"going on at step {run.step} in {run.folder}")

@@ -7,6 +7,7 @@ and deletes that, from what another one is still writing. No folder is listed: i
 
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import stat
@@ -123,6 +124,12 @@ def atomic_link(source: Path, target: Path) -> None:
             return
         with atomic_write(target) as copy:
             shutil.copyfileobj(file, copy)
+
+
+def remove_abandoned(target: str | Path) -> None:
+    """Delete what killed writers of a name left, before its room on the disk is measured."""
+    for place in itertools.islice(_places(Path(target)), _LOOKED_AT):
+        _remove_abandoned(place)
 
 
 def _places(target: Path) -> Iterator[Path]:

@@ -1,9 +1,10 @@
 """The report about a corridor: the page, and a contact sheet beside it."""
 
+import os
 from pathlib import Path
 
 from lightning_drift.common.atomic import atomic_write
-from lightning_drift.common.errors import notice
+from lightning_drift.common.errors import UserError, notice
 from lightning_drift.corridor.choice import choose
 from lightning_drift.corridor.overview import overview
 from lightning_drift.corridor.page import corridor_page
@@ -21,9 +22,10 @@ def write_report(folder: Path, page: Path, own: bool = False) -> None:
             outside it: neither photos that a configuration names, nor what links lead to.
 
     Raises:
-        UserError: There is no run in the folder.
+        UserError: There is no run in the folder, or what lies at the place is no page of a corridor.
         OSError: A file cannot be written.
     """
+    _refuse_foreign(page)
     table = read(folder, own)
     for remark in table.remarks:
         notice(remark)
@@ -31,3 +33,23 @@ def write_report(folder: Path, page: Path, own: bool = False) -> None:
     with atomic_write(page) as file:
         file.write(text.encode())
     save_png(page.with_suffix(".png"), overview(table))
+
+
+def _refuse_foreign(page: Path) -> None:
+    """Refuse to write over anything but an earlier page and its sheet.
+
+    Raises:
+        UserError: Something else lies there.
+    """
+    sheet = page.with_suffix(".png")
+    if sheet == page:
+        raise UserError(f"{page} is a picture's name; give one that ends in .html", "to")
+    if page.is_file():
+        with open(page, "rb") as file:
+            head = file.read(64 * 1024)
+        if b": the corridor</title>" not in head:
+            raise UserError(f"{page} is no page of a corridor; choose another name", "to")
+    elif os.path.lexists(page):
+        raise UserError(f"{page} is no file; choose another name", "to")
+    elif os.path.lexists(sheet):
+        raise UserError(f"{sheet} exists, and the page's contact sheet would replace it", "to")

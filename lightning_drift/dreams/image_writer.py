@@ -11,11 +11,12 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from PIL import Image
 
 from lightning_drift.common.ends import held
-from lightning_drift.common.errors import UserError
+from lightning_drift.common.errors import UserError, notice
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.images.png import Picture, parameters_digest, stored_parameters, write_png
 
+_SHEET_BY = "lightning-drift contact sheet"
 SHEET_SIDE = 8192  # pixels; the contact sheet's thumbnails shrink to stay below it
 
 
@@ -69,7 +70,7 @@ class ImageWriter(BasePredictionWriter):
         for candidate in (path, ours):
             if not os.path.lexists(candidate):  # a link to nothing is somebody's too
                 return candidate, False
-            if stored_parameters(candidate) == text["parameters"]:
+            if candidate.is_file() and stored_parameters(candidate) == text["parameters"]:
                 return candidate, True
         return ours, False  # that name is ours: a damaged file is made again
 
@@ -132,4 +133,17 @@ class ImageWriter(BasePredictionWriter):
                 image.thumbnail((limit, limit))
             images.append(image)
         sheet = contact_sheet(images, rows=rows if any(rows) else None, columns=columns)
-        write_png(self.output_dir / "contact_sheet.png", Picture(None, "contact_sheet", sheet))
+        path = self.output_dir / "contact_sheet.png"
+        if os.path.lexists(path) and not (path.is_file() and _is_sheet(path)):
+            notice(f"{path} is no contact sheet of lightning-drift; it stays, and no sheet is written")
+            return
+        write_png(path, Picture(None, "contact_sheet", sheet, {"Software": _SHEET_BY}))
+
+
+def _is_sheet(path: Path) -> bool:
+    """Whether a picture is a contact sheet that was written here; its header alone is read."""
+    try:
+        with Image.open(path) as image:
+            return bool(image.info.get("Software") == _SHEET_BY)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False

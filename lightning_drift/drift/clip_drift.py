@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
-from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.errors import notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import whole
 from lightning_drift.drift.default_clip import VIT_L
@@ -165,20 +165,11 @@ class ClipDrift(Callback):
             notice("clip_drift: none of the seed grid's pictures is a probe; the drift is not measured")
             return
         self.evaluator = DriftEvaluator(probes, self.clip, self.thresholds, self.language_probe)
-        if self.clip is not None and self.evaluator.clip is None and not probes.no_language:
-            self._refuse_local_clip(self.clip, self.evaluator.unavailable)
+        if self.evaluator.refusal is not None and trainer.state.fn == "fit" and _is_local(str(self.clip)):
+            raise self.evaluator.refusal
         if self.evaluator.unavailable:
             notice(f"clip_drift: verdict not available: {self.evaluator.unavailable}")
         self._references.settings = self.evaluator.settings(module, grid, str(trainer.precision))
-
-    @staticmethod
-    def _refuse_local_clip(clip: str, reason: str) -> None:
-        """A CLIP of the hub may be out of reach; a folder that is named is there and whole, or a mistake."""
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", clip) or user_path(clip).exists():
-            raise UserError(
-                f"{reason.removeprefix('no CLIP; ')}; null measures without one, and gives no verdict",
-                "clip_drift.clip",
-            )
 
     def _begin(self, trainer: Trainer, module: Any) -> None:
         """Take what this fit is compared with, once: at its start, or with the seed grid's first pictures."""
@@ -278,3 +269,8 @@ class ClipDrift(Callback):
             "instance_dir": getattr(trainer.datamodule, "instance_dir", ""),  # type: ignore[attr-defined]
             "clip": self.clip,
         }
+
+
+def _is_local(clip: str) -> bool:
+    """Whether a CLIP is a folder: one of the hub may be out of reach, a folder is there or named wrongly."""
+    return not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", clip) or user_path(clip).exists()

@@ -51,6 +51,7 @@ class DriftEvaluator:
         self.with_probe = with_probe and not probes.no_language
         self.clip: FrozenClip | None = None
         self.unavailable = ""  # why there is no verdict
+        self.refusal: UserError | None = None  # why the CLIP could not be loaded
         if clip is None:
             self.unavailable = "no CLIP is given; name one in clip_drift.clip"
         elif probes.no_language:
@@ -59,7 +60,7 @@ class DriftEvaluator:
             try:
                 self.clip = FrozenClip.load(clip, option="clip_drift.clip")
             except UserError as error:
-                self.unavailable = f"no CLIP; {error}"
+                self.unavailable, self.refusal = f"no CLIP; {error}", error
 
     def settings(self, module: Any, grid: SeedGrid, precision: str) -> dict[str, Any]:
         """Everything that the base's pictures and embeddings follow from, by option.

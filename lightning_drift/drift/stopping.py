@@ -1,5 +1,6 @@
 """StopRule: ends a fit at a zone, and keeps its last checkpoint that dreams."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -35,22 +36,9 @@ class StopRule:
         self.zones: dict[int, str] = {}
 
     def begin(self, trainer: Trainer) -> None:
-        """Before the first step: keep what dreamt before a resume, and say what is missing.
-
-        Raises:
-            UserError: The checkpoint resumed from is of a fit that this rule has ended, or would have.
-        """
+        """Before the first step: keep what dreamt before a resume, and say what is missing."""
         if self.zone is None:
             return
-        limit = ZONES.index(self.zone)
-        ended = [step for step, zone in self.zones.items() if ZONES.index(zone) >= limit]
-        if trainer.ckpt_path and ended:
-            step = min(ended)
-            raise UserError(
-                f"the fit ended at step {step} because it was {self.zones[step]}; to go on from there, give "
-                "a later zone or null",
-                "clip_drift.stop_when",
-            )
         if _step_checkpoint(trainer) is None:
             notice("clip_drift.stop_when: there is no StepCheckpoint to keep the last dreaming checkpoint")
         self._require_last_dreaming(trainer)
@@ -81,6 +69,26 @@ class StopRule:
             return None
         checkpoint.require(max(dreaming))
         return checkpoint.folder(trainer) / PATTERN.format(step=max(dreaming))
+
+
+def check_not_ended(zone: str | None, zones: Mapping[int, str]) -> None:
+    """Refuse to go on with a fit past the step where it ended at a zone.
+
+    Args:
+        zone: The zone to end at; None for none.
+        zones: Verdicts by step, as the checkpoint to resume from holds them.
+
+    Raises:
+        UserError: It was at this zone or beyond; the step is named.
+    """
+    ended = zone in ZONES and [s for s, known in zones.items() if ZONES.index(known) >= ZONES.index(zone)]
+    if ended:
+        step = min(ended)
+        raise UserError(
+            f"the fit ended at step {step}, because it was {zones[step]}; to go on from there, give a later "
+            "zone or null",
+            "clip_drift.stop_when",
+        )
 
 
 def _step_checkpoint(trainer: Trainer) -> StepCheckpoint | None:

@@ -11,12 +11,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from lightning_drift.common.atomic import atomic_link, atomic_write
+from lightning_drift.common.atomic import atomic_link, atomic_write, remove_abandoned
 from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import shown, whole
 from lightning_drift.common.text import byte_size
 from lightning_drift.fit.milestones import Milestones
+from lightning_drift.weights.finite import refuse_not_finite
 
 MARGIN = 64 * 2**20  # bytes left free beside a checkpoint, for event files and pictures
 MAX_STEP = 10**18  # no step of a fit is this high
@@ -39,6 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
         need, free = checkpoint_bytes(checkpoint) + MARGIN, shutil.disk_usage(path.parent).free
         if need > free:
             raise UserError(
@@ -55,8 +57,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint without running any code it may hold."""
-        return read_checkpoint(path)
+        """Read a checkpoint without running any code it may hold; its weights must be numbers."""
+        checkpoint = read_checkpoint(path)
+        refuse_not_finite(checkpoint["state_dict"], str(path))
+        return checkpoint
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

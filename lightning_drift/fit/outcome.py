@@ -26,7 +26,8 @@ def stopped(trainer: Trainer, run: Run | None, words: Sequence[str]) -> str:
     if checkpoint is None:
         return f"{at}, before a checkpoint was saved; start it again with: {_command(words)}"
     if 0 < limit <= saved:
-        return f"after its last step; {checkpoint} is complete"
+        dream = _command(["predict", "--model.pipeline", str(checkpoint)])
+        return f"after its last step, with nothing left to go on with; dream of it with: {dream}"
     command = _going_on(run, checkpoint, saved, words)
     return f"{at}, saved up to step {saved}; go on with: {command}"
 

@@ -1,7 +1,7 @@
 """What a checkpoint must hold for a fit to go on from it as if it had never stopped."""
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import shown
 from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.weights.finite import refuse_not_finite
 
 # Entries of an optimizer's state that have their parameter's shape: torch's and bitsandbytes' names.
 _OF_ITS_SHAPE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "state1", "state2")
@@ -41,7 +42,7 @@ def check_weights(path: Path) -> dict[str, Any]:
         raise _lacks(path, "its fit's recipe")
     if not isinstance(checkpoint.get("callbacks", {}), Mapping):
         raise _lacks(path, "the states of the callbacks")
-    _check_finite(path, checkpoint["state_dict"].items())
+    refuse_not_finite(checkpoint["state_dict"], str(path))
     return checkpoint
 
 
@@ -71,7 +72,7 @@ def check_resumable(path: Path) -> dict[str, Any]:
     stateless = all(group.get("momentum") == 0 and "betas" not in group for group in groups)
     if step > 0 and not entries and not scaled and not stateless:
         raise _lacks(path, "the optimizer's state")
-    _check_finite(path, _tensors(entries))
+    refuse_not_finite(dict(_tensors(entries)), str(path))
     return checkpoint
 
 
@@ -163,17 +164,6 @@ def _tensors(entries: Mapping[Any, Mapping[str, Any]]) -> Iterator[tuple[str, Te
         for key, value in entry.items():
             if isinstance(value, Tensor):
                 yield f"{key} of the optimizer's parameter {index}", value
-
-
-def _check_finite(path: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    for key, tensor in tensors:
-        # Both bounds are NaN if any number is.
-        if (
-            tensor.is_floating_point()
-            and tensor.numel()
-            and not torch.stack(tensor.aminmax()).isfinite().all()
-        ):
-            raise UserError(f"{path} has diverged: {key} holds NaN or infinity; resume from an earlier one")
 
 
 def _lacks(path: Path, what: str) -> UserError:

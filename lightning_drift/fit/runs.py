@@ -125,6 +125,8 @@ def claim_run(
             return _resumed(root, subject, name, ckpt_path, others)
         if name is not None and not _used(root / subject / name):
             return _claimed(Run(root, subject, name), ckpt_path)
+        if ckpt_path is not None:
+            find_checkpoint(ckpt_path, root / subject)  # before a folder is made for it
         run = _new_run(root, subject, safe_name(default[1]))
     except OSError as error:
         raise UserError(
@@ -230,7 +232,7 @@ def find_checkpoint(
             notice(f"{error.message}. It is passed over")
         else:
             return path
-    what = "no checkpoint that can be used" if damaged or steps else "no checkpoint to resume from"
+    what = "no checkpoint that can be read" if damaged or steps else "no checkpoint to resume from"
     raise UserError(f"{folder} holds {what}; start afresh without --ckpt_path, or name a file", "ckpt_path")
 
 

@@ -129,7 +129,7 @@ def load_weights_(modules: Mapping[str, nn.Module], weights: Mapping[str, Weight
     """
     for part, module in modules.items():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if name in weights[part].shapes:  # buffers that no model file holds are not there
+            if name in weights[part].shapes:  # no model file holds some buffers
                 set_weight_(tensor, weights[part].read(name).reshape(tensor.shape))
 
 
@@ -153,7 +153,8 @@ def interpolating(
     try:
         yield lambda drift: load_weights_(modules, {p: lerped(base[p], own[p], drift) for p in modules})
     finally:
-        load_weights_(modules, own)
+        # Whatever they hold: what was there before is what must be there after.
+        load_weights_(modules, {part: replace(weights, checked=False) for part, weights in own.items()})
 
 
 def _copy(part: str, module: nn.Module) -> Weights:

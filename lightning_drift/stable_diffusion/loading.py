@@ -1,5 +1,6 @@
 """The parts of a Stable Diffusion 1.x pipeline, loaded from wherever they lie."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,9 @@ from lightning_drift.weights.torch_file import load_torch_file
 
 _FILE_ENDINGS = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+
+_RAN: set[str] = set()
+"""The configs whose models have computed once in this process, as JSON."""
 
 
 @dataclass
@@ -96,7 +100,9 @@ def load_stable_diffusion(
 def load_opened(opened: OpenedPipeline) -> StableDiffusion:
     """Build the models of an opened pipeline and read their weights, strictly."""
     models: dict[str, Any] = empty_models(opened.configs, opened.source)
-    check_runs(models, opened.source)
+    if (described := json.dumps(opened.configs, sort_keys=True)) not in _RAN:
+        check_runs(models, opened.source)
+        _RAN.add(described)
     tokenizer = _fitting_tokenizer(opened)
     for part in PARTS:
         fill(models[part], opened.weights[part], part.replace("_", " "))

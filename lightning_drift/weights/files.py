@@ -43,6 +43,7 @@ class Weights:
         files: The files that hold them.
         metadata: The text metadata of a safetensors file.
         part: The part of a pipeline that they are, such as ``unet``, for messages; empty where unknown.
+        checked: Whether ``read`` refuses what is no number; off for weights that are a module's own.
     """
 
     origin: str
@@ -51,6 +52,7 @@ class Weights:
     files: tuple[Path, ...]
     metadata: Mapping[str, str]
     part: str = ""
+    checked: bool = True
 
     def read(self, name: str, called: str = "") -> Tensor:
         """One tensor; it may share memory with the mapped file.
@@ -71,7 +73,8 @@ class Weights:
             raise UserError(
                 f"{self.origin}: {called} cannot be read ({reason(error)}); fetch the file again"
             ) from error
-        refuse_not_finite({called: tensor}, self.origin)
+        if self.checked:
+            refuse_not_finite({called: tensor}, self.origin)
         return tensor
 
     def renamed(self, names: Mapping[str, str], part: str = "") -> "Weights":

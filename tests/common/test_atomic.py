@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.overlap import write_meanwhile
 
-from lightning_drift.common.atomic import atomic_link, atomic_write, private_folder
+from lightning_drift.common.atomic import atomic_link, atomic_write, private_folder, remove_abandoned
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 PARTIAL = "{}.lightning-drift-{}.partial"
@@ -206,3 +206,13 @@ except OSError as error:
     assert begin(code, tmp_path / "file").communicate()[0] == b"File too large\n"
     assert (tmp_path / "file").read_bytes() == b"aaa"
     assert names(tmp_path) == ["file"]
+
+
+def test_what_killed_writers_left_does_not_count_as_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    killed, alive = half_written(path), half_written(path)
+    kill(killed)
+    remove_abandoned(path)
+    assert names(tmp_path) == [PARTIAL.format("last.ckpt", 1)]
+    alive.communicate()
+    assert names(tmp_path) == ["last.ckpt"]

@@ -355,7 +355,7 @@ def say(capsys: Any, *words: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--lr", "fast"], "corridor.lr: 'fast' is not a learning rate"),
+        (["--lr", "fast"], "corridor.lr: 'fast' is not a list of numbers"),
         (["--steps", "0"], "corridor.steps: give optimizer steps above 0"),
         (["--devices", "tpu"], "corridor.devices: 'tpu' is not a list of devices"),
         (
@@ -364,11 +364,11 @@ def say(capsys: Any, *words: str) -> tuple[int, str, str]:
         ),
         (["--ckpt_path=last"], "--ckpt_path: the corridor sets this for each fit; it resumes by itself"),
         (["--model.learning_rat", "3"], "Option 'learning_rat' is not accepted"),
-        (["-c", "nofile.yaml"], "-c: there is no configuration file 'nofile.yaml'"),
-        (["-c", "broken.yaml"], "broken.yaml is not a YAML file"),
+        (["-c", "nofile.yaml"], "-c: cannot read the configuration nofile.yaml"),
+        (["-c", "broken.yaml"], "-c: the configuration broken.yaml is not YAML"),
         (["-c", "section.yaml"], "corridor: give a section of devices, lr, name, recipe, steps"),
         (["-c", "plain.yaml"], "corridor.lr: give it, for example --lr 1e-6,2e-6,4e-6"),
-        (["-c", "zero_lr.yaml"], "corridor.lr: '0' is not a learning rate"),
+        (["-c", "zero_lr.yaml"], "corridor.lr: 0 is out of range; give one above 0"),
         (["-c", "zero_steps.yaml"], "corridor.steps: give optimizer steps above 0"),
         (["-c", "no_device.yaml"], "corridor.devices: '' is not a list of devices"),
         (["-c", "no_name.yaml"], "corridor.name: '' is not a folder's name"),
@@ -418,7 +418,7 @@ def test_a_section_names_its_recipe_and_the_command_line_wins(
     status, out, _ = say(capsys, "-c", "sub/mine.yaml", "--print_config")
     assert status == 0
     config = yaml.safe_load(out)
-    assert config["corridor"] == {"recipe": "base.yaml", "lr": "1e-6", "steps": 8}
+    assert config["corridor"] == {"recipe": "base.yaml", "lr": 1e-6, "steps": 8}
     assert (config["seed_everything"], config["trainer"]["precision"]) == (3, "32-true")
 
 

@@ -15,6 +15,7 @@ from helpers.odd_texts import ODD_TEXTS
 from PIL import Image
 
 from lightning_drift.cli import main
+from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.overview import overview
 from lightning_drift.corridor.plan import make_plan, take_up
 from lightning_drift.corridor.read import read
@@ -268,3 +269,16 @@ def test_the_page_is_light_or_dark_as_the_reader_has_it(page: Path, tmp_path: Pa
         assert len(image.getcolors(2**24) or []) > 50  # something is on it
         grounds.append(sum(image.getpixel((2, 2))))  # type: ignore[arg-type]
     assert grounds[0] < 120 < 600 < grounds[1]
+
+
+def test_a_report_writes_over_nothing_but_an_earlier_report(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", 2e-6, (8,))
+    page, sheet = tmp_path / "notes.html", tmp_path / "notes.png"
+    for path in (page, sheet):
+        path.write_text("mine")
+        with pytest.raises(UserError, match=path.name):
+            write_report(tmp_path, page)
+        assert path.read_text() == "mine"
+        path.unlink()
+    for _ in range(2):
+        write_report(tmp_path, page)

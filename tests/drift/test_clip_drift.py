@@ -446,7 +446,6 @@ def test_validate_measures_a_checkpoint_without_photos_and_leaves_the_events_alo
             "someone/some-clip",
             "no CLIP; clip_drift.clip: someone/some-clip is not in the cache and the hub cannot be reached",
         ),
-        ("nowhere/at/all", "no CLIP; clip_drift.clip: there is no folder nowhere/at/all"),
     ],
 )
 def test_without_a_clip_the_rest_is_measured_and_no_verdict_given(
@@ -467,6 +466,16 @@ def test_without_a_clip_the_rest_is_measured_and_no_verdict_given(
     assert not {"drift/zone", "drift/position", "drift/borderline"} & set(scalars)
     assert set(scalars["drift/tilt"]) == {0, 2}
     assert fit.texts()[2].startswith(f"verdict not available: {why}")
+
+
+def test_a_clip_that_is_a_folder_is_there_before_the_first_step(
+    tiny_sd: str, trainer: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in ("nowhere/at/all", str(tmp_path / "empty")):
+        with pytest.raises(UserError, match=rf"^clip_drift\.clip: .*{folder}"):
+            Fit(tiny_sd, trainer, tmp_path / "run", steps=1, drift={"clip": folder})
+        assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_a_resume_without_the_clip_keeps_what_the_clip_saw_of_the_base(

@@ -269,3 +269,10 @@ def test_pruning_goes_by_steps_and_not_by_file_dates(tiny_sd: str, trainer: Any,
         "step=00003.ckpt",
         "step=mine.ckpt",
     ]
+
+
+def test_a_resume_from_weights_that_are_no_numbers_is_refused(tmp_path):
+    state = {"unet.a": torch.ones(3), "unet.b": torch.tensor([1.0, float("nan")])}
+    torch.save({"state_dict": state, "global_step": 4}, tmp_path / "step=00004.ckpt")
+    with pytest.raises(UserError, match=r"step=00004\.ckpt has diverged: unet\.b holds NaN or infinity"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "step=00004.ckpt")

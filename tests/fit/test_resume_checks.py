@@ -168,5 +168,5 @@ def test_a_fit_that_stopped_stays_stopped(run: Path, capsys: Any) -> None:
     change(run / "checkpoints" / "step=00003.ckpt", stop)
     assert resume(run, "--clip_drift.stop_when=cooked") == 2
     told = capsys.readouterr().err
-    assert "clip_drift.stop_when: the fit ended at step 3 because it was cooked" in told
+    assert "clip_drift.stop_when: the fit ended at step 3, because it was cooked" in told
     assert resume(run, "--clip_drift.stop_when=broken") == 0
