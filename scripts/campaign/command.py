@@ -245,8 +245,8 @@ def report(results: Sequence[Result], args: argparse.Namespace, seconds: float) 
     for kind, job in sorted({(result.kind, result.job) for result in results}):
         own = [result for result in results if (result.kind, result.job) == (kind, job)]
         ends = sum(len(result.fell) for result in own)
-        real, lost = sum(not result.warm for result in own), sum(bool(result.losses) for result in own)
-        print(f"{kind:6}{job:22}{len(own):8}{real:6}{ends:6}{lost:6}")
+        real, bad = sum(not result.warm for result in own), sum(bool(result.losses) for result in own)
+        print(f"{kind:6}{job:22}{len(own):8}{real:6}{ends:6}{bad:6}")
     print("\nwhere the kills fell:")
     places = Counter(
         f"{result.job.partition('-')[0]:9} {fell.partition(' (at')[0]}"

@@ -5,8 +5,12 @@ import struct
 from collections import Counter
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import (  # type: ignore[import-untyped]
+    masked_crc32c,
+)
 
 
 def damage(path: Path, killed: bool = False) -> str:
@@ -24,8 +28,13 @@ def damage(path: Path, killed: bool = False) -> str:
         length, checksum = struct.unpack("<QI", head)
         if masked_crc32c(head[:8]) != checksum:
             return f"no record begins at byte {at} of {len(data)}"
-        at += 12 + length + 4
-    return "" if at == len(data) or killed else "the last record is cut off"
+        end = at + 12 + length
+        if end + 4 > len(data):
+            return "" if killed else "the last record is cut off"
+        if masked_crc32c(data[at + 12 : end]) != struct.unpack("<I", data[end : end + 4])[0]:
+            return f"the record at byte {at} of {len(data)} is damaged"
+        at = end + 4
+    return ""
 
 
 class Story:

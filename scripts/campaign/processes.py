@@ -204,7 +204,7 @@ def _fork(argv: Sequence[str], folder: Path, output: int, calls: Calls | None) -
         os.dup2(output, 2)
         os.chdir(folder)
         os.closerange(3, 256)
-        subprocess.Popen = WarmPopen  # type: ignore[misc]
+        subprocess.Popen = WarmPopen  # type: ignore[misc, assignment]
     except BaseException:
         traceback.print_exc()
         os._exit(99)
@@ -333,7 +333,9 @@ def import_everything() -> float:
     import diffusers.schedulers.scheduling_ddim  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
     import torchmetrics  # noqa: F401
-    from tensorboard.backend.event_processing import event_accumulator  # noqa: F401
+    from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+        event_accumulator,  # noqa: F401
+    )
 
     import lightning_drift.corridor.command
     import lightning_drift.corridor.fit_queue

@@ -226,9 +226,10 @@ def make_references(root: Path, jobs: Sequence[Job], imports: float) -> Place:
 
     fit = next(job for job in JOBS if job.name == "fit")
     run(fit.first(place.inputs), place.inputs)
-    dream = ["--model.pipeline=pocket", "--model.num_inference_steps=3", "--data.prompts=[a tree,a moon]"]
-    run(["predict", *dream, "--data.seeds=0", "--image_writer.contact_sheet=false"], place.inputs)
-    for name, argv in EARLIER.items():
+    dream = ["--model.pipeline=pocket", "--model.num_inference_steps=3", "--data.prompts=a tree, a moon"]
+    if any("{inputs}/dreams" in job.argv for job in jobs):
+        run(["predict", *dream, "--data.seeds=0-1", "--image_writer.contact_sheet=false"], place.inputs)
+    for name, argv in EARLIER.items() if any(job.prepare for job in jobs) else ():
         run([word.replace("{inputs}", str(place.inputs)) for word in argv], root / "reference" / name)
     for job in jobs:
         for folder in (place.reference(job), root / "again" / job.name):

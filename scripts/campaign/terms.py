@@ -63,6 +63,10 @@ def _check_words(round_: Round, text: str, status: int, number: signal.Signals) 
     if asleep:
         round_.result.fell[-1] += ", before it listened"
         return
+    # Once all is written and said, a signal may end it without another word.
+    if status == -number and not round_.job.losses(round_.place.reference(round_.job), round_.folder):
+        round_.result.fell[-1] += ", when all was done"
+        return
     if not _SAID.search(text):
         round_.result.losses.append(f"{number.name}: no line says that it was stopped: {text[-300:]}")
     elif not _GO_ON.search(text):

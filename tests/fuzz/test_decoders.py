@@ -96,6 +96,16 @@ def test_changed_bytes(kind: str, folder: Path) -> None:
     look()
 
 
+STARTS = (
+    b"",
+    b"\xff\xd8\xff\xe0",
+    b"\x89PNG\r\n\x1a\n",
+    b"II*\0",
+    b"RIFF\0\1\0\0WEBP",
+    b"\0\0\0\x18ftypheic",
+)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     for start in (

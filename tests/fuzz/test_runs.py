@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_plans_of_corridors(plan: str, fit: str) -> None:
 PICTURE = Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3))
 BASE = DriftBase(
     {"format": FORMAT, "seed_everything": 0, "clip_drift.clip": None},
-    Features.of([PICTURE]),
+    replace(Features.of([PICTURE]), clip=torch.ones(1, 4)),
     torch.ones(1, 4),
     torch.ones(1, 4, 8, 8),
     {"language": 0.5},
