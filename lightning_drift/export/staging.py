@@ -9,7 +9,8 @@ from lightning_drift.common.atomic import atomic_write, private_folder
 from lightning_drift.common.errors import UserError
 from lightning_drift.export.manifest import signed
 from lightning_drift.export.model_card import OPENRAIL_FILE
-from lightning_drift.export.target import occupied
+from lightning_drift.export.target import is_begun, occupied
+from lightning_drift.weights.hashes import sha256
 
 
 class Staging:
@@ -52,7 +53,8 @@ class Staging:
             names = [
                 name for name in names if name != OPENRAIL_FILE
             ]  # the other exports in the folder share it
-        _write(home / notice, signed(texts[notice], home, names))
+        former = {} if self._inside else self._former(texts, notice)
+        _write(home / notice, signed(texts[notice], home, names, former))
         for path in home.rglob("*"):
             if path.is_file():
                 path.chmod(
@@ -60,15 +62,24 @@ class Staging:
                 )  # safetensors makes files only their owner can read
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-        if taken := [path for path in occupied(self._target, texts, self._inside) if not self._overwrite]:
+        taken = occupied(self._target, texts, self._inside)
+        if taken and not self._overwrite and not is_begun(self._target, taken, texts):
             raise UserError(
                 f"{taken[0]} has appeared while the export was made; choose another place", "--to"
             )
         if self._inside:
             self._publish_folder()
         else:
-            for name in [self._target.name, *texts]:
+            # The notice first, which knows all the others, and the weights last: they stand for the export.
+            for name in sorted(
+                [self._target.name, *texts], key=lambda name: (name != notice, name not in texts)
+            ):
                 os.replace(home / name, self._target.with_name(name))
+
+    def _former(self, texts: Mapping[str, str], notice: str) -> dict[str, str]:
+        """The sha256 of what is about to be replaced, the notice left out."""
+        taken = [path for path in occupied(self._target, texts, self._inside) if path.name != notice]
+        return {path.name: sha256(path) for path in taken if path.is_file()}
 
     def _publish_folder(self) -> None:
         old = self.path.with_name("old")

@@ -116,7 +116,7 @@ def refuse_occupied(target: Path, source: str, form: str, overwrite: bool, texts
     if target.resolve() == Path(source).resolve():
         raise UserError(f"{target} is the model to export itself; choose another --to or --title")
     taken = occupied(target, texts, inside)
-    if taken and not overwrite:
+    if taken and not overwrite and not is_begun(target, taken, texts):
         if inside:
             raise UserError(f"{target} holds a pipeline; choose another --to, or replace it with --overwrite")
         raise UserError(
@@ -129,6 +129,23 @@ def refuse_occupied(target: Path, source: str, form: str, overwrite: bool, texts
             f"no export wrote {listed(others)} in {home} as it is now, and --overwrite replaces earlier "
             "exports only; move it away or choose another --to"
         )
+
+
+def is_begun(target: Path, taken: list[Path], texts: Mapping[str, str]) -> bool:
+    """Whether what lies there are the texts of an export that a kill ended before its weights were there.
+
+    Args:
+        target: The path of the export.
+        taken: What `occupied` gave.
+        texts: The texts beside it, by their names.
+    """
+    notice = next(name for name in texts if "NOTICE" in name)
+    beside = [path for path in taken if path.parent == target.parent]
+    return (
+        beside == taken
+        and target not in taken
+        and not foreign(target.parent, notice, [path.name for path in taken])
+    )
 
 
 def occupied(target: Path, texts: Mapping[str, str], inside: bool) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -646,3 +647,38 @@ def test_sd15_at_full_size(tmp_path):
     again = export(str(folder), str(tmp_path / "again.safetensors")).path
     with safe_open(file, "pt") as first, safe_open(again, "pt") as second:
         assert all(torch.equal(first.get_tensor(k), second.get_tensor(k)) for k in tensors)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_export_that_was_killed_among_its_renames_is_made_again(earlier, tmp_path, monkeypatch):
+    target, replace = tmp_path / "model.safetensors", os.replace
+    options = {"ckpt_path": str(TINY), "to": str(target), "format": "safetensors", "overwrite": earlier}
+    for renames in range(3):
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+        if earlier:
+            export(**options, author="somebody else")
+        left = renames
+
+        def stop(source, place, *args, **kwargs):
+            nonlocal left
+            if Path(place).parent == tmp_path:
+                if not left:
+                    raise KeyboardInterrupt
+                left -= 1
+            return replace(source, place, *args, **kwargs)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", stop)
+            export(**options)
+        assert target.exists() == earlier
+        export(**options)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "model.NOTICE.txt",
+            "model.README.md",
+            "model.safetensors",
+        ]
+        assert "somebody else" not in (tmp_path / "model.README.md").read_text()
+        (tmp_path / "model.README.md").write_text("my own words")
+        with pytest.raises(UserError, match=r"exists|no export wrote model\.README\.md"):
+            export(**options)
