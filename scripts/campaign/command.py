@@ -201,6 +201,8 @@ def run_rounds(
         if not pid:
             try:
                 work(place, reading, lines, jobs, args)
+            except SystemExit:
+                pass  # the campaign was ended
             except BaseException:
                 traceback.print_exc()
             finally:
