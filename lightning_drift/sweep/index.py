@@ -71,6 +71,15 @@ class Index:
         slots = dict.fromkeys(slot_column(slot) for cell in cells for slot, _ in cell.prompt.slots)
         return cls(rows, list(slots))
 
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether the head of a file is that of an index."""
+        if not path.is_file():
+            return False
+        with open(path, "rb") as file:
+            head = file.readline(2**16).decode("utf-8", "replace").strip().split(",")
+        return {"file", "prompt", "seed"} <= {name.strip('"') for name in head}
+
     @classmethod
     def load(cls, path: Path) -> "Index":
         """Read the CSV that `save` wrote; parameters and measures are text, as they stand in it.

@@ -1,5 +1,6 @@
 """What a sweep writes once all pictures are there: measures, index, tables, contact sheets, ranking page."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.text import listed
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.default_clip import default_clip
 from lightning_drift.drift.measures.features import Features
@@ -34,6 +36,23 @@ INDEX, PAGE, TABLES = "index.csv", "sweep.html", "tables.md"
 THUMBNAIL = 256
 """Longest side of a thumbnail; smaller pictures are their own."""
 _CHUNK = 64
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder whose files of a sweep's names are no sweep's: they would be written over.
+
+    A sweep's folder is known by its index, which is written first.
+
+    Raises:
+        UserError: Such a file lies there, and the index is missing or not of a sweep.
+    """
+    names = (INDEX, TABLES, PAGE, "sheets", "thumbnails")
+    taken = [name for name in names if os.path.lexists(folder / name)]
+    if taken and not Index.is_at(folder / INDEX):
+        raise UserError(
+            f"{folder} holds {listed(taken)}, which no sweep wrote; choose another folder",
+            "image_writer.output_dir",
+        )
 
 
 class SweepReport(Callback):

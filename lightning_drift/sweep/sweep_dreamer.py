@@ -22,7 +22,7 @@ from lightning_drift.stable_diffusion.sampling import Sampling, dream, encode_pr
 from lightning_drift.sweep.cells import SweepRequest
 from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.plan import plan
-from lightning_drift.sweep.report import SweepReport
+from lightning_drift.sweep.report import SweepReport, refuse_foreign
 
 IMAGES = "images"
 """The folder of a sweep's pictures, within the output folder."""
@@ -92,6 +92,7 @@ class SweepDreamer(LightningModule):
         _check_sweep(data)
         self._prompts = data.prompts
         writer = next(c for c in trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
+        refuse_foreign(writer.output_dir)
         return plan(data, self, writer.output_dir, trainer.strategy.root_device, trainer.world_size)
 
     def describe(self, request: SweepRequest) -> tuple[str, dict[str, str]]:

@@ -62,9 +62,9 @@ class Story:
             ),
         ]
         self.points = {(tag, step): value for tag, step, value in points}
-        self.twice = [
-            key for key, count in Counter((tag, step) for tag, step, _ in points).items() if count > 1
-        ]
+        # TensorBoard purges no tensors, which texts are: one that a resume tells again is there twice.
+        purged = [(tag, step) for tag, step, _ in points if tag not in tags["tensors"]]
+        self.twice = [key for key, count in Counter(purged).items() if count > 1]
 
     def lost_in(self, told: "Story") -> list[str]:
         """What another story tells otherwise than this one, in a line for each kind of loss."""

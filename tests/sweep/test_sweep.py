@@ -381,3 +381,20 @@ def test_a_damaged_picture_costs_its_cell_only(
     assert len(files) == 3
     assert damages.name not in files
     assert damages.name.rpartition("/")[2] not in (tmp_path / "sweep.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["index.csv", "tables.md", "sweep.html", "sheets/mine.png"])
+def test_a_sweep_writes_over_nothing_but_a_sweep(
+    tuned: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    assert main(command(tmp_path / "new", tuned)[3:]) == 2
+    told = capsys.readouterr().err
+    assert (
+        f"error: image_writer.output_dir: {tmp_path / 'new'} holds {name.partition('/')[0]}, which no" in told
+    )
+    assert path.read_text() == "mine"
+    (tmp_path / "new" / "index.csv").write_text("file,product,prompt,seed\r\n")  # a sweep's
+    assert main([*command(tmp_path / "new", tuned)[3:], "--dry_run"]) == 0
