@@ -19,7 +19,8 @@ exports. Most processes are forked from one that has imported everything (the co
 program's own); every tenth round starts the installed program. Moments follow from seed and round; a random
 time falls where the machine is by then.
 
-It ends with 1 if anything was lost, and names the command that repeats the round. Linux only.
+The table counts rounds, those with real processes, ends, partial files left in shared caches, and rounds
+with a loss. It ends with 1 if anything was lost, and names the command that repeats the round. Linux only.
 """
 
 import argparse
@@ -243,12 +244,12 @@ def tell(result: Result, done: int, of: int) -> None:
 
 def report(results: Sequence[Result], args: argparse.Namespace, seconds: float) -> int:
     """Print the tables, write the report, and say how a loss is repeated."""
-    print(f"\n{'kind':6}{'job':22}{'rounds':>8}{'real':>6}{'ends':>6}{'lost':>6}")
+    print(f"\n{'kind':6}{'job':22}{'rounds':>8}{'real':>6}{'ends':>6}{'left':>6}{'lost':>6}")
     for kind, job in sorted({(result.kind, result.job) for result in results}):
         own = [result for result in results if (result.kind, result.job) == (kind, job)]
-        ends = sum(len(result.fell) for result in own)
+        ends, left = sum(len(result.fell) for result in own), sum(len(result.left) for result in own)
         real, bad = sum(not result.warm for result in own), sum(bool(result.losses) for result in own)
-        print(f"{kind:6}{job:22}{len(own):8}{real:6}{ends:6}{bad:6}")
+        print(f"{kind:6}{job:22}{len(own):8}{real:6}{ends:6}{left:6}{bad:6}")
     print("\nwhere the kills fell:")
     places = Counter(
         f"{result.job.partition('-')[0]:9} {fell.partition(' (at')[0]}"

@@ -18,6 +18,10 @@ from scripts.campaign.events import Story, damage
 
 # A run made afresh has another number in its name; an export says the day.
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
+# A card's day changes its hash; an export says what it replaced.
+_REPLACED = re.compile(
+    r"(?s)Files that it replaced:.*|\n[0-9a-f]{64}  \S*README\.md|The sha256 of the text.*"
+)
 _OF_RUN = re.compile(r"(.*\.)?(ckpt_path|dict_kwargs|version)")
 
 
@@ -87,8 +91,9 @@ def content(path: Path) -> dict[str, Any]:
             return {str(number): row for number, row in enumerate(csv.reader(file))}
     if path.suffix == ".html":
         return page(path.read_text(encoding="utf-8"))
-    if path.suffix in (".md", ".txt"):
-        return {"text": _DAY.sub("DAY", path.read_text(encoding="utf-8"))}
+    if path.suffix in (".md", ".txt") or path.name == "NOTICE":
+        text = _DAY.sub("DAY", path.read_text(encoding="utf-8"))
+        return {"text": _REPLACED.sub("", text) if "NOTICE" in path.name else text}
     return {}
 
 

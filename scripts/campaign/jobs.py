@@ -10,6 +10,9 @@ from scripts.campaign.compare import compare, partials
 CONFIGS = Path(__file__).parents[2] / "configs"
 RUN = "tb_logs/coffee/lr4e-5_000"
 LAST_STEP = 6
+CACHES = "tb_logs/."
+"""What the names of caches begin with. What is there is not written again: what was killed while another run
+wrote the same stays. It is counted, and no loss."""
 
 _GRID = [
     "--seed_grid.num_inference_steps=3",
@@ -67,15 +70,14 @@ class Job:
             return ["fit", "-c", str((run / "config.yaml").relative_to(folder)), "--ckpt_path", "last"]
         return self.first(inputs)
 
-    def losses(self, reference: Path, folder: Path, finished: bool = True) -> list[str]:
+    def losses(self, reference: Path, folder: Path) -> list[str]:
         """What the working folder lacks of the reference's results.
 
         Args:
             reference: The unbroken run's working folder.
-            folder: The working folder.
-            finished: Whether the last command has ended well: then nothing partial may lie about.
+            folder: The working folder; its last command has ended well, so nothing partial may lie in it.
         """
-        left = [f"{name} was left behind" for name in partials(folder)] if finished else []
+        left = [f"{name} was left behind" for name in partials(folder) if not name.startswith(CACHES)]
         if self.command == "fit":
             run = newest_run(folder)
             if run is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from scripts.campaign.compare import compare, files, partials
 from scripts.campaign.events import damage
-from scripts.campaign.jobs import RUN
+from scripts.campaign.jobs import CACHES, RUN
 from scripts.campaign.processes import Process, end_orphans
 from scripts.campaign.rounds import Round
 
@@ -108,4 +108,6 @@ def _check_runs(round_: Round) -> None:
         for path in files(run):
             if path.name.startswith("events.out") and (reason := damage(path, killed)):
                 result.losses.append(f"{path.relative_to(round_.folder)}: {reason}")
-    result.losses += [f"{name} was left behind" for name in partials(round_.folder)]
+    left = partials(round_.folder)
+    result.left += [name for name in left if name.startswith(CACHES)]
+    result.losses += [f"{name} was left behind" for name in left if not name.startswith(CACHES)]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.campaign.calls import Calls
-from scripts.campaign.compare import is_partial, torn, whole_export
-from scripts.campaign.jobs import EARLIER, JOBS, Job
+from scripts.campaign.compare import is_partial, partials, torn, whole_export
+from scripts.campaign.jobs import CACHES, EARLIER, JOBS, Job
 from scripts.campaign.processes import PATIENCE, HungError, Process, end_orphans, shared_counter, start
 from scripts.campaign.watch import Watch
 
@@ -73,6 +73,7 @@ class Result:
         commands: What was run, in order, with the status.
         fell: Where it was ended, each time.
         losses: What was lost or wrong; empty if all is well.
+        left: Partial files left in the caches.
         seconds: How long the round took.
     """
 
@@ -83,6 +84,7 @@ class Result:
     commands: list[str] = field(default_factory=list)
     fell: list[str] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def values(self) -> dict[str, Any]:
@@ -160,9 +162,10 @@ class Round:
         end_orphans()
         self.compare()
 
-    def compare(self, folder: Path | None = None) -> None:
-        """Compare a working folder with the unbroken run's."""
-        self.result.losses += self.job.losses(self.place.reference(self.job), folder or self.folder)
+    def compare(self) -> None:
+        """Compare the working folder with the unbroken run's."""
+        self.result.losses += self.job.losses(self.place.reference(self.job), self.folder)
+        self.result.left += [name for name in partials(self.folder) if name.startswith(CACHES)]
 
     def check_torn(self) -> None:
         """No file at a final name may be torn, however a process ended; an earlier export is still there."""
