@@ -377,8 +377,9 @@ class DriftCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where everything is."""
+        lines = finished(self.trainer, self.run)  # asks all ranks
         if self.trainer.is_global_zero:
-            print("\n" + "\n".join(finished(self.trainer, self.run)), flush=True)
+            print("\n" + "\n".join(lines), flush=True)
 
     def after_validate(self) -> None:
         """Say where the grids are."""

@@ -9,7 +9,11 @@ from lightning_drift.corridor.choice import choose
 from lightning_drift.corridor.overview import overview
 from lightning_drift.corridor.page import corridor_page
 from lightning_drift.corridor.read import read
-from lightning_drift.images.png import save_png
+from lightning_drift.images.decode import UndecodableError, read_file
+from lightning_drift.images.png import Picture, write_png
+from lightning_drift.images.png_chunks import text_of
+
+_SHEET_BY = "lightning-drift corridor sheet"
 
 
 def write_report(folder: Path, page: Path, own: bool = False) -> None:
@@ -32,7 +36,7 @@ def write_report(folder: Path, page: Path, own: bool = False) -> None:
     text = corridor_page(table, choose(table))
     with atomic_write(page) as file:
         file.write(text.encode())
-    save_png(page.with_suffix(".png"), overview(table))
+    write_png(page.with_suffix(".png"), Picture(None, page.stem, overview(table), {"Software": _SHEET_BY}))
 
 
 def _refuse_foreign(page: Path) -> None:
@@ -51,5 +55,13 @@ def _refuse_foreign(page: Path) -> None:
             raise UserError(f"{page} is no page of a corridor; choose another name", "to")
     elif os.path.lexists(page):
         raise UserError(f"{page} is no file; choose another name", "to")
-    elif os.path.lexists(sheet):
+    elif os.path.lexists(sheet) and not _is_sheet(sheet):
         raise UserError(f"{sheet} exists, and the page's contact sheet would replace it", "to")
+
+
+def _is_sheet(path: Path) -> bool:
+    """Whether a picture is a contact sheet that a report wrote."""
+    try:
+        return text_of(read_file(path), "Software") == _SHEET_BY
+    except UndecodableError:
+        return False

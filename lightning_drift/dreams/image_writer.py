@@ -13,8 +13,9 @@ from PIL import Image
 from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.images.contact_sheet import contact_sheet
-from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.images.decode import UndecodableError, decode, read_file
 from lightning_drift.images.png import Picture, parameters_digest, stored_parameters, write_png
+from lightning_drift.images.png_chunks import text_of
 
 _SHEET_BY = "lightning-drift contact sheet"
 SHEET_SIDE = 8192  # pixels; the contact sheet's thumbnails shrink to stay below it
@@ -141,9 +142,8 @@ class ImageWriter(BasePredictionWriter):
 
 
 def _is_sheet(path: Path) -> bool:
-    """Whether a picture is a contact sheet that was written here; its header alone is read."""
+    """Whether a picture is a contact sheet that was written here."""
     try:
-        with Image.open(path) as image:
-            return bool(image.info.get("Software") == _SHEET_BY)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return text_of(read_file(path), "Software") == _SHEET_BY
+    except UndecodableError:
         return False

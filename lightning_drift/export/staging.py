@@ -54,6 +54,7 @@ class Staging:
                 name for name in names if name != OPENRAIL_FILE
             ]  # the other exports in the folder share it
         former = {} if self._inside else self._former(texts, notice)
+        last = signed(texts[notice], home, names, {})
         _write(home / notice, signed(texts[notice], home, names, former))
         for path in home.rglob("*"):
             if path.is_file():
@@ -75,6 +76,8 @@ class Staging:
                 [self._target.name, *texts], key=lambda name: (name != notice, name not in texts)
             ):
                 os.replace(home / name, self._target.with_name(name))
+            if former:  # all is there: the notice need not know what was replaced any more
+                _write(self._target.with_name(notice), last)
 
     def _former(self, texts: Mapping[str, str], notice: str) -> dict[str, str]:
         """The sha256 of what is about to be replaced, the notice left out."""

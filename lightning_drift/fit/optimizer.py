@@ -20,7 +20,10 @@ def check_rate(rate: object, option: str) -> float:
     try:
         return real(rate, option, above=0, high=1)
     except UserError as error:
-        raise UserError(f"{error.message}; the recipe's rate is 2e-6", option) from error
+        message = (
+            f"{rate} is out of range; give one above 0 and up to 1" if type(rate) is float else error.message
+        )
+        raise UserError(f"{message}; the recipe's rate is 2e-6", option) from error
 
 
 def make_optimizer(

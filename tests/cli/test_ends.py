@@ -114,7 +114,8 @@ def test_a_closed_terminal_ends_a_predict_which_counts_its_pictures() -> None:
     status, line = ended(process)
     assert status == 129
     count = len(list(Path("my dreams").glob("*.png")))
-    assert f"stopped by SIGHUP (its terminal was closed) with {count} pictures written to my dreams" in line
+    pictures = f"{count} picture{'s' * (count != 1)}"
+    assert f"stopped by SIGHUP (its terminal was closed) with {pictures} written to my dreams" in line
     assert command_in(line) == [*PREDICT, "--data.seeds=0-999", "--image_writer.output_dir=my dreams"]
     assert complete("my dreams")
 

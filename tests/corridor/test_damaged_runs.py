@@ -358,7 +358,7 @@ def test_a_page_holds_nothing_from_outside_its_folder(
     write_run(outside / "d", 4e-6, (8,), DREAM, prompts=("one more secret", "b"))
     (runs / "d").symlink_to(outside / "d")
     status, err, text = report(runs, capsys)
-    assert status == 0
+    assert status == 0, err
     assert "secret" not in text.replace(str(outside), "")
     assert pictures_of(text) <= pictures_of(before)
     assert [run["name"] for run in data(text)["runs"]] == ["a", "b"]
