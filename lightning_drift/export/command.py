@@ -188,6 +188,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(export(**options))
     except Ended as end:
         again = shlex.join(["lightning-drift", "export", *words])
-        end.reached = f"before the export was finished; start it again with: {again}"
+        end.reached = end.reached or f"before the export was finished; start it again with: {again}"
         raise
     return 0

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning_drift.common.atomic import atomic_write, private_folder
+from lightning_drift.common.ends import Ended
 from lightning_drift.common.errors import UserError
 from lightning_drift.export.manifest import signed
 from lightning_drift.export.model_card import OPENRAIL_FILE
@@ -24,6 +25,7 @@ class Staging:
 
     Attributes:
         path: Where to write the file or folder; it has the target's name.
+        is_published: Whether it lies at its place.
     """
 
     def __init__(self, folder: Path, target: Path, form: str, overwrite: bool) -> None:
@@ -31,6 +33,7 @@ class Staging:
         self._target = target
         self._inside = form == "diffusers"
         self._overwrite = overwrite
+        self.is_published = False
 
     def publish(self, texts: Mapping[str, str]) -> None:
         """Write the texts, flush everything to disk, and rename it to its place.
@@ -76,6 +79,7 @@ class Staging:
                 [self._target.name, *texts], key=lambda name: (name != notice, name not in texts)
             ):
                 os.replace(home / name, self._target.with_name(name))
+            self.is_published = True
             if former:  # all is there: the notice need not know what was replaced any more
                 _write(self._target.with_name(notice), last)
 
@@ -94,6 +98,7 @@ class Staging:
             if old.exists():
                 old.rename(self._target)
             raise
+        self.is_published = True
 
 
 def _write(path: Path, text: str) -> None:
@@ -114,9 +119,15 @@ def staging(target: Path, form: str, overwrite: bool) -> Iterator[Staging]:
         UserError: It cannot be written.
     """
     missing = [parent for parent in target.absolute().parents if not parent.exists()]
+    stage = None
     try:
         with private_folder(target) as folder:
-            yield Staging(folder, target, form, overwrite)
+            stage = Staging(folder, target, form, overwrite)
+            yield stage
+    except Ended as end:
+        if stage is not None and stage.is_published:
+            end.reached = f"when {target} was written, with nothing left to do"
+        raise
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     finally:

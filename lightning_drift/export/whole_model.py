@@ -47,7 +47,7 @@ def export_whole(
         size = sum(path.stat().st_size for path in written.weight_files.values())
         done = Exported(target, size, written.hash, search_report)
         stage.publish(companions(facts, target, form, search_report))
-    refuse_other_outputs(expected, outputs, target)
+        refuse_other_outputs(expected, outputs, target)
     return done
 
 

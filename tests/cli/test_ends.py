@@ -165,6 +165,22 @@ def test_an_export_that_is_ended_leaves_nothing(place: str, capsys: Any, monkeyp
     assert status == 0, err
 
 
+@pytest.mark.parametrize("form", ["safetensors", "diffusers"])
+def test_an_export_that_is_ended_when_it_lies_there_says_so(form: str, capsys: Any, monkeypatch: Any) -> None:
+    with monkeypatch.context() as patch:
+        name = "lightning_drift.export.whole_model.refuse_other_outputs"
+        patch.setattr(name, lambda *_, **__: signal.raise_signal(signal.SIGHUP))
+        status, _, err = say(capsys, "export", "--ckpt_path", "pocket", "--to", "out", "--format", form)
+    assert status == 129
+    assert "was written, with nothing left to do" in err
+    assert complete("out")
+    written = Path("out") if form == "diffusers" else Path("out/pocket.safetensors")
+    assert (
+        main(["predict", f"--model.pipeline={written}", "--data.seeds=0", "--model.num_inference_steps=1"])
+        == 0
+    )
+
+
 def test_a_fit_whose_output_nobody_reads_any_more_goes_on_to_its_end() -> None:
     reader, writer = os.pipe()
     process = start(*FIT, "--trainer.max_steps=2", stdout=writer)
