@@ -28,11 +28,11 @@ def file_name(value: object, option: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{value!r} is not a name", option)
     shown = value if len(value) <= 60 else value[:60] + "…"
-    if len(value.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES:
-        raise UserError(f"the name {shown!r} is longer than {MAX_NAME_BYTES} bytes", option)
     unfit = [c for c in value if c in _RESERVED or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
     if unfit:
         raise UserError(f"the name {shown!r} holds {unfit[0]!r}, which a file's name cannot", option)
+    if len(value.encode()) > MAX_NAME_BYTES:
+        raise UserError(f"the name {shown!r} is longer than {MAX_NAME_BYTES} bytes", option)
     if value[0] in ".-~ " or value[-1] in ". ":
         raise UserError(
             f"{shown!r} is not a file's name: one begins with a letter or a digit and ends in neither a dot "

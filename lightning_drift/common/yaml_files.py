@@ -57,7 +57,8 @@ def parse_yaml(text: str) -> Any:
         raise
     except RecursionError as error:
         raise UserError("is not YAML that can be read: it is nested too deeply") from error
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    # A value under a tag that it does not fit (`!!timestamp 1`) fails in whatever way its constructor does.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise UserError(f"is not YAML: {' '.join(str(error).split())[:300]}") from error
 
 

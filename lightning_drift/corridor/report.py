@@ -9,9 +9,7 @@ from lightning_drift.corridor.choice import choose
 from lightning_drift.corridor.overview import overview
 from lightning_drift.corridor.page import corridor_page
 from lightning_drift.corridor.read import read
-from lightning_drift.images.decode import UndecodableError, read_file
-from lightning_drift.images.png import Picture, write_png
-from lightning_drift.images.png_chunks import text_of
+from lightning_drift.images.png import Picture, is_made_by, write_png
 
 _SHEET_BY = "lightning-drift corridor sheet"
 
@@ -55,13 +53,5 @@ def _refuse_foreign(page: Path) -> None:
             raise UserError(f"{page} is no page of a corridor; choose another name", "to")
     elif os.path.lexists(page):
         raise UserError(f"{page} is no file; choose another name", "to")
-    elif os.path.lexists(sheet) and not _is_sheet(sheet):
+    elif os.path.lexists(sheet) and not is_made_by(sheet, _SHEET_BY):
         raise UserError(f"{sheet} exists, and the page's contact sheet would replace it", "to")
-
-
-def _is_sheet(path: Path) -> bool:
-    """Whether a picture is a contact sheet that a report wrote."""
-    try:
-        return text_of(read_file(path), "Software") == _SHEET_BY
-    except UndecodableError:
-        return False

@@ -13,9 +13,8 @@ from PIL import Image
 from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.images.contact_sheet import contact_sheet
-from lightning_drift.images.decode import UndecodableError, decode, read_file
-from lightning_drift.images.png import Picture, parameters_digest, stored_parameters, write_png
-from lightning_drift.images.png_chunks import text_of
+from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.images.png import Picture, is_made_by, parameters_digest, stored_parameters, write_png
 
 _SHEET_BY = "lightning-drift contact sheet"
 SHEET_SIDE = 8192  # pixels; the contact sheet's thumbnails shrink to stay below it
@@ -135,15 +134,7 @@ class ImageWriter(BasePredictionWriter):
             images.append(image)
         sheet = contact_sheet(images, rows=rows if any(rows) else None, columns=columns)
         path = self.output_dir / "contact_sheet.png"
-        if os.path.lexists(path) and not (path.is_file() and _is_sheet(path)):
+        if os.path.lexists(path) and not (path.is_file() and is_made_by(path, _SHEET_BY)):
             notice(f"{path} is no contact sheet of lightning-drift; it stays, and no sheet is written")
             return
         write_png(path, Picture(None, "contact_sheet", sheet, {"Software": _SHEET_BY}))
-
-
-def _is_sheet(path: Path) -> bool:
-    """Whether a picture is a contact sheet that was written here."""
-    try:
-        return text_of(read_file(path), "Software") == _SHEET_BY
-    except UndecodableError:
-        return False

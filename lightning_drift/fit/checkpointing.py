@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lightning_drift.common.numbers import shown, whole
 from lightning_drift.common.text import byte_size
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.weights.finite import refuse_not_finite
+from lightning_drift.weights.torch_file import refuse_packed
 
 MARGIN = 64 * 2**20  # bytes left free beside a checkpoint, for event files and pictures
 MAX_STEP = 10**18  # no step of a fit is this high
@@ -67,11 +69,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Open a checkpoint of a fit, memory-mapped, on the CPU.
 
     Raises:
-        UserError: If it is missing, damaged, holds anything but tensors and plain data, or is not a
+        UserError: If it is missing, damaged, packed, holds anything but tensors and plain data, or is not a
             checkpoint.
     """
     if not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}")
+    if zipfile.is_zipfile(path):
+        refuse_packed(Path(path))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # zip, pickle and mapping errors share no base class

@@ -8,8 +8,8 @@ def infotext(prompt: str, negative_prompt: str, settings: Mapping[str, object]) 
     """Format generation parameters.
 
     The layout: the prompt, a line ``Negative prompt: …`` if there is one, and one last line ``key: value,
-    key: value`` that readers split on commas; a value holding a comma, a colon or a line break is
-    JSON-quoted.
+    key: value`` that readers split on commas; a value holding a comma, a colon or a line break, or
+    beginning with a quotation mark, which readers would take off, is JSON-quoted.
 
     Args:
         prompt: The prompt, any text.
@@ -25,4 +25,5 @@ def infotext(prompt: str, negative_prompt: str, settings: Mapping[str, object]) 
 
 
 def _quote(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
+    needed = value.startswith('"') or any(mark in value for mark in ",:\n")
+    return json.dumps(value, ensure_ascii=False) if needed else value

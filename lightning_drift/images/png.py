@@ -57,6 +57,14 @@ def stored_parameters(path: Path) -> str | None:
     return text
 
 
+def is_made_by(path: Path, software: str) -> bool:
+    """Whether a file is a PNG whose ``Software`` text is this one; False for one that cannot be read."""
+    try:
+        return text_of(read_file(path), "Software") == software
+    except UndecodableError:
+        return False
+
+
 def write_png(path: Path, picture: Picture) -> None:
     """Write a picture as a PNG, complete or not at all.
 

@@ -64,7 +64,7 @@ def load_torch_file(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     if is_zip:
-        _refuse_packed(path)
+        refuse_packed(path)
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -89,7 +89,7 @@ def load_torch_file(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def _refuse_packed(path: Path) -> None:
+def refuse_packed(path: Path) -> None:
     """Refuse an archive that grows when it is unpacked; ``torch.save`` only stores."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -70,6 +70,7 @@ def test_single_numbers(value: Any, low: int | None, high: int | None) -> None:
 
 
 @given(st.one_of(texts, values))
+@example("\udd00")
 def test_names(value: Any) -> None:
     name = value_or_sentence(lambda: file_name(value, "seed_grid.groups"))
     if name is not None:
@@ -192,6 +193,7 @@ yaml_lines = st.lists(
 
 
 @given(st.one_of(yaml_lines, texts, values.map(json_text)))
+@example("r: !!timestamp 1")
 @example("a: &a [x]\nb: &b [*a, *a, *a, *a]\nc: &c [*b, *b, *b, *b]\n" + "d: [*c, *c, *c, *c]")
 def test_yaml_files(folder: Path, text: str) -> None:
     path = folder / "config.yaml"
@@ -241,6 +243,7 @@ _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
         max_size=3,
     ),
 )
+@example("", "", ['"a"', "x", "y"])
 def test_infotext_is_read_back_as_a1111_does(prompt: str, negative: str, settings: list[str]) -> None:
     given_pairs = dict(
         zip(("Steps", "Sampler", "Model"), (text.strip() or "x" for text in settings), strict=True)

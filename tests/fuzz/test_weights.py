@@ -3,6 +3,7 @@
 import json
 import struct
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.bounded import value_or_sentence
+from helpers.bounded import bounded, value_or_sentence
 from helpers.hostile import changed, json_text, texts, values, with_a_wrong_value
 from helpers.paths import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from lightning_drift.common.errors import UserError
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.stable_diffusion.diffusers_folder import read_folder
 from lightning_drift.stable_diffusion.loading import open_pipeline
@@ -161,3 +163,21 @@ def test_what_a_checkpoint_says_of_itself(folder: Path, said: Any) -> None:
     path.write_bytes(torch_file({**said, "state_dict": {"unet.a": torch.ones(2)}}))
     value_or_sentence(lambda: read_checkpoint(path))
     value_or_sentence(lambda: open_pipeline(str(path)))
+
+
+@pytest.mark.parametrize("read", [open_weights, read_checkpoint])
+def test_a_packed_archive_is_not_unpacked(read: Any, folder: Path) -> None:
+    """A small file whose description unpacks to more than may be taken."""
+    path = folder / "model.ckpt"
+    with (
+        zipfile.ZipFile(BytesIO(CHECKPOINT)) as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            data = plain.read(name)
+            # None, pushed and popped 150 million times
+            packed.writestr(
+                name, data[:2] + b"N0" * (150 * 2**20) + data[2:] if name.endswith(".pkl") else data
+            )
+    with pytest.raises(UserError, match="archive"), bounded(memory=2**27):
+        read(path)
