@@ -73,7 +73,7 @@ def shown(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a number of {value.bit_length()} bits"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return f"{value:g}"  # 2 as it was written, not 2.0
+        return f"{value:.0f}"  # 2 as it was written, not 2.0
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}… (a {type(value).__name__})"
 

@@ -137,7 +137,9 @@ def learning_rates(value: str | float | Iterable[float]) -> list[float]:
     [1e-06, 4e-06]
     """
     try:
-        rates = sorted(check_rate(rate, "corridor.lr") for rate in decimals(value, "corridor.lr"))
+        numbers = decimals(value, "corridor.lr")
+        # A message shows 2 as it was written, not 2.0.
+        rates = sorted(check_rate(int(n) if n.is_integer() else n, "corridor.lr") for n in numbers)
     except UserError as error:
         raise UserError(f"{error.message}; a list is {_EXAMPLE}", "corridor.lr") from error
     names: dict[str, float] = {}
