@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +39,13 @@ def placed(module: nn.Module, device: torch.device, dtype: torch.dtype | None = 
         yield
     finally:
         nn.Module.to(module, device=home, dtype=precision)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """No autocast of a surrounding fit, for a while; devices that have none, such as meta, are left alone."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -1,5 +1,6 @@
 """DreamBooth: the full fine-tune of UNet and text encoder, and only the method."""
 
+from copy import copy
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.modules import without_autocast
 from lightning_drift.common.numbers import whole
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import check_text
@@ -139,9 +141,11 @@ class DreamBooth(LightningModule):
         Raises:
             UserError: If it cannot be loaded or a part that is to be trained has no trainable parameter.
         """
-        if self.stable_diffusion is not None:
-            return
-        self.stable_diffusion = model = load_stable_diffusion(self.pipeline, base=self.base)
+        if self.stable_diffusion is None:
+            self._take(load_stable_diffusion(self.pipeline, base=self.base))
+
+    def _take(self, model: StableDiffusion) -> None:
+        self.stable_diffusion = model
         # UNet and text encoder are this module's weights; the autoencoder is a tool and stays out of its
         # state.
         self.unet, self.text_encoder = model.unet, model.text_encoder
@@ -167,6 +171,20 @@ class DreamBooth(LightningModule):
             )
         self.input_ids = self._tokenize()
         self._weight_change = WeightChange(self.trained()) if self.weight_change_every_n_steps else None
+
+    def over(self, model: StableDiffusion, trainer: Any) -> "DreamBooth":
+        """The same method over another model and Trainer, such as a model without weights that is rehearsed.
+
+        Nothing is watched, and this module is not changed.
+        """
+        twin = copy(self)
+        twin._modules = {}
+        twin._trainer = trainer
+        twin.watch = StepWatch(model.unet.device)
+        twin._frozen_condition = None
+        twin.weight_change_every_n_steps = 0
+        twin._take(model)
+        return twin.to(model.unet.device)
 
     def trained(self) -> dict[str, torch.nn.Module]:
         """The modules that are trained, by name."""
@@ -284,7 +302,7 @@ class DreamBooth(LightningModule):
             Mean squared error over all elements against the noise, or against the velocity (Salimans & Ho
             2022, appendix D) for a v-prediction model; a scalar.
         """
-        with torch.autocast(latents.device.type, enabled=False):
+        with without_autocast(latents.device):
             noisy = self.scheduler.add_noise(latents, noise, timesteps)
             if self.scheduler.config.prediction_type == "v_prediction":
                 target = self.scheduler.get_velocity(latents, noise, timesteps)

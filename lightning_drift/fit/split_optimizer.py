@@ -79,7 +79,7 @@ class SplitOptimizer(Optimizer):
         """
         inverse = _inverse(scale)
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norms = [torch.linalg.vector_norm(gradient.float() * inverse) for gradient in gradients]
+        norms = [torch.linalg.vector_norm(gradient.to(torch.float32, copy=True).mul_(inverse)) for gradient in gradients]
         total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return total
 
@@ -120,6 +120,7 @@ class SplitOptimizer(Optimizer):
         master = self._masters[parameter]
         master.data = full_weight(parameter)
         gradient = parameter.grad.float()  # type: ignore[union-attr]
+        parameter.grad = None  # makes room for this tensor's scratch
         for factor in factors:
             gradient = gradient.mul_(factor)
         master.grad = gradient

@@ -67,7 +67,7 @@ def split_parameters_(module: nn.Module) -> None:
             and not is_split(layer.weight)
         ):
             half, remainder = split(layer.weight.detach())
-            if not torch.isfinite(half).all():
+            if not (half.is_meta or torch.isfinite(half).all()):
                 raise UserError(
                     f"{prefix}.weight holds a number above {LARGEST:g}, which float16 does not hold"
                 )

@@ -1,0 +1,198 @@
+"""A training step, and what lies between steps, run on a model without weights and counted."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_drift.common.modules import eval_mode
+from lightning_drift.forecast.autocast import CudaAutocast
+from lightning_drift.forecast.ledger import Ledger, storage_bytes, total
+from lightning_drift.stable_diffusion.autoencoder import vae_factor
+from lightning_drift.stable_diffusion.loading import StableDiffusion
+from lightning_drift.stable_diffusion.opened_pipeline import PARTS
+
+PRECISIONS = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16, "32-true": None, "32": None}
+"""What can be rehearsed, and what autocast computes in."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What decides a step's memory beside the module.
+
+    Attributes:
+        device: "cuda" or "cpu": whose attention, and whose way of updating many tensors at once.
+        precision: The Trainer's; one of `PRECISIONS`.
+        batch_size: Photos per step.
+        side: Pixels of a photo.
+        gradient_clip_val: The Trainer's.
+        gradient_clip_algorithm: The Trainer's.
+        accumulate_grad_batches: The Trainer's.
+        world_size: Processes.
+    """
+
+    device: str = "cuda"
+    precision: str = "16-mixed"
+    batch_size: int = 1
+    side: int = 512
+    gradient_clip_val: float | None = 1.0
+    gradient_clip_algorithm: str | None = None
+    accumulate_grad_batches: int = 1
+    world_size: int = 1
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """Autocast as `CudaAutocast` replays it."""
+        dtype = PRECISIONS[self.precision]
+        return nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)
+
+    def trainer(self, device: torch.device) -> Any:
+        """What a module asks of its Trainer."""
+        scale = torch.empty((), device=device) if device.type == "meta" else torch.tensor(65536.0, device=device)
+        scaler = SimpleNamespace(_get_scale_async=lambda: scale) if self.precision == "16-mixed" else None
+        return SimpleNamespace(
+            global_step=0,
+            precision=self.precision,
+            gradient_clip_val=self.gradient_clip_val,
+            gradient_clip_algorithm=self.gradient_clip_algorithm,
+            accumulate_grad_batches=self.accumulate_grad_batches,
+            world_size=self.world_size,
+            datamodule=None,
+            strategy=SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler)),
+        )
+
+
+class Beside(Protocol):
+    """What computes on the model's device between steps: the seed grid, the measures."""
+
+    phase: str
+
+    def rehearse(self, model: StableDiffusion, forward_context: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Do once what takes most memory, on a model that may be without weights."""
+
+
+@dataclass
+class Rehearsal:
+    """What was counted.
+
+    Attributes:
+        peaks: For each phase ("step", "photos", "grid", ...) the bytes by part, when most was alive.
+        work: Of a step: arithmetic in FLOP and bytes moved, operation by operation.
+        checkpoint: Bytes of weights and optimizer state in a checkpoint.
+    """
+
+    peaks: dict[str, dict[str, int]] = field(default_factory=dict)
+    work: list[tuple[float, int]] = field(default_factory=list)
+    checkpoint: int = 0
+
+    def phase(self) -> str:
+        """The phase that takes most."""
+        return max(self.peaks, key=lambda phase: total(self.peaks[phase]))
+
+
+def rehearse(module: Any, model: StableDiffusion, scene: Scene, beside: Sequence[Beside] = ()) -> Rehearsal:
+    """Count a fit: a step after the first, the encoding of the photos, and what lies between steps.
+
+    Args:
+        module: A `DreamBooth`; not changed.
+        model: Its base, on the device whose tensors are counted: meta, or a real one.
+        scene: What decides memory beside the module.
+        beside: What computes between steps.
+
+    Raises:
+        Exception: Whatever an optimizer raises that looks at numbers, which a tensor without any has not.
+    """
+    device = model.unet.device
+    # What a fit changes is changed in a copy.
+    model = replace(model, **{part: deepcopy(getattr(model, part)) for part in PARTS})
+    twin = module.over(model, scene.trainer(device))
+    for part in twin.trained().values():
+        part.train()
+    optimizer = twin.configure_optimizers()
+    _take_devices_way(optimizer, scene.device)
+    ledger, told = Ledger(device.type), Rehearsal()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    with ledger:
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            ledger.see(tensor, "weights")
+        for parameter in parameters:
+            for tensor in _tensors(vars(parameter)):
+                ledger.see(tensor, "remainders")
+            parameter.register_post_accumulate_grad_hook(lambda made: ledger.see(made.grad, "gradients"))
+        told.peaks["photos"] = _encode_photos(twin, ledger, scene)
+        begun, begin = len(ledger.work), ledger.mark()
+        _step(twin, optimizer, ledger, scene)
+        # The first update makes it, and all others find it there.
+        for tensor in _tensors(optimizer.state):
+            ledger.see_lasting(tensor, "optimizer state")
+        told.peaks["step"] = ledger.peak(begin)
+        told.work = ledger.work[begun:]
+        for each in beside:
+            begin = ledger.mark()
+            with eval_mode(twin.unet, twin.text_encoder), CudaAutocast(scene.device):
+                each.rehearse(model, scene.forward_context)
+            told.peaks[each.phase] = ledger.peak(begin)
+    weights = sum(tensor.numel() * 4 for tensor in twin.parameters())
+    told.checkpoint = weights + storage_bytes(_tensors(optimizer.state))
+    return told
+
+
+def _encode_photos(twin: Any, ledger: Ledger, scene: Scene) -> dict[str, int]:
+    vae = twin.stable_diffusion.vae
+    if twin.latents_mode == "cached":
+        begin = ledger.mark()
+        with torch.no_grad(), CudaAutocast(scene.device):
+            deepcopy(vae).encode(torch.empty((1, 3, scene.side, scene.side), device=vae.device))
+        return ledger.peak(begin)
+    for tensor in vae.parameters():
+        ledger.see(tensor, "other")
+    return ledger.peak(ledger.mark())
+
+
+def _take_devices_way(optimizer: Any, device: str) -> None:
+    """PyTorch updates all tensors at once on CUDA, one by one elsewhere, unless the optimizer was told."""
+    for group in optimizer.param_groups:
+        if device == "cuda" and group.get("foreach", 0) is None and not group.get("fused"):
+            group["foreach"] = True
+
+
+def _step(twin: Any, optimizer: Any, ledger: Ledger, scene: Scene) -> None:
+    """A training step in the Trainer's order."""
+    device = twin.unet.device
+    model = twin.stable_diffusion
+    batch: dict[str, Any] = {"position": list(range(scene.batch_size))}
+    if twin.latents_mode == "cached":
+        side = scene.side // vae_factor(model)
+        shape = (scene.batch_size, model.vae.config.latent_channels, side, side)
+        batch |= {name: torch.zeros(shape, device=device) for name in ("mean", "std")}
+    else:
+        batch["pixel_values"] = torch.zeros((scene.batch_size, 3, scene.side, scene.side), device=device)
+
+    def closure() -> Tensor:
+        with CudaAutocast(scene.device) as replay:
+            with scene.forward_context():
+                loss: Tensor = twin.training_step(batch, 0)
+            replay.forget()
+            ledger.name_rest("activations")
+            # Not Tensor.backward, which turns the replay off: a checkpoint computes its forward again in it.
+            torch.autograd.backward(loss)
+        twin.configure_gradient_clipping(optimizer, scene.gradient_clip_val, scene.gradient_clip_algorithm)
+        return loss
+
+    twin.optimizer_step(0, 0, optimizer, closure)
+
+
+def _tensors(nested: Any) -> Iterator[Tensor]:
+    """The tensors in nested mappings and lists."""
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, Mapping):
+        for value in nested.values():
+            yield from _tensors(value)
+    elif isinstance(nested, list | tuple):
+        for value in nested:
+            yield from _tensors(value)
