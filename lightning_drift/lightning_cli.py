@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
@@ -39,6 +39,7 @@ from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.configuration import TENSORBOARD, class_at, same_class, with_prompts
 from lightning_drift.fit.optimizer import check_rate
 from lightning_drift.fit.outcome import finished, stopped
+from lightning_drift.fit.planning import dry_run
 from lightning_drift.fit.progress import StepProgressBar
 from lightning_drift.fit.resume import check_weights
 from lightning_drift.fit.runs import (
@@ -53,6 +54,7 @@ from lightning_drift.fit.runs import (
 )
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.forecast.plan import FitPlan
 from lightning_drift.parser import SentenceParser, expand_paths
 from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made, refuse_nulls
 
@@ -176,6 +178,17 @@ class DriftCLI(LightningCLI):
             parser.add_lightning_class_args(StepCheckpoint, "step_checkpoint")
             parser.add_lightning_class_args(SeedGrid, "seed_grid")
             parser.add_lightning_class_args(ClipDrift, "clip_drift")
+            if self._preparing == "fit":
+                parser.add_argument(
+                    "--dry_run",
+                    action="store_true",
+                    help="Print the plan of the fit, and load and write nothing.",
+                )
+                parser.add_argument(
+                    "--card",
+                    type=Optional[float],
+                    help="GiB of a graphics card to plan for, such as 8; by default the one that is here.",
+                )
             for section in ("model", "data"):
                 parser.link_arguments("seed_everything", f"{section}.init_args.seed", compute_fn=chosen_seed)
 
@@ -328,6 +341,9 @@ class DriftCLI(LightningCLI):
 
         Such a module has ``predict_plan(trainer, data) -> str``, which the first process calls.
         """
+        if subcommand == "fit" and self.config.fit.dry_run:
+            print(self.plan().describe(), flush=True)
+            return
         if subcommand == "predict":
             dry, plan = self.config.predict.dry_run, getattr(self.model, "predict_plan", None)
             if plan is not None and self.trainer.is_global_zero:
@@ -350,6 +366,21 @@ class DriftCLI(LightningCLI):
                 if not isinstance(error, UserError):
                     raise UserError(lacking) from error
             raise
+
+    def plan(self) -> FitPlan:
+        """What the fit would do and take.
+
+        Raises:
+            UserError: It cannot run as it is set up.
+        """
+        if not isinstance(self.model, DreamBooth):
+            raise UserError("--dry_run plans a fit of DreamBooth", "model")
+        config = self.config.fit
+        self.trainer.datamodule, self.model.trainer = self.datamodule, self.trainer
+        begin = self.run.step if self.run is not None else 0
+        return dry_run(
+            self.model, self.trainer, str(config.trainer.precision or "32-true"), config.card, begin
+        )
 
     @property
     def run(self) -> Run | None:

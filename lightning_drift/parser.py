@@ -51,6 +51,9 @@ _NESTED = re.compile(
     r"data\.slots\..+|data\.prompts\..+|data\.also\..+\.prompts|seed_grid\.groups\..+\.prompts"
 )
 
+OF_THE_PLAN = ("dry_run", "card")
+"""Options that ask what a command would do."""
+
 _NAMED_CLASSES = ("model", "data")
 """Sections that name a class, whose options depend on it."""
 
@@ -122,6 +125,13 @@ class SentenceParser(TextParser, LightningArgumentParser):
         return super().parse_args(
             None if args is None else mark_texts(args, find_text_option), *rest, **kwargs
         )
+
+    def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:
+        """A configuration as text, without what only asks for a plan: other commands take it too."""
+        kept = cfg.clone()
+        for option in OF_THE_PLAN:
+            kept.pop(option, None)
+        return super().dump(kept, *args, **kwargs)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a configuration: UTF-8, whatever the system's locale, and a regular file.

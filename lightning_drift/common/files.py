@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -123,3 +124,9 @@ def check_writable(folder: Path, option: str = "") -> None:
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
         raise UserError(f"cannot write to {folder}: {reason}", option) from error
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free where a folder lies or will lie."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from tqdm import tqdm
 from lightning_drift.common.errors import notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import whole
-from lightning_drift.drift.default_clip import VIT_L
+from lightning_drift.drift.default_clip import VIT_L, VIT_L_CONFIG, VIT_L_WEIGHTS
 from lightning_drift.drift.evaluator import DriftEvaluator
 from lightning_drift.drift.log import Reading, describe_run, log_reading, log_scalars
+from lightning_drift.drift.measures.frozen_clip import is_here, rehearse_clip
 from lightning_drift.drift.measures.language_probe import relative
-from lightning_drift.drift.measures.photo_loss import photo_loss
+from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS, photo_loss
 from lightning_drift.drift.probes import find_probes
 from lightning_drift.drift.references import References
 from lightning_drift.drift.state import DriftState
@@ -27,6 +29,8 @@ from lightning_drift.drift.verdict import Thresholds
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.fit.runs import run_of
 from lightning_drift.fit.seed_grid import GridPictures, SeedGrid
+from lightning_drift.forecast.rehearsal import Phase
+from lightning_drift.stable_diffusion.sampling import Sampling, rehearse_step
 
 DEFAULT_THRESHOLDS = Thresholds()
 
@@ -89,6 +93,32 @@ class ClipDrift(Callback):
         self._folder = Path()
         self._begun = False  # whether this fit's references have been taken
         self._references = References(cache_dir)
+
+    # -- before anything is loaded ----------------------------------------------------------------------
+
+    def phases(self) -> list[Phase]:
+        """What takes most memory of a measurement, for a rehearsal."""
+        grid = self._grid
+        if grid is None or self.steps == [] or not grid.phases():
+            return []
+        clip, (prompts, _) = self.clip, grid.groups.get(self.language or "", ([], []))
+        together = max(len(NOISE_LEVELS), len(prompts) + 1)
+        # Pictures are encoded too, which takes what decoding them takes.
+        measures = partial(rehearse_step, pictures=together, sampling=Sampling(guidance_scale=1.0))
+        phases = [Phase("measures", measures)]
+        if clip is not None:
+            phases.append(Phase("CLIP", lambda *_: rehearse_clip(clip, VIT_L_CONFIG), moves=True))
+        return phases
+
+    def to_fetch(self) -> dict[str, int | None]:
+        """The CLIP, if it is to be downloaded, with its bytes where they are known; the hub is not reached."""
+        if (
+            self.clip is None
+            or not any(phase.name == "CLIP" for phase in self.phases())
+            or is_here(self.clip)
+        ):
+            return {}
+        return {self.clip: 4 * VIT_L_WEIGHTS if self.clip == VIT_L else None}
 
     # -- when -------------------------------------------------------------------------------------------
 

@@ -16,7 +16,9 @@ from lightning_drift.common.numbers import whole
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
+from lightning_drift.fit.memory import Memory
 from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
+from lightning_drift.fit.planning import start
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
 from lightning_drift.fit.resume import check_optimizer_state
 from lightning_drift.fit.split_optimizer import SplitOptimizer, check_split
@@ -24,7 +26,13 @@ from lightning_drift.fit.step_log import LogSteps
 from lightning_drift.fit.step_watch import StepWatch
 from lightning_drift.fit.weight_change import WeightChange
 from lightning_drift.stable_diffusion.autoencoder import vae_factor
-from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
+from lightning_drift.stable_diffusion.loading import (
+    StableDiffusion,
+    empty_opened,
+    load_opened,
+    open_pipeline,
+)
+from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 from lightning_drift.stable_diffusion.sampling import native_size
 from lightning_drift.weights.split_weights import LARGEST
 
@@ -59,7 +67,9 @@ class DreamBooth(LightningModule):
         memory: How the trained weights are kept: "full" in float32; "split" as the float16 numbers that mixed
             precision computes with, and 16-bit remainders. Both compute the same. "split" has half the
             gradients, and needs ``trainer.precision`` 16-mixed on a GPU,
-            one device and ``trainer.accumulate_grad_batches`` 1. Runs go from one to the other.
+            one device and ``trainer.accumulate_grad_batches`` 1. Runs go from one to the other. "auto" takes
+            the first of them whose forecast fits the GPU's free memory, and says which and why; "full" on
+            a CPU.
         gradient_checkpointing: Recompute activations in the backward pass; saves memory only at batch sizes
             above 1.
         weight_change_every_n_steps: How often to log the relative weight change of each block; 0 for never.
@@ -79,7 +89,7 @@ class DreamBooth(LightningModule):
         optimizer_args: dict[str, Any] | None = None,
         pad_tokens: Literal["maximum", "none"] = "maximum",
         latents: Literal["cached", "reencode"] = "cached",
-        memory: Literal["full", "split"] = "full",
+        memory: Memory = "full",
         gradient_checkpointing: bool = False,
         weight_change_every_n_steps: int = 50,
         log_every_n_steps: int = 10,
@@ -115,6 +125,7 @@ class DreamBooth(LightningModule):
         self.resumed_changes: dict[str, tuple[Any, Any]] = {}  # of the recipe: what it was, what it is
         self.watch = StepWatch()
         self._frozen_condition: Tensor | None = None
+        self._opened: OpenedPipeline | None = None  # between setup and configure_model
 
     # -- loading ----------------------------------------------------------------------------------------
 
@@ -134,6 +145,11 @@ class DreamBooth(LightningModule):
                 f"{precision.removesuffix('true')}mixed or 32-true",
                 "trainer.precision",
             )
+        if stage == "fit" and self.stable_diffusion is None:
+            self._opened = open_pipeline(self.pipeline, base=self.base)
+            start(self, self.trainer, empty_opened(self._opened))
+        elif self.memory == "auto":
+            self.memory = "full"
 
     def configure_model(self) -> None:
         """Load the base pipeline, once.
@@ -142,7 +158,8 @@ class DreamBooth(LightningModule):
             UserError: If it cannot be loaded or a part that is to be trained has no trainable parameter.
         """
         if self.stable_diffusion is None:
-            self._take(load_stable_diffusion(self.pipeline, base=self.base))
+            opened, self._opened = self._opened or open_pipeline(self.pipeline, base=self.base), None
+            self._take(load_opened(opened))
 
     def _take(self, model: StableDiffusion) -> None:
         self.stable_diffusion = model

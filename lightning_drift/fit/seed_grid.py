@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,9 +24,16 @@ from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
 from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.fit.progress import GRID_BAR
+from lightning_drift.forecast.rehearsal import Phase
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.png import save_png
-from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream_all
+from lightning_drift.stable_diffusion.sampling import (
+    Sampling,
+    check_size,
+    dream_all,
+    rehearse_decoding,
+    rehearse_step,
+)
 
 MOST_PICTURES = 10_000
 """Pictures of one milestone at most."""
@@ -222,6 +230,22 @@ class SeedGrid(Callback):
             return dream_all(
                 pl_module.stable_diffusion, keys, self.sampling, precision.forward_context, bar.update
             )
+
+    def phases(self) -> list[Phase]:
+        """What takes most memory of a grid, for a rehearsal."""
+        together = min(self.pictures, self.sampling.batch_size)
+        if not together or not self.milestones.steps:
+            return []
+        return [
+            Phase("grids", partial(rehearse_step, pictures=together, sampling=self.sampling)),
+            Phase("decoding", partial(rehearse_decoding, sampling=self.sampling)),
+        ]
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of one milestone, without the dial's."""
+        keys = {(p, s) for prompts, seeds in self.groups.values() for p in prompts for s in seeds}
+        return len(keys)
 
     def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
         """The row of drift values; a base that cannot be read again or a full disk costs the row only."""

@@ -79,7 +79,10 @@ class SplitOptimizer(Optimizer):
         """
         inverse = _inverse(scale)
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norms = [torch.linalg.vector_norm(gradient.to(torch.float32, copy=True).mul_(inverse)) for gradient in gradients]
+        norms = [
+            torch.linalg.vector_norm(gradient.to(torch.float32, copy=True).mul_(inverse))
+            for gradient in gradients
+        ]
         total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return total
 

@@ -15,7 +15,15 @@ _LOW = {
     *(Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm),
 }
 _HIGH = {
-    *(F.layer_norm, F.group_norm, torch.group_norm, torch.layer_norm, F.softmax, torch.softmax, Tensor.softmax),
+    *(
+        F.layer_norm,
+        F.group_norm,
+        torch.group_norm,
+        torch.layer_norm,
+        F.softmax,
+        torch.softmax,
+        Tensor.softmax,
+    ),
     *(F.mse_loss, torch.exp, Tensor.exp, torch.pow, Tensor.pow, Tensor.__pow__, torch.rsqrt, Tensor.rsqrt),
     *(torch.sum, Tensor.sum, torch.cumsum, Tensor.cumsum, torch.norm, Tensor.norm),
 }
@@ -63,7 +71,9 @@ class CudaAutocast(TorchFunctionMode):
     def _lower(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         if not x.is_floating_point() or x.dtype == dtype:
             return x
-        if not (x.is_leaf and x.requires_grad and x.dtype == torch.float32 and torch.is_autocast_cache_enabled()):
+        if not (
+            x.is_leaf and x.requires_grad and x.dtype == torch.float32 and torch.is_autocast_cache_enabled()
+        ):
             return x.to(dtype)
         if id(x) not in self._cache:
             self._cache[id(x)] = x, x.to(dtype)

@@ -2,7 +2,7 @@
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,8 +19,16 @@ PARTS = ("weights", "remainders", "gradients", "optimizer state", "casts", "acti
 
 _CAST = torch.ops.aten._to_copy.default
 _IDLE = {
-    *(torch.ops.aten.empty.memory_format, torch.ops.aten.empty_like.default, torch.ops.aten.empty_strided.default),
-    *(torch.ops.aten.detach.default, torch.ops.aten.new_empty.default, torch.ops.aten.new_empty_strided.default),
+    *(
+        torch.ops.aten.empty.memory_format,
+        torch.ops.aten.empty_like.default,
+        torch.ops.aten.empty_strided.default,
+    ),
+    *(
+        torch.ops.aten.detach.default,
+        torch.ops.aten.new_empty.default,
+        torch.ops.aten.new_empty_strided.default,
+    ),
 }
 """Operations that compute nothing."""
 
@@ -133,9 +141,3 @@ class Ledger(TorchDispatchMode):
 def total(parts: Mapping[str, int]) -> int:
     """The sum of a peak's parts, in bytes."""
     return sum(parts.values())
-
-
-def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the distinct storages of tensors, on whatever device."""
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())

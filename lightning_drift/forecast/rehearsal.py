@@ -1,18 +1,19 @@
 """A training step, and what lies between steps, run on a model without weights and counted."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_drift.common.modules import eval_mode
 from lightning_drift.forecast.autocast import CudaAutocast
-from lightning_drift.forecast.ledger import Ledger, storage_bytes, total
+from lightning_drift.forecast.ledger import Ledger, total
+from lightning_drift.forecast.state import tensors_in
 from lightning_drift.stable_diffusion.autoencoder import vae_factor
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS
@@ -52,7 +53,9 @@ class Scene:
 
     def trainer(self, device: torch.device) -> Any:
         """What a module asks of its Trainer."""
-        scale = torch.empty((), device=device) if device.type == "meta" else torch.tensor(65536.0, device=device)
+        scale = (
+            torch.empty((), device=device) if device.type == "meta" else torch.tensor(65536.0, device=device)
+        )
         scaler = SimpleNamespace(_get_scale_async=lambda: scale) if self.precision == "16-mixed" else None
         return SimpleNamespace(
             global_step=0,
@@ -66,13 +69,20 @@ class Scene:
         )
 
 
-class Beside(Protocol):
-    """What computes on the model's device between steps: the seed grid, the measures."""
+@dataclass(frozen=True)
+class Phase:
+    """Something that computes on the model's device between steps.
 
-    phase: str
+    Attributes:
+        name: What it is, such as "grids".
+        run: Does once what takes most memory, on a model that may be without weights; it is given the model
+            and what makes the context of the networks' calls.
+        moves: Whether it is done on the CPU where the device has no room for it.
+    """
 
-    def rehearse(self, model: StableDiffusion, forward_context: Callable[[], AbstractContextManager[Any]]) -> None:
-        """Do once what takes most memory, on a model that may be without weights."""
+    name: str
+    run: Callable[[StableDiffusion, Callable[[], AbstractContextManager[Any]]], None]
+    moves: bool = False
 
 
 @dataclass
@@ -81,20 +91,25 @@ class Rehearsal:
 
     Attributes:
         peaks: For each phase ("step", "photos", "grid", ...) the bytes by part, when most was alive.
-        work: Of a step: arithmetic in FLOP and bytes moved, operation by operation.
-        checkpoint: Bytes of weights and optimizer state in a checkpoint.
+        movable: The phases that are done on the CPU where the device has no room.
+        work: For each phase arithmetic in FLOP and bytes moved, operation by operation.
     """
 
     peaks: dict[str, dict[str, int]] = field(default_factory=dict)
-    work: list[tuple[float, int]] = field(default_factory=list)
-    checkpoint: int = 0
+    movable: set[str] = field(default_factory=set)
+    work: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
 
     def phase(self) -> str:
-        """The phase that takes most."""
-        return max(self.peaks, key=lambda phase: total(self.peaks[phase]))
+        """The phase that takes most, of those that must be on the device."""
+        return max(self.peaks.keys() - self.movable, key=lambda phase: total(self.peaks[phase]))
+
+    @property
+    def peak(self) -> int:
+        """Bytes of that phase."""
+        return total(self.peaks[self.phase()])
 
 
-def rehearse(module: Any, model: StableDiffusion, scene: Scene, beside: Sequence[Beside] = ()) -> Rehearsal:
+def rehearse(module: Any, model: StableDiffusion, scene: Scene, beside: Iterable[Phase] = ()) -> Rehearsal:
     """Count a fit: a step after the first, the encoding of the photos, and what lies between steps.
 
     Args:
@@ -120,24 +135,30 @@ def rehearse(module: Any, model: StableDiffusion, scene: Scene, beside: Sequence
         for tensor in (*twin.parameters(), *twin.buffers()):
             ledger.see(tensor, "weights")
         for parameter in parameters:
-            for tensor in _tensors(vars(parameter)):
+            for tensor in tensors_in(vars(parameter)):
                 ledger.see(tensor, "remainders")
             parameter.register_post_accumulate_grad_hook(lambda made: ledger.see(made.grad, "gradients"))
         told.peaks["photos"] = _encode_photos(twin, ledger, scene)
-        begun, begin = len(ledger.work), ledger.mark()
-        _step(twin, optimizer, ledger, scene)
+        begin, begun = ledger.mark(), len(ledger.work)
+        replay = CudaAutocast(scene.device)
+
+        def between() -> None:
+            replay.forget()
+            ledger.name_rest("activations")
+
+        training_step(twin, optimizer, scene, scene.forward_context, replay, between)
         # The first update makes it, and all others find it there.
-        for tensor in _tensors(optimizer.state):
+        for tensor in tensors_in(optimizer.state):
             ledger.see_lasting(tensor, "optimizer state")
         told.peaks["step"] = ledger.peak(begin)
-        told.work = ledger.work[begun:]
-        for each in beside:
-            begin = ledger.mark()
-            with eval_mode(twin.unet, twin.text_encoder), CudaAutocast(scene.device):
-                each.rehearse(model, scene.forward_context)
-            told.peaks[each.phase] = ledger.peak(begin)
-    weights = sum(tensor.numel() * 4 for tensor in twin.parameters())
-    told.checkpoint = weights + storage_bytes(_tensors(optimizer.state))
+        told.work["step"] = ledger.work[begun:]
+        for phase in beside:
+            begin, begun = ledger.mark(), len(ledger.work)
+            with torch.no_grad(), eval_mode(twin.unet, twin.text_encoder), CudaAutocast(scene.device):
+                # The autoencoder is on the device for that long only.
+                phase.run(replace(model, vae=deepcopy(model.vae)), scene.forward_context)
+            told.peaks[phase.name], told.work[phase.name] = ledger.peak(begin), ledger.work[begun:]
+            told.movable |= {phase.name} if phase.moves else set()
     return told
 
 
@@ -160,39 +181,45 @@ def _take_devices_way(optimizer: Any, device: str) -> None:
             group["foreach"] = True
 
 
-def _step(twin: Any, optimizer: Any, ledger: Ledger, scene: Scene) -> None:
-    """A training step in the Trainer's order."""
-    device = twin.unet.device
-    model = twin.stable_diffusion
-    batch: dict[str, Any] = {"position": list(range(scene.batch_size))}
+def _batch(twin: Any, scene: Scene) -> dict[str, Any]:
+    """What the photos' stream gives, without photos."""
+    model, device, count = twin.stable_diffusion, twin.unet.device, scene.batch_size
+    batch: dict[str, Any] = {"position": list(range(count))}
     if twin.latents_mode == "cached":
         side = scene.side // vae_factor(model)
-        shape = (scene.batch_size, model.vae.config.latent_channels, side, side)
-        batch |= {name: torch.zeros(shape, device=device) for name in ("mean", "std")}
-    else:
-        batch["pixel_values"] = torch.zeros((scene.batch_size, 3, scene.side, scene.side), device=device)
+        shape = (count, model.vae.config.latent_channels, side, side)
+        return batch | {name: torch.zeros(shape, device=device) for name in ("mean", "std")}
+    return batch | {"pixel_values": torch.zeros((count, 3, scene.side, scene.side), device=device)}
+
+
+def training_step(
+    twin: Any,
+    optimizer: Any,
+    scene: Scene,
+    forward_context: Callable[[], AbstractContextManager[Any]],
+    during: AbstractContextManager[Any] | None = None,
+    between: Callable[[], object] = bool,
+) -> None:
+    """A training step in the Trainer's order.
+
+    Args:
+        twin: A `DreamBooth` over a model, as `DreamBooth.over` gives it.
+        optimizer: Its own.
+        scene: What decides the step beside it.
+        forward_context: Makes the context of the forward.
+        during: The context of forward and backward.
+        between: Called between forward and backward.
+    """
+    batch = _batch(twin, scene)
 
     def closure() -> Tensor:
-        with CudaAutocast(scene.device) as replay:
-            with scene.forward_context():
+        with during or nullcontext():
+            with forward_context():
                 loss: Tensor = twin.training_step(batch, 0)
-            replay.forget()
-            ledger.name_rest("activations")
-            # Not Tensor.backward, which turns the replay off: a checkpoint computes its forward again in it.
+            between()
+            # Not Tensor.backward, which turns a replay of autocast off: a checkpoint computes its forward in it.
             torch.autograd.backward(loss)
         twin.configure_gradient_clipping(optimizer, scene.gradient_clip_val, scene.gradient_clip_algorithm)
         return loss
 
     twin.optimizer_step(0, 0, optimizer, closure)
-
-
-def _tensors(nested: Any) -> Iterator[Tensor]:
-    """The tensors in nested mappings and lists."""
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, Mapping):
-        for value in nested.values():
-            yield from _tensors(value)
-    elif isinstance(nested, list | tuple):
-        for value in nested:
-            yield from _tensors(value)

@@ -65,7 +65,11 @@ def encode_pictures(model: "StableDiffusion", images: Sequence[Image.Image]) -> 
 
 def decode_latent(model: "StableDiffusion", latent: Tensor) -> Image.Image:
     """Decode one scaled latent [C, h, w] to an RGB picture; one at a time bounds the memory."""
+    return Image.fromarray(decode(model, latent).permute(1, 2, 0).cpu().numpy())
+
+
+def decode(model: "StableDiffusion", latent: Tensor) -> Tensor:
+    """Likewise to uint8 [3, H, W], where the autoencoder lies."""
     scaled = latent[None].to(model.vae.device, model.vae.dtype) / model.vae.config.scaling_factor
     pixels = model.vae.decode(scaled, return_dict=False)[0][0]
-    samples = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(samples.permute(1, 2, 0).cpu().numpy())
+    return ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)

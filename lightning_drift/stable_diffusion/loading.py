@@ -99,20 +99,30 @@ def load_stable_diffusion(
 
 def load_opened(opened: OpenedPipeline) -> StableDiffusion:
     """Build the models of an opened pipeline and read their weights, strictly."""
-    models: dict[str, Any] = empty_models(opened.configs, opened.source)
+    model = empty_opened(opened)
+    models = {part: getattr(model, part) for part in PARTS}
     if (described := json.dumps(opened.configs, sort_keys=True)) not in _RAN:
         check_runs(models, opened.source)
         _RAN.add(described)
-    tokenizer = _fitting_tokenizer(opened)
     for part in PARTS:
         fill(models[part], opened.weights[part], part.replace("_", " "))
     # The one buffer that no file holds: transformers keeps it out of the state dict.
-    positions = torch.arange(models["text_encoder"].config.max_position_embeddings)
-    models["text_encoder"].embeddings.position_ids = positions.expand((1, -1))
-    models["vae"].requires_grad_(False)
+    positions = torch.arange(model.text_encoder.config.max_position_embeddings)
+    model.text_encoder.embeddings.position_ids = positions.expand((1, -1))
+    model.vae.requires_grad_(False)
+    return model
+
+
+def empty_opened(opened: OpenedPipeline) -> StableDiffusion:
+    """The models of an opened pipeline on the meta device, without their weights.
+
+    Raises:
+        UserError: They are of another family, or do not go together.
+    """
+    models: dict[str, Any] = empty_models(opened.configs, opened.source)
     return StableDiffusion(
         **models,
-        tokenizer=tokenizer,
+        tokenizer=_fitting_tokenizer(opened),
         scheduler_config=opened.scheduler_config,
         source=opened.source,
         revision=opened.revision,

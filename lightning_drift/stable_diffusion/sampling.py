@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import MOST_TOGETHER, real, whole
 from lightning_drift.common.prompt_lists import check_text
-from lightning_drift.stable_diffusion.autoencoder import decode_latent, vae_factor
+from lightning_drift.stable_diffusion.autoencoder import decode, decode_latent, vae_factor
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 
 # What a DDIM of the same model shares with the scheduler that the model was saved with.
@@ -203,9 +203,7 @@ def dream(
         ValueError: Some guidance scales are above 1 and some are not.
     """
     sampling = sampling or Sampling()
-    factor, side = vae_factor(model), native_size(model)
-    height, width = sampling.height or side, sampling.width or side
-    shape = (1, int(model.unet.config.in_channels), height // factor, width // factor)
+    shape = (1, *_latent_shape(model, sampling))
     device = model.unet.device
     scheduler = ddim(model.scheduler_config)
     scheduler.set_timesteps(sampling.num_inference_steps, device=device)
@@ -224,15 +222,58 @@ def dream(
         if guided:
             condition = torch.cat([states[texts.index(negative)].expand_as(condition), condition])
         for timestep in scheduler.timesteps:
-            noisy = torch.cat([latents, latents]) if guided else latents
-            prediction = model.unet(noisy.to(model.unet.dtype), timestep, condition, return_dict=False)[
-                0
-            ].float()
-            if guided:
-                unconditional, conditional = prediction.chunk(2)
-                prediction = unconditional + scale * (conditional - unconditional)
+            prediction = _predict(model, latents, timestep, condition, scale if guided else None)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
     return [decode_latent(model, latent) for latent in latents]
+
+
+def _predict(
+    model: StableDiffusion, latents: Tensor, timestep: Tensor, condition: Tensor, scale: Tensor | None
+) -> Tensor:
+    """The noise in latents [b, 4, h, w], float32; with guidance where there is a scale, [b, 1, 1, 1]."""
+    noisy = latents if scale is None else torch.cat([latents, latents])
+    noisy = noisy.to(model.unet.dtype)
+    prediction: Tensor = model.unet(noisy, timestep, condition, return_dict=False)[0].float()
+    if scale is None:
+        return prediction
+    unconditional, conditional = prediction.chunk(2)
+    return unconditional + scale * (conditional - unconditional)
+
+
+@torch.no_grad()
+def rehearse_step(
+    model: StableDiffusion,
+    forward_context: Callable[[], AbstractContextManager[Any]],
+    pictures: int,
+    sampling: Sampling,
+) -> None:
+    """One step of `dream`, on a model that may be without weights; no picture comes of it.
+
+    Args:
+        model: The parts, on one device.
+        forward_context: As for `dream`.
+        pictures: How many are sampled together.
+        sampling: As for `dream`.
+    """
+    device, guided = model.unet.device, sampling.guidance_scale > 1.0
+    latents = torch.zeros((pictures, *_latent_shape(model, sampling)), device=device)
+    scale = torch.ones((pictures, 1, 1, 1), device=device) if guided else None
+    with forward_context():
+        states = encode_prompts(model, [str(number) for number in range(pictures + guided)])
+        condition = states[[0] * pictures * (1 + guided)].to(model.unet.dtype)
+        _predict(model, latents, torch.zeros((), dtype=torch.long, device=device), condition, scale)
+
+
+@torch.no_grad()
+def rehearse_decoding(model: StableDiffusion, _: object, sampling: Sampling) -> None:
+    """Likewise the decoding of one picture."""
+    decode(model, torch.zeros(_latent_shape(model, sampling), device=model.unet.device))
+
+
+def _latent_shape(model: StableDiffusion, sampling: Sampling) -> tuple[int, int, int]:
+    factor, side = vae_factor(model), native_size(model)
+    height, width = sampling.height or side, sampling.width or side
+    return int(model.unet.config.in_channels), height // factor, width // factor
 
 
 def dream_all(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from lightning_drift.common.errors import notice
+from lightning_drift.common.files import free_bytes
 from lightning_drift.common.text import byte_size, duration
 from lightning_drift.sweep.cells import SweepRequest
 from lightning_drift.sweep.index import slot_column
@@ -55,7 +55,7 @@ def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, 
         lines.append(f"there    {there:,} already, {len(missing):,} to make")
     if missing:
         lines.append(f"time     about {duration(_seconds(data, module, missing, device) / devices)}")
-        needed, free = _bytes(module, missing), _free(folder)
+        needed, free = _bytes(module, missing), free_bytes(folder)
         lines.append(f"disk     up to {byte_size(needed)} in {folder}, {byte_size(free)} free")
         if needed > free:
             notice(f"the sweep may need more than is free in {folder}; it stops where the disk is full")
@@ -94,8 +94,3 @@ def _bytes(module: SweepDreamer, requests: list[SweepRequest]) -> int:
     """The most that pictures take: PNG is hardly ever larger than the pixels."""
     sizes = (module.sampling_of(request) for request in requests)
     return sum(3 * (size.height or 0) * (size.width or 0) + _TEXT for size in sizes)
-
-
-def _free(folder: Path) -> int:
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free

@@ -2,12 +2,44 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from lightning_drift.common.errors import UserError
+
+_FROM_CACHE = ContextVar("from_cache", default=False)
+
+
+class NotCachedError(UserError):
+    """The hub would have to be reached, and was not to be.
+
+    Args:
+        name: ``owner/repository``.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not in the cache folder {constants.HF_HUB_CACHE}")
+        self.name = name
+
+
+@contextmanager
+def from_cache() -> Iterator[None]:
+    """Take what the cache holds and do not reach the hub, for a while."""
+    token = _FROM_CACHE.set(True)
+    try:
+        yield
+    finally:
+        _FROM_CACHE.reset(token)
+
+
+def not_cached(error: BaseException | None) -> str | None:
+    """The repository whose lack is behind an error; None if it tells of something else."""
+    while error is not None and not isinstance(error, NotCachedError):
+        error = error.__cause__
+    return None if error is None else error.name
 
 
 def fetch_folder(
@@ -32,7 +64,10 @@ def fetch_folder(
     Raises:
         UserError: The repository is not public or has no such revision, or the hub cannot be reached and the
             cache holds no snapshot.
+        NotCachedError: Within `from_cache`, the cache holds no whole snapshot.
     """
+    if _FROM_CACHE.get():
+        return _cached(name, revision)
     with _sentences(name, instead, option, revision):
         try:
             # Asks once, where list_repo_files asks again for half a minute.
@@ -45,6 +80,16 @@ def fetch_folder(
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=offline)
         )
+
+
+def _cached(name: str, revision: str | None) -> Path:
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except Exception as error:  # the library has several for it
+        raise NotCachedError(name) from error
+    if any(folder.parent.parent.glob("blobs/*.incomplete")):
+        raise NotCachedError(name)
+    return folder
 
 
 def fetch_file(repository: str, file: str, instead: str, option: str = "") -> Path:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -29,7 +29,7 @@ from lightning_drift.weights.configs import MAX_SAMPLE, describing, read_config,
 from lightning_drift.weights.files import Weights, open_weights
 from lightning_drift.weights.fill import fill
 from lightning_drift.weights.hashes import sha256
-from lightning_drift.weights.hub import fetch_folder
+from lightning_drift.weights.hub import NotCachedError, fetch_folder, from_cache
 from lightning_drift.weights.variants import say_variant, weight_file, weight_files
 
 _EXAMPLE = "openai/clip-vit-large-patch14"
@@ -179,11 +179,10 @@ class FrozenClip:
         preprocessing = Preprocessing.read(folder / "preprocessor_config.json")
         tokenizer = read_tokenizer(folder)
         weights = _open(folder, name)
-        with describing(str(folder / "config.json"), "CLIP"), torch.device("meta"), torch.no_grad():
-            model: Any = CLIPModel._from_config(  # type: ignore[no-untyped-call]
-                CLIPConfig(**config), attn_implementation="sdpa", dtype=torch.float32
-            ).eval()
-            _compute_once(model, preprocessing, tokenizer)
+        with describing(str(folder / "config.json"), "CLIP"), torch.no_grad():
+            model = _empty(config)
+            with torch.device("meta"):
+                _compute_once(model, preprocessing, tokenizer)
         fill(model, weights, "CLIP")
         for tower in (model.text_model, model.vision_model):  # the buffers that no file holds
             count = tower.embeddings.position_embedding.num_embeddings
@@ -274,6 +273,46 @@ def _exact(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+def is_here(name: str) -> bool:
+    """Whether a CLIP can be read without reaching the hub; a folder that is not there is found by `FrozenClip`."""
+    try:
+        with from_cache():
+            return name == "pocket" or _find(name).is_dir()
+    except NotCachedError:
+        return False
+    except UserError:
+        return True
+
+
+def rehearse_clip(name: str, unknown: Mapping[str, Any], batch_size: int = 16) -> None:
+    """What takes most memory of `FrozenClip.embed_images`, on the meta device; no vector comes of it.
+
+    Args:
+        name: As for `FrozenClip.load`.
+        unknown: The config to take where the CLIP is of the hub and not in the cache.
+        batch_size: Pictures embedded together.
+
+    Raises:
+        UserError: It is no CLIP.
+    """
+    config = unknown
+    with from_cache(), suppress(NotCachedError):
+        config = read_model_config((POCKET_CLIP if name == "pocket" else _find(name)) / "config.json")
+    with describing(f"the config of {name}", "CLIP"), torch.no_grad():
+        model = _empty(config)
+        side = model.config.vision_config.image_size
+        pooled = model.vision_model(torch.empty((batch_size, 3, side, side), device="meta")).pooler_output
+        model.visual_projection(pooled)
+
+
+def _empty(config: Mapping[str, Any]) -> Any:
+    """A CLIP on the meta device."""
+    with torch.device("meta"):
+        return CLIPModel._from_config(  # type: ignore[no-untyped-call]
+            CLIPConfig(**config), attn_implementation="sdpa", dtype=torch.float32
+        ).eval()
 
 
 def _compute_once(model: Any, preprocessing: Preprocessing, tokenizer: Any) -> None:

@@ -1,0 +1,118 @@
+"""Seconds of a step and of a picture, on a device with random weights, or calculated for a card."""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lightning_drift.common.modules import eval_mode
+from lightning_drift.forecast.card import Card
+from lightning_drift.forecast.plan import Times
+from lightning_drift.forecast.rehearsal import PRECISIONS, Rehearsal, Scene, training_step
+from lightning_drift.stable_diffusion.loading import StableDiffusion
+from lightning_drift.stable_diffusion.opened_pipeline import PARTS
+from lightning_drift.stable_diffusion.sampling import Sampling, dream
+
+QUICK = 5e10
+"""Arithmetic of a step, in FLOP, that a CPU is asked to do for a plan: a second or so."""
+
+
+def calculated(told: Rehearsal, sampling: Sampling | None, card: Card) -> Times | None:
+    """Seconds from arithmetic and a card's name; None where that tells nothing.
+
+    Args:
+        told: What was counted.
+        sampling: Of the grid; None without one.
+        card: The card.
+    """
+    step = card.seconds(told.work["step"])
+    if step is None:
+        return None
+    picture = None
+    if sampling is not None and "grids" in told.work:
+        forward, decoding = card.seconds(told.work["grids"]), card.seconds(told.work["decoding"])
+        assert forward is not None and decoding is not None
+        picture = forward * sampling.num_inference_steps / sampling.batch_size + decoding
+    return Times(step, picture, f"calculated from the arithmetic and the data sheet of {card.name}")
+
+
+def timed(
+    module: Any, base: StableDiffusion, scene: Scene, sampling: Sampling | None, device: torch.device
+) -> Times:
+    """Seconds on a device, with random weights of the base's shapes.
+
+    Args:
+        module: A `DreamBooth`; not changed.
+        base: Its base, on the meta device.
+        scene: What decides a step.
+        sampling: Of the grid; None without one.
+        device: Where to compute.
+
+    Raises:
+        torch.OutOfMemoryError: It has no room.
+    """
+    model = _random(base, device)
+    context = _Context(device, scene)
+    twin = module.over(model, scene.trainer(device))
+    for part in twin.trained().values():
+        part.train()
+    optimizer = twin.configure_optimizers()
+    step = _seconds(lambda: training_step(twin, optimizer, scene, context), device, count=3)
+    picture = None
+    if sampling is not None:
+        with eval_mode(twin.unet, twin.text_encoder):
+            short, long = (
+                _seconds(
+                    lambda: _dreams(model, replace(sampling, num_inference_steps=count), context), device, 1
+                )
+                for count in (1, 4)
+            )
+        slope = max(0.0, long - short) / 3
+        picture = (short + slope * (sampling.num_inference_steps - 1)) / sampling.batch_size
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
+    return Times(step, picture, f"timed on {name} with random weights")
+
+
+class _Context:
+    """Makes the context of the networks' calls, as the Trainer's precision does."""
+
+    def __init__(self, device: torch.device, scene: Scene) -> None:
+        self.device, self.dtype = device, PRECISIONS[scene.precision]
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def _random(base: StableDiffusion, device: torch.device) -> StableDiffusion:
+    parts: dict[str, Any] = {part: deepcopy(getattr(base, part)).to_empty(device=device) for part in PARTS}
+    with torch.no_grad():
+        for part in parts.values():
+            for parameter in part.parameters():
+                parameter.normal_(0, 0.02, generator=torch.Generator(device).manual_seed(0))
+    positions = torch.arange(parts["text_encoder"].config.max_position_embeddings, device=device)
+    parts["text_encoder"].embeddings.position_ids = positions.expand((1, -1))
+    return replace(base, **parts)
+
+
+def _dreams(model: StableDiffusion, sampling: Sampling, context: _Context) -> None:
+    prompts = ["a picture"] * sampling.batch_size
+    dream(model, prompts, range(sampling.batch_size), sampling, forward_context=context)
+
+
+def _seconds(work: Any, device: torch.device, count: int) -> float:
+    """Seconds of work, after it was done once."""
+    work()
+    _wait(device)
+    begin = time.perf_counter()
+    for _ in range(count):
+        work()
+    _wait(device)
+    return (time.perf_counter() - begin) / count
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
