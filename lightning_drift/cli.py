@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import warnings
+from typing import TYPE_CHECKING
 
 from lightning_drift.common import ends, streams
 from lightning_drift.common.errors import UserError, notice
@@ -13,6 +14,9 @@ from lightning_drift.common.numbers import shown
 from lightning_drift.common.resources import shortage
 from lightning_drift.common.text import printable
 from lightning_drift.common.yaml_files import parse_yaml, read_yaml_section
+
+if TYPE_CHECKING:
+    from lightning_drift.forecast.plan import FitPlan
 
 USAGE = """usage: lightning-drift COMMAND [options]
 
@@ -94,7 +98,7 @@ def _answer(words: list[str], argv: list[str] | None) -> int:
             from lightning_drift.corridor.command import main as corridor
 
             _check_configs(words)
-            return corridor(words[1:])
+            return corridor(words[1:], _planned)
         elif words[0] in ("fit", "validate", "predict"):
             _run(words, argv)
         else:
@@ -112,6 +116,13 @@ def _answer(words: list[str], argv: list[str] | None) -> int:
 
 
 def _run(words: list[str], argv: list[str] | None) -> None:
+    plan = _planned(words, argv)
+    if plan is not None:
+        print(plan.describe(), flush=True)
+
+
+def _planned(words: list[str], argv: list[str] | None = None) -> "FitPlan | None":
+    """Run a command of the Trainer; a fit's dry run ends in its plan."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
@@ -123,7 +134,8 @@ def _run(words: list[str], argv: list[str] | None) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):  # which set their own level when imported
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        DriftCLI(argv)  # None: Lightning warns of arguments beside those of the process
+        # None: Lightning warns of arguments beside those of the process.
+        return DriftCLI(argv if argv is not None or words == sys.argv[1:] else words).planned
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
 

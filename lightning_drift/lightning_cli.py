@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
@@ -123,6 +123,7 @@ class DriftCLI(LightningCLI):
         fit, predict = str(DEFAULTS / "fit.yaml"), str(DEFAULTS / "predict.yaml")
         self.words = sys.argv[1:] if argv is None else argv
         self.claimed: RunFolder | None = None
+        self.planned: FitPlan | None = None  # all of a fit's dry run
         try:
             super().__init__(
                 LightningModule,
@@ -186,7 +187,7 @@ class DriftCLI(LightningCLI):
                 )
                 parser.add_argument(
                     "--card",
-                    type=Optional[float],
+                    type=float | None,
                     help="GiB of a graphics card to plan for, such as 8; by default the one that is here.",
                 )
             for section in ("model", "data"):
@@ -342,7 +343,7 @@ class DriftCLI(LightningCLI):
         Such a module has ``predict_plan(trainer, data) -> str``, which the first process calls.
         """
         if subcommand == "fit" and self.config.fit.dry_run:
-            print(self.plan().describe(), flush=True)
+            self.planned = self.plan()
             return
         if subcommand == "predict":
             dry, plan = self.config.predict.dry_run, getattr(self.model, "predict_plan", None)

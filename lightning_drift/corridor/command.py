@@ -19,7 +19,8 @@ from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.text import printable
 from lightning_drift.common.yaml_files import read_yaml
-from lightning_drift.corridor.plan import learning_rates, make_plan, milestones, take_up
+from lightning_drift.corridor.dry_run import PlanFit, describe
+from lightning_drift.corridor.plan import joined, learning_rates, make_plan, milestones, take_up
 from lightning_drift.corridor.report import write_report
 from lightning_drift.photos.folder import find_folder, find_pictures
 
@@ -34,7 +35,7 @@ _TAKEN = {
     "ckpt_path": None,
 }
 
-USAGE = """usage: lightning-drift corridor [-c FILE] [--lr RATES] [--steps STEPS] [options of fit]
+USAGE = """usage: lightning-drift corridor [-c FILE] [--lr RATES] [--steps STEPS] [--dry_run] [options of fit]
        lightning-drift corridor report FOLDER [--to FILE]
 
 """
@@ -47,6 +48,8 @@ def corridor(
     steps: str | None = None,
     devices: str | None = None,
     name: str | None = None,
+    plan_fit: PlanFit | None = None,
+    card: float | None = None,
 ) -> int:
     """Fit every learning rate once, look at it after each of the steps, and write one page about all of it.
 
@@ -63,6 +66,8 @@ def corridor(
         devices: GPUs such as ``0,1``, for as many fits side by side; ``cpu`` (``cpu,cpu`` for two fits that
             share it); ``auto`` for every visible GPU or else the CPU, the default.
         name: The corridor's folder, ``tb_logs/<subject>/<name>``; by default ``corridor``.
+        plan_fit: Plans a fit; then what would run is printed, and nothing is run or written.
+        card: For such a plan, GiB of a graphics card; by default the one that is here.
 
     Returns:
         The exit status: 1 if a fit did not reach its last step, whatever its own status; else 0.
@@ -100,6 +105,9 @@ def corridor(
         )
     _check_photos(config)
     check_writable(plan.folder, "trainer.logger.init_args.save_dir")
+    if plan_fit is not None:
+        print(describe(joined(plan), own_rates, slots, plan_fit, card), flush=True)
+        return 0
     plan = take_up(plan)
     page = plan.folder / "corridor.html"
     shape = f"{_counted(len(plan.rates), 'learning rate')} x {_counted(len(plan.steps), 'step')}"
@@ -154,8 +162,12 @@ def report(folder: str, to: str | None = None) -> Path:
     return page
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], plan_fit: PlanFit) -> int:
     """Run ``lightning-drift corridor`` with its command line.
+
+    Args:
+        argv: The command line.
+        plan_fit: Plans a fit, for a dry run.
 
     Returns:
         The exit status: 0; 1 if a fit did not reach its last step.
@@ -174,7 +186,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     about = " ".join((corridor.__doc__ or "").partition("Args:")[0].split())
     parser = TextParser(prog="lightning-drift corridor", description=about, add_help=False)
-    parser.add_function_arguments(corridor, as_positional=False, skip={"fit", "recipe"})
+    parser.add_function_arguments(corridor, as_positional=False, skip={"fit", "recipe", "plan_fit", "card"})
+    parser.add_argument("--dry_run", action="store_true", help="Print the plan, and fit and write nothing.")
+    parser.add_argument("--card", type=float | None, help="GiB of a graphics card to plan for, such as 8.")
     if "-h" in argv or "--help" in argv:
         text = io.StringIO()
         parser.print_help(text)
@@ -183,6 +197,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     own, fit = _split(argv)
     options = plain(parser.parse_args(mark_texts(own, text_options(corridor).get)).as_dict())
+    if options.pop("dry_run"):
+        options["plan_fit"] = plan_fit
     ends.begin()
     with tempfile.TemporaryDirectory(prefix="corridor-") as scratch:
         fit, recipe = _read_configs(fit, Path(scratch))
@@ -227,7 +243,10 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     words = iter(argv)
     for word in words:
         option, has_value, _ = word.partition("=")
-        if option in ("--lr", "--steps", "--devices", "--name"):
+        if option == "--dry_run":
+            own.append(word)
+            continue
+        if option in ("--lr", "--steps", "--devices", "--name", "--card"):
             own += [word] if has_value else [word, *([value] if (value := next(words, None)) else [])]
             continue
         if option.removeprefix("--") in _TAKEN and option.startswith("--"):

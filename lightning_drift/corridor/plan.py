@@ -172,8 +172,8 @@ def milestones(value: str | int | list[int]) -> list[int]:
     return steps
 
 
-def take_up(plan: Plan) -> Plan:
-    """Join a plan with the one in its folder, and write it there.
+def joined(plan: Plan) -> Plan:
+    """Join a plan with the one in its folder.
 
     Rates and steps of earlier calls stay in the corridor. Its fits must not differ in anything else.
 
@@ -194,8 +194,18 @@ def take_up(plan: Plan) -> Plan:
                 f"{plan.folder} holds a corridor whose fits were set up in another way ({shown}). Repeat "
                 "that setting to go on with it, or give this corridor another folder with --name"
             )
-        joined = sorted({*plan.rates, *rates}), sorted({*plan.steps, *steps})
-        plan = replace(plan, rates=tuple(joined[0]), steps=tuple(joined[1]))
+        all_rates, all_steps = sorted({*plan.rates, *rates}), sorted({*plan.steps, *steps})
+        plan = replace(plan, rates=tuple(all_rates), steps=tuple(all_steps))
+    return plan
+
+
+def take_up(plan: Plan) -> Plan:
+    """Join a plan with the one in its folder, and write it there.
+
+    Raises:
+        UserError: As `joined`.
+    """
+    plan = joined(plan)
     _write(plan.folder / FIT, plan.fit, "what all fits of this corridor share")
     _write(plan.folder / PLAN, {"lr": list(plan.rates), "steps": list(plan.steps)}, "what it covers")
     return plan

@@ -24,10 +24,11 @@ def room_needed(
     end: int | None,
     size: int,
     there: Mapping[str, tuple[int, int]],
-) -> int:
-    """Bytes beside those in use now that `StepCheckpoint` needs at most at once.
+) -> tuple[int, int]:
+    """Bytes beside those in use now that `StepCheckpoint` needs: at most at once, and in the end.
 
-    A file is written beside the one it replaces, and older ones are deleted only when it is complete.
+    A file is written beside the one it replaces, and older ones are deleted only when it is complete: while the
+    checkpoint of step 1600 is written, the last.ckpt of step 1400 is still there.
 
     Args:
         steps: The steps to keep.
@@ -38,10 +39,10 @@ def room_needed(
         size: Bytes of a checkpoint.
         there: What is in the folder; see `saved_files`.
 
-    >>> room_needed([800, 1200, 1600], 200, None, 0, 1600, 1, {})  # last.ckpt of 1400 is there while 1600 is written
-    4
+    >>> room_needed([800, 1200, 1600], 200, None, 0, 1600, 1, {})
+    (4, 3)
     >>> room_needed([800, 1200, 1600], 200, 1, 0, 1600, 1, {})
-    3
+    (3, 1)
     """
     milestones = sorted(step for step in set(steps) if begin < step and (end is None or step <= end))
     files = dict(there)
@@ -56,7 +57,7 @@ def room_needed(
             if step not in milestones:
                 most = max(most, _used(files) + size)
             files["last.ckpt"] = written
-    return most - before
+    return most - before, _used(files) - before
 
 
 def _moments(milestones: list[int], every: int, begin: int, end: int | None) -> list[int]:

@@ -164,9 +164,9 @@ def plan_fit(module: "DreamBooth", trainer: Any, base: Base, scene: Scene, begin
     )
     checkpoint = None if state is None else size + state
     folder = saver.folder(trainer) if saver is not None else Path(trainer.default_root_dir)
-    room = 0
+    room = left = 0
     if saver is not None and checkpoint is not None:
-        room = room_needed(
+        room, left = room_needed(
             saver.milestones.steps,
             saver.last_every_n_steps,
             saver.keep,
@@ -184,6 +184,7 @@ def plan_fit(module: "DreamBooth", trainer: Any, base: Base, scene: Scene, begin
         folder=folder,
         checkpoint=checkpoint,
         room=None if checkpoint is None else room + MARGIN if room else 0,
+        left=left,
         grid_bytes=len(grids) * pictures * _COPIES * 3 * sides[0] * sides[1],
         free=free_bytes(folder),
         memory=module.memory,

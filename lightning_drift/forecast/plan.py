@@ -38,6 +38,7 @@ class FitPlan:
         folder: Where it writes its checkpoints.
         checkpoint: Bytes of a checkpoint; None for an optimizer whose state is not known.
         room: Bytes that checkpoints take at most beside those in the folder; None likewise.
+        left: Bytes that they take in the end.
         grid_bytes: Bytes that pictures and sheets take at most.
         free: Bytes that are free in the folder.
         memory: The way the weights are kept.
@@ -58,6 +59,7 @@ class FitPlan:
     folder: Path
     checkpoint: int | None
     room: int | None
+    left: int
     grid_bytes: int
     free: int
     memory: str = "full"

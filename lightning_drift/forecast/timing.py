@@ -4,6 +4,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ def calculated(told: Rehearsal, sampling: Sampling | None, card: Card) -> Times 
     picture = None
     if sampling is not None and "grids" in told.work:
         forward, decoding = card.seconds(told.work["grids"]), card.seconds(told.work["decoding"])
-        assert forward is not None and decoding is not None
+        assert forward is not None
+        assert decoding is not None
         picture = forward * sampling.num_inference_steps / sampling.batch_size + decoding
     return Times(step, picture, f"calculated from the arithmetic and the data sheet of {card.name}")
 
@@ -64,12 +66,7 @@ def timed(
     picture = None
     if sampling is not None:
         with eval_mode(twin.unet, twin.text_encoder):
-            short, long = (
-                _seconds(
-                    lambda: _dreams(model, replace(sampling, num_inference_steps=count), context), device, 1
-                )
-                for count in (1, 4)
-            )
+            short, long = (_seconds(partial(_dreams, model, sampling, context, steps), device, 1) for steps in (1, 4))
         slope = max(0.0, long - short) / 3
         picture = (short + slope * (sampling.num_inference_steps - 1)) / sampling.batch_size
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
@@ -97,9 +94,10 @@ def _random(base: StableDiffusion, device: torch.device) -> StableDiffusion:
     return replace(base, **parts)
 
 
-def _dreams(model: StableDiffusion, sampling: Sampling, context: _Context) -> None:
+def _dreams(model: StableDiffusion, sampling: Sampling, context: _Context, steps: int) -> None:
     prompts = ["a picture"] * sampling.batch_size
-    dream(model, prompts, range(sampling.batch_size), sampling, forward_context=context)
+    short = replace(sampling, num_inference_steps=steps)
+    dream(model, prompts, range(sampling.batch_size), short, forward_context=context)
 
 
 def _seconds(work: Any, device: torch.device, count: int) -> float:
