@@ -48,6 +48,15 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False)
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast computes in on a device now; None where it is off.
+
+    A device that has none, such as meta, stands in for another: the CPU's autocast speaks for it.
+    """
+    kind = device.type if torch.amp.is_autocast_available(device.type) else "cpu"
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
 def weights_hash(module: nn.Module) -> str:
     """BLAKE2b over the names, dtypes, shapes and bytes of a module's state dict, 64 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=32)

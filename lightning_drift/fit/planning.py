@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,7 +12,7 @@ from lightning_drift.common.files import free_bytes
 from lightning_drift.common.text import byte_size, reason
 from lightning_drift.fit.checkpoint_room import room_needed, saved_files
 from lightning_drift.fit.checkpointing import MARGIN, StepCheckpoint, read_checkpoint
-from lightning_drift.fit.memory import Memory
+from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.runs import rate_text
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.forecast.base import Base, find_base
@@ -28,8 +28,7 @@ from lightning_drift.stable_diffusion.sampling import native_size
 if TYPE_CHECKING:
     from lightning_drift.fit.dreambooth import DreamBooth
 
-MODES = tuple(mode for mode in get_args(Memory) if mode != "auto")
-"""The ways of keeping weights, from the one that takes most memory on."""
+MODES = tuple(MEMORY_MODES)
 _COPIES = 4
 """A grid's picture is written by itself, on its sheet, on the sheet over time and into the event file."""
 

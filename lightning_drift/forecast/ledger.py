@@ -100,7 +100,7 @@ class Ledger(TorchDispatchMode):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         known = {tensor.untyped_storage()._cdata for tensor in given}  # views and updates make nothing
-        from_weight = func is _CAST and self.part_of(given[0]) == "weights"
+        from_weight = func is _CAST and self.part_of(given[0]) == "weights" and torch.is_autocast_enabled("cpu")
         for tensor in made:
             if tensor.untyped_storage()._cdata not in known:
                 self.see(tensor, "casts" if from_weight else None)

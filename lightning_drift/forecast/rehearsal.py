@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 
 from lightning_drift.common.modules import eval_mode
 from lightning_drift.forecast.autocast import CudaAutocast
@@ -124,11 +126,7 @@ def rehearse(module: Any, model: StableDiffusion, scene: Scene, beside: Iterable
     device = model.unet.device
     # What a fit changes is changed in a copy.
     model = replace(model, **{part: deepcopy(getattr(model, part)) for part in PARTS})
-    twin = module.over(model, scene.trainer(device))
-    for part in twin.trained().values():
-        part.train()
-    optimizer = twin.configure_optimizers()
-    _take_devices_way(optimizer, scene.device)
+    twin, optimizer = trained_over(module, model, scene)
     ledger, told = Ledger(device.type), Rehearsal()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     with ledger:
@@ -137,7 +135,7 @@ def rehearse(module: Any, model: StableDiffusion, scene: Scene, beside: Iterable
         for parameter in parameters:
             for tensor in tensors_in(vars(parameter)):
                 ledger.see(tensor, "remainders")
-            parameter.register_post_accumulate_grad_hook(lambda made: ledger.see(made.grad, "gradients"))
+            parameter.register_post_accumulate_grad_hook(partial(_see_gradient, ledger))
         told.peaks["photos"] = _encode_photos(twin, ledger, scene)
         begin, begun = ledger.mark(), len(ledger.work)
         replay = CudaAutocast(scene.device)
@@ -174,11 +172,24 @@ def _encode_photos(twin: Any, ledger: Ledger, scene: Scene) -> dict[str, int]:
     return ledger.peak(ledger.mark())
 
 
-def _take_devices_way(optimizer: Any, device: str) -> None:
-    """PyTorch updates all tensors at once on CUDA, one by one elsewhere, unless the optimizer was told."""
+def _see_gradient(ledger: Ledger, parameter: Tensor) -> None:
+    if parameter.grad is not None:  # one may be deferred
+        ledger.see(parameter.grad, "gradients")
+
+
+def trained_over(module: Any, model: StableDiffusion, scene: Scene) -> tuple[Any, Any]:
+    """A module over another model, ready for `training_step`, and its optimizer."""
+    trainer = scene.trainer(model.unet.device)
+    twin = module.over(model, trainer)
+    for part in twin.trained().values():
+        part.train()
+    optimizer = twin.configure_optimizers()
+    trainer.optimizers = [optimizer]
+    # PyTorch updates all tensors at once on CUDA, one by one elsewhere, unless the optimizer was told.
     for group in optimizer.param_groups:
-        if device == "cuda" and group.get("foreach", 0) is None and not group.get("fused"):
+        if scene.device == "cuda" and group.get("foreach", 0) is None and not group.get("fused"):
             group["foreach"] = True
+    return twin, optimizer
 
 
 def _batch(twin: Any, scene: Scene) -> dict[str, Any]:
@@ -217,8 +228,10 @@ def training_step(
             with forward_context():
                 loss: Tensor = twin.training_step(batch, 0)
             between()
-            # Not Tensor.backward, which turns a replay of autocast off: a checkpoint computes its forward in it.
-            torch.autograd.backward(loss)
+            # Straight to the engine: `backward` turns a replay of autocast off, and checkpoints compute in it.
+            _engine_run_backward(
+                (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+            )
         twin.configure_gradient_clipping(optimizer, scene.gradient_clip_val, scene.gradient_clip_algorithm)
         return loss
 

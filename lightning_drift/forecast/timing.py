@@ -12,7 +12,7 @@ import torch
 from lightning_drift.common.modules import eval_mode
 from lightning_drift.forecast.card import Card
 from lightning_drift.forecast.plan import Times
-from lightning_drift.forecast.rehearsal import PRECISIONS, Rehearsal, Scene, training_step
+from lightning_drift.forecast.rehearsal import PRECISIONS, Rehearsal, Scene, trained_over, training_step
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS
 from lightning_drift.stable_diffusion.sampling import Sampling, dream
@@ -58,10 +58,7 @@ def timed(
     """
     model = _random(base, device)
     context = _Context(device, scene)
-    twin = module.over(model, scene.trainer(device))
-    for part in twin.trained().values():
-        part.train()
-    optimizer = twin.configure_optimizers()
+    twin, optimizer = trained_over(module, model, scene)
     step = _seconds(lambda: training_step(twin, optimizer, scene, context), device, count=3)
     picture = None
     if sampling is not None:

@@ -32,22 +32,26 @@ def split(weight: Tensor) -> tuple[Tensor, Tensor]:
         does not hold becomes infinite.
     """
     half = weight.half()
+    return half, _missing(weight, half).to(torch.int16)
+
+
+def _missing(weight: Tensor, half: Tensor) -> Tensor:
+    """What float16 lacks of a weight, in its units."""
     wide = half.float()
     # Both the difference and its division by a power of two are exact in float32.
-    remainder = weight.sub(wide).div_(_unit(wide)).round_().to(torch.int16)
-    return half, remainder
+    return weight.sub(wide).div_(_unit_(wide)).round_()
 
 
 def join(half: Tensor, remainder: Tensor) -> Tensor:
     """The float32 weights that `split` was given."""
     wide = half.float()
-    return wide.addcmul_(_unit(wide), remainder.float())
+    return wide.add_(_unit_(wide.clone()).mul_(remainder))  # the product is exact
 
 
-def _unit(wide: Tensor) -> Tensor:
-    """``2**(e - 25)`` for float16 values given in float32, from the bits of their exponents."""
-    power = (wide.view(torch.int32) & 0x7F800000).view(torch.float32)
-    return power.clamp_(min=2.0**-14).mul_(2.0**-25)
+def _unit_(wide: Tensor) -> Tensor:
+    """``2**(e - 25)`` in place of float16 values given in float32, from the bits of their exponents."""
+    wide.view(torch.int32).bitwise_and_(0x7F800000)
+    return wide.clamp_(min=2.0**-14).mul_(2.0**-25)
 
 
 def split_parameters_(module: nn.Module) -> None:
@@ -97,9 +101,9 @@ def set_weight_(parameter: Tensor, value: Tensor) -> None:
     if remainder is None:
         parameter.copy_(value)
         return
-    half, rest = split(value.to(parameter.device, torch.float32))
-    parameter.copy_(half)
-    remainder.copy_(rest)
+    value = value.to(parameter.device, torch.float32)
+    parameter.copy_(value)  # rounds as `split` does
+    remainder.copy_(_missing(value, parameter.detach()))
 
 
 def _join_state(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
