@@ -377,7 +377,8 @@ class DriftCLI(LightningCLI):
         if not isinstance(self.model, DreamBooth):
             raise UserError("--dry_run plans a fit of DreamBooth", "model")
         config = self.config.fit
-        self.trainer.datamodule, self.model.trainer = self.datamodule, self.trainer
+        self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
+        self.model.trainer = self.trainer
         begin = self.run.step if self.run is not None else 0
         return dry_run(
             self.model, self.trainer, str(config.trainer.precision or "32-true"), config.card, begin

@@ -131,7 +131,8 @@ class SentenceParser(TextParser, LightningArgumentParser):
         kept = cfg.clone()
         for option in OF_THE_PLAN:
             kept.pop(option, None)
-        return super().dump(kept, *args, **kwargs)
+        text: str = super().dump(kept, *args, **kwargs)
+        return text
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a configuration: UTF-8, whatever the system's locale, and a regular file.

@@ -30,7 +30,9 @@ class _Left:
     begin: int
 
 
-def describe(plan: Plan, rates: Sequence[float], slots: Sequence[str], plan_fit: PlanFit, card: float | None) -> str:
+def describe(
+    plan: Plan, rates: Sequence[float], slots: Sequence[str], plan_fit: PlanFit, card: float | None
+) -> str:
     """What a corridor would do, in lines; nothing is written.
 
     Args:
@@ -48,7 +50,13 @@ def describe(plan: Plan, rates: Sequence[float], slots: Sequence[str], plan_fit:
     lines = [f"corridor  {plan.folder}: {shown}, looked at after {', '.join(map(str, plan.steps))} steps"]
     for rate in plan.rates:
         begun = next((each for each in left if each.rate == rate), None)
-        state = "finished" if begun is None else f"goes on at step {begun.begin}" if begun.begin else "to be fitted"
+        state = (
+            "finished"
+            if begun is None
+            else f"goes on at step {begun.begin}"
+            if begun.begin
+            else "to be fitted"
+        )
         lines.append(f"          lr {rate_text(rate)}: {state if rate in rates else 'not in this call'}")
     if not left:
         return "\n".join(lines)

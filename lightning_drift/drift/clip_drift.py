@@ -111,7 +111,7 @@ class ClipDrift(Callback):
         return phases
 
     def to_fetch(self) -> dict[str, int | None]:
-        """The CLIP, if it is to be downloaded, with its bytes where they are known; the hub is not reached."""
+        """The CLIP, if it is to be downloaded, with its bytes where they are known; reaches no hub."""
         if (
             self.clip is None
             or not any(phase.name == "CLIP" for phase in self.phases())

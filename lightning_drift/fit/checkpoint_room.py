@@ -27,8 +27,8 @@ def room_needed(
 ) -> tuple[int, int]:
     """Bytes beside those in use now that `StepCheckpoint` needs: at most at once, and in the end.
 
-    A file is written beside the one it replaces, and older ones are deleted only when it is complete: while the
-    checkpoint of step 1600 is written, the last.ckpt of step 1400 is still there.
+    A file is written beside the one it replaces, and older ones are deleted only when it is complete: while
+    the checkpoint of step 1600 is written, the last.ckpt of step 1400 is still there.
 
     Args:
         steps: The steps to keep.

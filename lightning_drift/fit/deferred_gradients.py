@@ -103,11 +103,7 @@ class _DeferredConv2d(nn.Conv2d):
 
 
 def _trains(weight: Tensor, input: Tensor) -> bool:
-    return (
-        torch.is_grad_enabled()
-        and weight.requires_grad
-        and autocast_dtype(input.device) == weight.dtype
-    )
+    return torch.is_grad_enabled() and weight.requires_grad and autocast_dtype(input.device) == weight.dtype
 
 
 class _Linear(torch.autograd.Function):

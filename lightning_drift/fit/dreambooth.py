@@ -72,8 +72,8 @@ class DreamBooth(LightningModule):
             "recompute" defers more of them, and makes norms and activation functions again in the backward
             pass. "paged" also leaves the optimizer's states in the computer's memory. All but "full" need
             ``trainer.precision`` 16-mixed on a GPU, one device and ``trainer.accumulate_grad_batches`` 1.
-            Runs go from one mode to another. "auto" takes the first whose forecast fits the free memory of the
-            GPU, and says which and why; on a CPU that is "full".
+            Runs go from one mode to another. "auto" takes the first whose forecast fits the free memory of
+            the GPU, and says which and why; on a CPU that is "full".
         gradient_checkpointing: Recompute activations in the backward pass; saves memory only at batch sizes
             above 1.
         weight_change_every_n_steps: How often to log the relative weight change of each block; 0 for never.
@@ -119,7 +119,7 @@ class DreamBooth(LightningModule):
         self.optimizer_args = optimizer_args or {}
         self.pad_tokens = pad_tokens
         self.latents_mode = latents
-        self.memory = memory
+        self.memory: str = memory
         self.gradient_checkpointing = gradient_checkpointing
         self.weight_change_every_n_steps = weight_change_every_n_steps
         self.log_every_n_steps = log_every_n_steps

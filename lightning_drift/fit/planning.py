@@ -1,5 +1,6 @@
-"""The plan of a fit: what its module, its Trainer and its callbacks will do, put together before it starts."""
+"""The plan of a fit: what its module, its Trainer and its callbacks will do, before it starts."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,10 @@ from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.runs import rate_text
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.forecast.base import Base, find_base
-from lightning_drift.forecast.card import Card
+from lightning_drift.forecast.card import Card, affordable
 from lightning_drift.forecast.choice import Choice, choose_mode
 from lightning_drift.forecast.plan import FitPlan
-from lightning_drift.forecast.rehearsal import PRECISIONS, Phase, Rehearsal, Scene, rehearse
+from lightning_drift.forecast.rehearsal import Phase, Rehearsal, Scene, rehearse
 from lightning_drift.forecast.state import state_bytes
 from lightning_drift.forecast.timing import QUICK, calculated, timed
 from lightning_drift.stable_diffusion.loading import StableDiffusion
@@ -34,7 +35,7 @@ _COPIES = 4
 
 
 def start(module: "DreamBooth", trainer: Any, model: StableDiffusion) -> None:
-    """Choose how the weights are kept where that is asked for, say in two lines what a fit will take, check it.
+    """Choose how the weights are kept, where that is asked for, and say in two lines what a fit will take.
 
     Args:
         module: The module, before its weights are loaded.
@@ -65,8 +66,9 @@ def start(module: "DreamBooth", trainer: Any, model: StableDiffusion) -> None:
 
 def _forecast(module: Any, trainer: Any, model: StableDiffusion, scene: Scene, plan: FitPlan) -> None:
     """Count the mode that was asked for, or as many as it takes to choose one."""
-    count = partial(rehearse_mode, module, trainer, model, scene)
     card = Card.here(trainer.strategy.root_device)
+    limit = affordable(card.free) if module.memory == "auto" else math.inf
+    count = partial(rehearse_mode, module, trainer, model, scene, limit)
     try:
         if module.memory == "auto":
             choice = choose(scene, count, card)
@@ -91,15 +93,17 @@ def choose(scene: Scene, count: Callable[[str], Rehearsal], card: Card) -> Choic
     return choose_mode(MODES, count, card)
 
 
-def rehearse_mode(module: Any, trainer: Any, model: StableDiffusion, scene: Scene, mode: str) -> Rehearsal:
-    """Count a fit with its weights kept in a certain way.
+def rehearse_mode(
+    module: Any, trainer: Any, model: StableDiffusion, scene: Scene, limit: float, mode: str
+) -> Rehearsal:
+    """Count a fit with its weights kept in a certain way; ``limit`` as for `rehearse`.
 
     Raises:
         UserError: The fit's other options exclude it.
     """
     asked, module.memory = module.memory, mode
     try:
-        return rehearse(module, model, scene, _phases(trainer))
+        return rehearse(module, model, scene, _phases(trainer), limit)
     finally:
         module.memory = asked
 
@@ -225,7 +229,7 @@ def _what(
             what.append(
                 (
                     "grids",
-                    f"{callback.pictures} pictures{dial} at {listed}; {sampling.num_inference_steps} DDIM steps, "
+                    f"{callback.pictures} pictures{dial} at {listed}; {sampling.num_inference_steps} steps, "
                     f"guidance {sampling.guidance_scale:g}, {sampling.batch_size} together",
                 )
             )
@@ -263,7 +267,7 @@ def dry_run(
     scene = scene_of(module, trainer, base.model, "cuda" if on_card else "cpu", precision)
     plan = plan_fit(module, trainer, base, scene, begin)
     plan.card = card
-    count = partial(rehearse_mode, module, trainer, base.model, scene)
+    count = partial(rehearse_mode, module, trainer, base.model, scene, math.inf)
     for mode in MODES:
         try:
             plan.rehearsals[mode] = count(mode)
@@ -301,7 +305,7 @@ def _choose(plan: FitPlan, scene: Scene, card: Card | None) -> None:
 def _take_times(
     module: Any, trainer: Any, base: Base, scene: Scene, plan: FitPlan, size: float | None
 ) -> None:
-    """Time a few steps where that is quick; else calculate them where the card's name tells how fast it is."""
+    """Time a few steps where that is quick; else calculate them where the card's name tells its speed."""
     device = trainer.strategy.root_device
     grid = next((c for c in trainer.callbacks if isinstance(c, SeedGrid) and c.phases()), None)
     sampling = grid.sampling if grid is not None else None

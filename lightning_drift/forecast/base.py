@@ -1,6 +1,7 @@
 """A base model's shapes, from its configs and headers, before any weight is read or fetched."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.stable_diffusion.loading import StableDiffusion, empty_opened, open_pipeline
@@ -37,7 +38,7 @@ def find_base(pipeline: str, base: str | None = None) -> Base:
             if lacking is None:
                 raise
     configs = {part: sd15_config(part) for part in PARTS}
-    models = empty_models(configs, "sd15")
+    models: dict[str, Any] = empty_models(configs, "sd15")
     model = StableDiffusion(
         **models, tokenizer=sd15_tokenizer(), scheduler_config=sd15_config("scheduler"), source=pipeline
     )

@@ -40,12 +40,17 @@ _SPEEDS = {
     "RTX 2080": (43, 448),
 }
 _ARITHMETIC, _TRAFFIC, _LAUNCH, _CALL = 0.55, 0.80, 2.5e-6, 7e-6
-"""Shares of the data sheet that networks reach, and seconds of a launch on the card and in Python: assumed."""
+"""Shares of the data sheet that networks reach; seconds of a launch, on the card and in Python: assumed."""
 
 
 def needed(tensors: float) -> float:
     """Bytes of a card's free memory that a fit needs whose tensors take so many at most."""
     return tensors * FRAGMENTS + CONTEXT + MARGIN
+
+
+def affordable(free: float) -> float:
+    """Bytes of tensors that a fit may have on a card with so many free."""
+    return (free - CONTEXT - MARGIN) / FRAGMENTS
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def choose_mode(modes: Sequence[str], rehearse: Callable[[str], Rehearsal], card
             return Choice(mode, f"{_compared(needs)}; {free}", told)
     raise UserError(
         f"no way of keeping the weights fits: {_compared(needs)}, and {free}. Close what else uses the card, "
-        f"lower {_lever(told[modes[-1]])}, or leave the text encoder as it is (model.train_text_encoder false)",
+        f"lower {_lever(told[modes[-1]])}, or leave the text encoder frozen (model.train_text_encoder false)",
         "model.memory",
     )
 

@@ -33,7 +33,7 @@ _IDLE = {
 """Operations that compute nothing."""
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees the birth and death of every tensor of a device while it is entered.
 
     Tensors of the meta device take no memory and compute nothing, so that a network of any size is counted in
@@ -49,7 +49,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self, device: str = "meta", rounding: int = ROUNDING) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.rounding = device, rounding
         self.work: list[tuple[float, int]] = []
         self._sizes: list[int] = []
@@ -100,7 +100,9 @@ class Ledger(TorchDispatchMode):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         known = {tensor.untyped_storage()._cdata for tensor in given}  # views and updates make nothing
-        from_weight = func is _CAST and self.part_of(given[0]) == "weights" and torch.is_autocast_enabled("cpu")
+        from_weight = (
+            func is _CAST and self.part_of(given[0]) == "weights" and torch.is_autocast_enabled("cpu")
+        )
         for tensor in made:
             if tensor.untyped_storage()._cdata not in known:
                 self.see(tensor, "casts" if from_weight else None)

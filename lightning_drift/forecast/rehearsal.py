@@ -1,5 +1,6 @@
 """A training step, and what lies between steps, run on a model without weights and counted."""
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -111,7 +112,13 @@ class Rehearsal:
         return total(self.peaks[self.phase()])
 
 
-def rehearse(module: Any, model: StableDiffusion, scene: Scene, beside: Iterable[Phase] = ()) -> Rehearsal:
+def rehearse(
+    module: Any,
+    model: StableDiffusion,
+    scene: Scene,
+    beside: Iterable[Phase] = (),
+    limit: float = math.inf,
+) -> Rehearsal:
     """Count a fit: a step after the first, the encoding of the photos, and what lies between steps.
 
     Args:
@@ -119,6 +126,7 @@ def rehearse(module: Any, model: StableDiffusion, scene: Scene, beside: Iterable
         model: Its base, on the device whose tensors are counted: meta, or a real one.
         scene: What decides memory beside the module.
         beside: What computes between steps.
+        limit: Bytes; where a step takes more, the rest is not counted.
 
     Raises:
         Exception: Whatever an optimizer raises that looks at numbers, which a tensor without any has not.
@@ -150,7 +158,7 @@ def rehearse(module: Any, model: StableDiffusion, scene: Scene, beside: Iterable
             ledger.see_lasting(tensor, "optimizer state")
         told.peaks["step"] = ledger.peak(begin)
         told.work["step"] = ledger.work[begun:]
-        for phase in beside:
+        for phase in beside if told.peak <= limit else ():
             begin, begun = ledger.mark(), len(ledger.work)
             with torch.no_grad(), eval_mode(twin.unet, twin.text_encoder), CudaAutocast(scene.device):
                 # The autoencoder is on the device for that long only.
@@ -228,9 +236,15 @@ def training_step(
             with forward_context():
                 loss: Tensor = twin.training_step(batch, 0)
             between()
-            # Straight to the engine: `backward` turns a replay of autocast off, and checkpoints compute in it.
+            # To the engine itself: `backward` turns a replay of autocast off, and checkpoints compute in it.
             _engine_run_backward(
-                (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+                (loss,),
+                (torch.ones_like(loss),),
+                False,
+                False,
+                (),
+                allow_unreachable=True,
+                accumulate_grad=True,
             )
         twin.configure_gradient_clipping(optimizer, scene.gradient_clip_val, scene.gradient_clip_algorithm)
         return loss

@@ -63,7 +63,9 @@ def timed(
     picture = None
     if sampling is not None:
         with eval_mode(twin.unet, twin.text_encoder):
-            short, long = (_seconds(partial(_dreams, model, sampling, context, steps), device, 1) for steps in (1, 4))
+            short, long = (
+                _seconds(partial(_dreams, model, sampling, context, steps), device, 1) for steps in (1, 4)
+            )
         slope = max(0.0, long - short) / 3
         picture = (short + slope * (sampling.num_inference_steps - 1)) / sampling.batch_size
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"

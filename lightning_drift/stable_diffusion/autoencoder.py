@@ -72,4 +72,5 @@ def decode(model: "StableDiffusion", latent: Tensor) -> Tensor:
     """Likewise to uint8 [3, H, W], where the autoencoder lies."""
     scaled = latent[None].to(model.vae.device, model.vae.dtype) / model.vae.config.scaling_factor
     pixels = model.vae.decode(scaled, return_dict=False)[0][0]
-    return ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    samples: Tensor = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return samples

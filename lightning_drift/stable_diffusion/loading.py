@@ -100,7 +100,7 @@ def load_stable_diffusion(
 def load_opened(opened: OpenedPipeline) -> StableDiffusion:
     """Build the models of an opened pipeline and read their weights, strictly."""
     model = empty_opened(opened)
-    models = {part: getattr(model, part) for part in PARTS}
+    models: dict[str, Any] = {part: getattr(model, part) for part in PARTS}
     if (described := json.dumps(opened.configs, sort_keys=True)) not in _RAN:
         check_runs(models, opened.source)
         _RAN.add(described)
@@ -108,7 +108,7 @@ def load_opened(opened: OpenedPipeline) -> StableDiffusion:
         fill(models[part], opened.weights[part], part.replace("_", " "))
     # The one buffer that no file holds: transformers keeps it out of the state dict.
     positions = torch.arange(model.text_encoder.config.max_position_embeddings)
-    model.text_encoder.embeddings.position_ids = positions.expand((1, -1))
+    models["text_encoder"].embeddings.position_ids = positions.expand((1, -1))
     model.vae.requires_grad_(False)
     return model
 

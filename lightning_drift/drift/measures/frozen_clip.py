@@ -276,7 +276,7 @@ def _exact(device: torch.device) -> Iterator[None]:
 
 
 def is_here(name: str) -> bool:
-    """Whether a CLIP can be read without reaching the hub; a folder that is not there is found by `FrozenClip`."""
+    """Whether a CLIP can be read, or refused, without reaching the hub."""
     try:
         with from_cache():
             return name == "pocket" or _find(name).is_dir()
