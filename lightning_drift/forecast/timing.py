@@ -59,14 +59,13 @@ def timed(
     model = _random(base, device)
     context = _Context(device, scene)
     twin, optimizer = trained_over(module, model, scene)
-    step = _seconds(lambda: training_step(twin, optimizer, scene, context), device, count=3)
+    step = _seconds(lambda: training_step(twin, optimizer, scene, context), device, count=2)
     picture = None
     if sampling is not None:
         with eval_mode(twin.unet, twin.text_encoder):
-            short, long = (
-                _seconds(partial(_dreams, model, sampling, context, steps), device, 1) for steps in (1, 4)
-            )
-        slope = max(0.0, long - short) / 3
+            short = _seconds(partial(_dreams, model, sampling, context, 1), device)
+            long = _seconds(partial(_dreams, model, sampling, context, 3), device, warm=False)
+        slope = max(0.0, long - short) / 2
         picture = (short + slope * (sampling.num_inference_steps - 1)) / sampling.batch_size
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     return Times(step, picture, f"timed on {name} with random weights")
@@ -99,9 +98,10 @@ def _dreams(model: StableDiffusion, sampling: Sampling, context: _Context, steps
     dream(model, prompts, range(sampling.batch_size), short, forward_context=context)
 
 
-def _seconds(work: Any, device: torch.device, count: int) -> float:
-    """Seconds of work, after it was done once."""
-    work()
+def _seconds(work: Any, device: torch.device, count: int = 1, warm: bool = True) -> float:
+    """Seconds of work, after it was done once where it is to be warm."""
+    if warm:
+        work()
     _wait(device)
     begin = time.perf_counter()
     for _ in range(count):

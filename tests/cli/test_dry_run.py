@@ -47,6 +47,7 @@ def test_fit_says_what_will_run_and_writes_nothing(tmp_path: Path, capsys: Any) 
     assert "download" not in out
 
 
+@pytest.mark.filterwarnings("ignore:You passed .Trainer")  # no GPU is here, as is meant
 def test_the_recipe_is_planned_for_a_card_that_is_not_here(
     tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
