@@ -33,8 +33,8 @@ def placed(module: nn.Module, device: torch.device, dtype: torch.dtype | None = 
     first = next(module.parameters())
     home, precision = first.device, first.dtype
     try:
-        # nn.Module's own `to`: that of diffusers' classes warns about half precision on a CPU. Where the device
-        # is full, some parameters have moved when it fails.
+        # nn.Module's own `to`: that of diffusers' classes warns about half precision on a CPU. On a device
+        # that is full some parameters have moved when it fails.
         nn.Module.to(module, device=device, dtype=dtype)
         yield
     finally:

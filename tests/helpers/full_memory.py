@@ -1,4 +1,4 @@
-"""Memory that is really full: a limit on a command's process, and a batch that asks for more than there is."""
+"""Memory that is really full: a limit on a command's process, and a batch that asks for all there is."""
 
 import re
 import resource
