@@ -124,14 +124,14 @@ def refuse_full(error: BaseException, name: str) -> None:
 
 
 @contextmanager
-def during(what: str, remedy: Callable[[], Remedy | None] | None = None) -> Iterator[None]:
+def during(what: str, remedy: Callable[[Exhausted], Remedy | None] | None = None) -> Iterator[None]:
     """Have an exception that says that memory is full know what was being done.
 
     The innermost one says what was done, and of those that know a remedy the innermost says that.
 
     Args:
         what: What is done, as the subject of a sentence: "training step 341", "encoding the photos".
-        remedy: Gives what needs less memory; asked when it is wanted.
+        remedy: Gives what needs less of the memory that is full; asked when it is wanted.
     """
     try:
         yield
@@ -140,14 +140,14 @@ def during(what: str, remedy: Callable[[], Remedy | None] | None = None) -> Iter
         raise
 
 
-def tell(error: Exception, what: str, remedy: Callable[[], Remedy | None] | None = None) -> None:
+def tell(error: Exception, what: str, remedy: Callable[[Exhausted], Remedy | None] | None = None) -> None:
     """Have an exception know what was being done; see `during`."""
     told = _told(error)
     if told is None and (found := exhausted(error)) is not None:
         told = _Told(what, found, None)
         error.__dict__["_lightning_drift"] = told
     if told is not None and told.remedy is None and remedy is not None:
-        told.remedy = remedy()
+        told.remedy = remedy(told.exhausted)
 
 
 def sentence(error: BaseException) -> str:

@@ -229,7 +229,7 @@ class Dreamer(LightningModule):
         def some(part: Sequence[DreamRequest]) -> list[Image.Image]:
             return dream(model, [each.prompt for each in part], [each.seed for each in part], sampling)
 
-        with during("one dream at a time", lambda: smaller_pictures(sampling)):
+        with during("one dream at a time", lambda _: smaller_pictures(sampling)):
             images = self._batch.map(batch, some)
         pictures = []
         for request, image in zip(batch, images, strict=True):

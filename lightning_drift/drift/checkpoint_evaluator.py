@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.halving import Batch
-from lightning_drift.common.out_of_memory import Remedy, during
+from lightning_drift.common.out_of_memory import GPU, Exhausted, Remedy, during
 from lightning_drift.drift.base import DriftBase
 from lightning_drift.drift.default_clip import default_clip
 from lightning_drift.drift.measures.features import Features
@@ -98,8 +98,9 @@ class CheckpointEvaluator:
         with during(f"measuring the pictures of {title}", self._less):
             return self._measure(weights, title)
 
-    def _less(self) -> Remedy | None:
-        if not torch.cuda.is_available():
+    @staticmethod
+    def _less(full: Exhausted) -> Remedy | None:
+        if full.memory != GPU:
             return None
         return Remedy("let the CPU do it, with CUDA_VISIBLE_DEVICES= before the command")
 

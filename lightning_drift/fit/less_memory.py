@@ -1,11 +1,12 @@
 """What a fit that has run out of memory can do with less, in the order in which to take it."""
 
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.out_of_memory import Remedy
+from lightning_drift.common.out_of_memory import GPU, HOST, Exhausted, Remedy
+from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.split_optimizer import check_split
 from lightning_drift.stable_diffusion.sampling import Sampling
 
@@ -16,24 +17,33 @@ def next_mode(module: Any) -> str | None:
     Args:
         module: What is trained.
     """
-    modes = get_args(get_type_hints(type(module).__init__).get("memory"))
-    later = modes[modes.index(module.memory) + 1 :] if getattr(module, "memory", None) in modes else ()
+    modes = [*MEMORY_MODES]
+    later = modes[modes.index(module.memory) + 1 :] if getattr(module, "memory", None) in modes else []
     if not later:
         return None
     try:
-        check_split(module.optimizer, module.trainer, module.loss_scaler)
+        check_split(later[0], module.optimizer, module.trainer, module.loss_scaler)
     except UserError:
         return None
-    return str(later[0])
+    return later[0]
 
 
-def less_for_a_step(module: Any, updating: bool = False) -> Remedy | None:
+def less_for_a_step(module: Any, full: Exhausted, updating: bool = False) -> Remedy | None:
     """What makes a training step need less memory; what computes the same comes first.
 
     Args:
         module: What is trained.
+        full: The memory that is full; the computer's, in a step on a GPU, is so by what was moved there.
         updating: It was the optimizer's update that found too little.
     """
+    if full.memory == HOST and module.device.type != "cpu":
+        larger = [name for name, mode in MEMORY_MODES.items() if not mode.paged][-1]
+        if not MEMORY_MODES[module.memory].paged:
+            return None
+        return Remedy(
+            f"set model.memory {larger}, which takes more of the GPU's and less of this",
+            {"model.memory": larger},
+        )
     if (mode := next_mode(module)) is not None:
         return Remedy(f"set model.memory {mode}, which computes the same in less", {"model.memory": mode})
     trainer, data = module.trainer, getattr(module.trainer, "datamodule", None)
@@ -60,20 +70,32 @@ def less_for_a_step(module: Any, updating: bool = False) -> Remedy | None:
     return Remedy(f"lower data.resolution, which is {side}") if side else None
 
 
-def less_for_a_grid(module: Any, fitting: bool, sampling: Sampling) -> Remedy:
+def more_room(module: Any, full: Exhausted) -> Remedy | None:
+    """What leaves more of a GPU to something that is done beside the training.
+
+    Args:
+        module: What is trained.
+        full: The memory that is full.
+
+    Returns:
+        None where nothing is trained now, or it cannot take less.
+    """
+    mode = next_mode(module) if full.memory == GPU and module.trainer.state.fn == "fit" else None
+    if mode is None:
+        return None
+    return Remedy(f"set model.memory {mode}, which trains the same in less", {"model.memory": mode})
+
+
+def less_for_a_grid(module: Any, full: Exhausted, sampling: Sampling) -> Remedy:
     """What makes a picture of a seed grid need less memory, where one at a time does not fit.
 
     Args:
         module: What is trained.
-        fitting: It is trained at the moment.
+        full: The memory that is full.
         sampling: How the grid is sampled.
     """
-    mode = next_mode(module) if fitting else None
-    if mode is not None:
-        return Remedy(
-            f"set model.memory {mode}, which leaves more to the grid and trains the same",
-            {"model.memory": mode},
-        )
+    if (room := more_room(module, full)) is not None:
+        return room
     side = module.resolution
     size = f"{sampling.width or side}x{sampling.height or side}"
     return Remedy(f"lower seed_grid.width and seed_grid.height, which are {size}")

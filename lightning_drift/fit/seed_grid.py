@@ -185,7 +185,7 @@ class SeedGrid(Callback):
         if trainer.is_global_zero:
             with during(
                 f"the seed grid at step {step} with one picture at a time",
-                lambda: less_for_a_grid(pl_module, trainer.state.fn == "fit", self.sampling),
+                lambda full: less_for_a_grid(pl_module, full, self.sampling),
             ):
                 images = self.render(trainer, pl_module, f"{GRID_BAR} {step}")
             pictures = GridPictures(step, images)

@@ -44,7 +44,7 @@ def posteriors(vae: Any, images: Sequence[Tensor], device: torch.device) -> tupl
     with (
         during(
             f"encoding the photos, each of {width}x{height},",
-            lambda: Remedy(f"lower data.resolution, which is {min(height, width)}"),
+            lambda _: Remedy(f"lower data.resolution, which is {min(height, width)}"),
         ),
         placed(vae, device, torch.float32),
         eval_mode(vae),

@@ -297,7 +297,7 @@ class SupirUpscaler(LightningModule):
 
     def _upscale(self, group: list[tuple[UpscaleRequest, Source, Frame]]) -> list[Picture]:
         """The pictures of a group that goes through the network together, as far as memory goes."""
-        with during("loading SUPIR's text encoders", lambda: Remedy(f"try {self._less()}")):
+        with during("loading SUPIR's text encoders", lambda _: Remedy(f"try {self._less()}")):
             self._ready()
         return [picture for picture in self._batch.map(group, self._some) if picture is not None]
 

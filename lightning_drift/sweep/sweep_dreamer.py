@@ -144,7 +144,7 @@ class SweepDreamer(LightningModule):
         self._use(requests[0].model, requests[0].drift, device)
         sampling = self.sampling_of(requests[0])
         self._batch.size = self._batch.size or size
-        with during("one picture of the sweep at a time", lambda: smaller_pictures(sampling)):
+        with during("one picture of the sweep at a time", lambda _: smaller_pictures(sampling)):
             return self._batch.map(requests, lambda part: self._filled(part, sampling))
 
     def _filled(self, requests: Sequence[SweepRequest], sampling: Sampling) -> list[Any]:

@@ -166,7 +166,7 @@ def test_the_sentence_says_what_was_done_and_what_a_gpu_had() -> None:
     remedy = Remedy("set model.memory split, which computes the same in less", {"model.memory": "split"})
 
     def step() -> None:
-        with during("the fit", lambda: Remedy("buy more")), during("training step 341", lambda: remedy):
+        with during("the fit", lambda _: Remedy("buy more")), during("training step 341", lambda _: remedy):
             raise torch.OutOfMemoryError(CUDA)
 
     error = raised(step)
@@ -180,7 +180,7 @@ def test_the_sentence_says_what_was_done_and_what_a_gpu_had() -> None:
 
 def test_what_has_no_remedy_of_its_own_takes_the_one_around_it() -> None:
     def grid() -> None:
-        with during("the grid", lambda: Remedy("lower its size")), during("loading the CLIP"):
+        with during("the grid", lambda _: Remedy("lower its size")), during("loading the CLIP"):
             torch.empty(2**58)
 
     said = sentence(raised(grid))
@@ -193,7 +193,7 @@ def test_what_has_no_remedy_of_its_own_takes_the_one_around_it() -> None:
 
 def test_another_error_passes_as_it_is() -> None:
     def fault() -> None:
-        with during("the grid", lambda: Remedy("lower its size")):
+        with during("the grid", lambda _: Remedy("lower its size")):
             raise RuntimeError("a fault")
 
     assert sentence(raised(fault)) == ""
