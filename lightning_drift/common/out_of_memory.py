@@ -248,10 +248,13 @@ def _figures(what: str, found: Exhausted) -> str:
     if found.free is None:
         return f"{_capital(what)} {asked} than there was"
     of = f" of {byte_size(found.total)}" if found.total is not None else ""
+    free = f"{byte_size(found.free)}{of}"
+    if (
+        found.memory == HOST and found.free >= (found.asked or 0) > 0
+    ):  # libraries give back what they can first
+        return f"{_capital(what)} {asked}; now that it has given up, {free} are free {found.where}".rstrip()
     others = f"; other programs hold {byte_size(found.others)} of it" if found.others else ""
-    return (
-        f"{_capital(what)} {asked}, and {byte_size(found.free)}{of} were free {found.where}".rstrip() + others
-    )
+    return f"{_capital(what)} {asked}, and {free} were free {found.where}".rstrip() + others
 
 
 def _capital(text: str) -> str:

@@ -131,3 +131,18 @@ def test_a_grid_that_does_not_fit_is_halved_once_for_the_whole_run(
         for key, picture in whole[step].items():
             difference = np.asarray(picture, dtype=int) - np.asarray(halved[step][key])
             assert abs(difference).max() <= 1
+
+
+def test_a_dial_that_does_not_fit_costs_its_row_only(
+    tiny_sd: str, trainer: Any, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("lightning_drift.fit.seed_grid.dial_pictures", lambda *_: torch.empty(2**58))
+    groups = {"dream": {"prompts": "a tree", "seeds": "0"}}
+    grid = SeedGrid("1", groups, num_inference_steps=1, drift_dial="0.5")
+    run = trainer(max_steps=2, callbacks=[grid])
+    run.fit(DreamBooth(tiny_sd), datamodule=Latents())
+    assert run.global_step == 2
+    said = capsys.readouterr().err
+    assert (
+        "cannot make the dial's row at step 1: the computer's memory is full. 1073741824.00 GiB more" in said
+    )
