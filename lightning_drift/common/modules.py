@@ -33,9 +33,10 @@ def placed(module: nn.Module, device: torch.device, dtype: torch.dtype | None = 
     """
     first = next(module.parameters())
     home, precision = first.device, first.dtype
-    # nn.Module's own `to`: that of diffusers' classes warns about half precision on a CPU.
-    nn.Module.to(module, device=device, dtype=dtype)
     try:
+        # nn.Module's own `to`: that of diffusers' classes warns about half precision on a CPU. On a device
+        # that is full some parameters have moved when it fails.
+        nn.Module.to(module, device=device, dtype=dtype)
         yield
     finally:
         nn.Module.to(module, device=home, dtype=precision)
@@ -46,15 +47,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What autocast computes in on a device now; None where it is off.
-
-    A device that has none, such as meta, stands in for another: the CPU's autocast speaks for it.
-    """
-    kind = device.type if torch.amp.is_autocast_available(device.type) else "cpu"
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_drift.common.modules import autocast_dtype
 from lightning_drift.weights.split_weights import is_split
 
 
@@ -81,7 +80,7 @@ class _DeferredLinear(nn.Linear):
     deferred: DeferredGradients
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _trains(self.weight, input):
+        if not _trains(self.weight):
             return super().forward(input)
         half = self.weight.dtype
         bias = None if self.bias is None else self.bias.to(half)
@@ -93,7 +92,7 @@ class _DeferredConv2d(nn.Conv2d):
     deferred: DeferredGradients
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _trains(self.weight, input):
+        if not _trains(self.weight):
             return super().forward(input)
         half = self.weight.dtype
         bias = None if self.bias is None else self.bias.to(half)
@@ -102,8 +101,8 @@ class _DeferredConv2d(nn.Conv2d):
         return output
 
 
-def _trains(weight: Tensor, input: Tensor) -> bool:
-    return torch.is_grad_enabled() and weight.requires_grad and autocast_dtype(input.device) == weight.dtype
+def _trains(weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and weight.requires_grad
 
 
 class _Linear(torch.autograd.Function):

@@ -8,8 +8,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from lightning_drift.common.modules import autocast_dtype
-
 # The lists of PyTorch 2.13 (aten/src/ATen/autocast_mode.h), as far as Stable Diffusion calls them.
 _LOW = {
     *(F.linear, F.conv1d, F.conv2d, torch.conv2d, F.scaled_dot_product_attention, torch.einsum),
@@ -49,10 +47,10 @@ class CudaAutocast(TorchFunctionMode):
     @property
     def dtype(self) -> torch.dtype | None:
         """What is cast to now; None where autocast is off."""
-        dtype = autocast_dtype(torch.device("cpu"))
-        if dtype is None:
-            self._cache.clear()
-        return dtype
+        if torch.is_autocast_enabled("cpu"):
+            return torch.get_autocast_dtype("cpu")
+        self._cache.clear()
+        return None
 
     def forget(self) -> None:
         """Drop the cast weights if autocast was turned off since."""
