@@ -6,10 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import free_bytes
+from lightning_drift.common.out_of_memory import forget, give_back, is_out_of_memory
 from lightning_drift.common.text import byte_size, reason
 from lightning_drift.fit.checkpoint_room import room_needed, saved_files
 from lightning_drift.fit.checkpointing import MARGIN, StepCheckpoint, read_checkpoint
@@ -320,12 +319,15 @@ def _take_times(
         try:
             module.memory, asked = (plan.memory if plan.memory in MODES else MODES[0]), module.memory
             plan.times = timed(module, base.model, scene, sampling, device)
-        except (torch.OutOfMemoryError, RuntimeError):
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            forget(error)
             plan.times = calculated(told, sampling, plan.card)
             plan.untimed = f"{plan.card.name} has no room for a step now, and how fast it is is not known"
         finally:
             module.memory = asked
-            torch.cuda.empty_cache()
+            give_back()
     elif scene.device == "cuda":
         plan.untimed = "there is no GPU here to time it on"
     elif arithmetic > QUICK:
