@@ -17,7 +17,7 @@ from lightning_drift.fit.runs import rate_text
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.forecast.base import Base, find_base
 from lightning_drift.forecast.card import Card, affordable
-from lightning_drift.forecast.choice import Choice, choose_mode
+from lightning_drift.forecast.choice import MemoryChoice, choose_mode
 from lightning_drift.forecast.plan import FitPlan
 from lightning_drift.forecast.rehearsal import Phase, Rehearsal, Scene, rehearse
 from lightning_drift.forecast.state import state_bytes
@@ -81,14 +81,14 @@ def _forecast(module: Any, trainer: Any, model: StableDiffusion, scene: Scene, p
         plan.reason = f"the memory of this fit cannot be forecast: {type(error).__name__}"
 
 
-def choose(scene: Scene, count: Callable[[str], Rehearsal], card: Card) -> Choice:
+def choose(scene: Scene, count: Callable[[str], Rehearsal], card: Card) -> MemoryChoice:
     """The mode of ``model.memory auto`` on a card.
 
     Raises:
         UserError: No mode fits.
     """
     if scene.world_size > 1:
-        return Choice(MODES[0], f"the others are for one device, and there are {scene.world_size}")
+        return MemoryChoice(MODES[0], f"the others are for one device, and there are {scene.world_size}")
     return choose_mode(MODES, count, card)
 
 

@@ -9,7 +9,7 @@ from lightning_drift.forecast.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True)
-class Choice:
+class MemoryChoice:
     """A mode of ``model.memory``, and why.
 
     Attributes:
@@ -23,7 +23,7 @@ class Choice:
     rehearsals: dict[str, Rehearsal] = field(default_factory=dict)
 
 
-def choose_mode(modes: Sequence[str], rehearse: Callable[[str], Rehearsal], card: Card) -> Choice:
+def choose_mode(modes: Sequence[str], rehearse: Callable[[str], Rehearsal], card: Card) -> MemoryChoice:
     """The first mode whose forecast fits the free memory of a card.
 
     What may be done on the CPU (`Rehearsal.movable`) decides nothing.
@@ -46,10 +46,10 @@ def choose_mode(modes: Sequence[str], rehearse: Callable[[str], Rehearsal], card
             if mode == modes[0]:
                 raise
             most = f"{modes[0]} needs about {needs[modes[0]] / GIB:.1f} GiB and {free}"
-            return Choice(modes[0], f"{most}, but nothing else is possible: {error.message}", told)
+            return MemoryChoice(modes[0], f"{most}, but nothing else is possible: {error.message}", told)
         needs[mode] = needed(told[mode].peak)
         if needs[mode] <= card.free:
-            return Choice(mode, f"{_compared(needs)}; {free}", told)
+            return MemoryChoice(mode, f"{_compared(needs)}; {free}", told)
     raise UserError(
         f"no way of keeping the weights fits: {_compared(needs)}, and {free}. Close what else uses the card, "
         f"lower {_lever(told[modes[-1]])}, or leave the text encoder frozen (model.train_text_encoder false)",
