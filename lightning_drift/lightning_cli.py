@@ -55,9 +55,9 @@ from lightning_drift.fit.runs import (
 )
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
-from lightning_drift.guests import check_method, failed_guest
 from lightning_drift.parser import SentenceParser, expand_paths
 from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made, refuse_nulls
+from lightning_drift.user_classes import check_method, failed_class
 
 __all__ = [
     "DreamBooth",
@@ -212,7 +212,7 @@ class DriftCLI(LightningCLI):
         ends.begin()
         config = self.config[self.subcommand]
         self._refuse_nulls(config)
-        check_method(self.subcommand, str(config.model.class_path))
+        check_method(str(self.subcommand), str(config.model.class_path))
         if self.subcommand == "fit":
             self._prepare_fit(config)
         elif self.subcommand == "validate":
@@ -360,9 +360,9 @@ class DriftCLI(LightningCLI):
                 notice(f"stopped {self._reached(subcommand, remedy_words(error))}")
                 if not isinstance(error, UserError):
                     raise UserError(lacking) from error
-            if not isinstance(error, UserError) and (guest := failed_guest(error)):
+            if not isinstance(error, UserError) and (failed := failed_class(error)):
                 notice(f"stopped {self._reached(subcommand)}")
-                raise guest from error
+                raise failed from error
             raise
 
     @property

@@ -19,7 +19,7 @@ _OPTIONS = {
     Profiler: "trainer.profiler",
     Optimizer: "model.optimizer",
 }
-_GUESTS = tuple(_OPTIONS)
+_KINDS = tuple(_OPTIONS)
 
 
 def check_method(command: str, class_path: str) -> None:
@@ -50,7 +50,7 @@ def check_method(command: str, class_path: str) -> None:
         )
 
 
-def failed_guest(error: BaseException) -> UserError | None:
+def failed_class(error: BaseException) -> UserError | None:
     """What to say of an exception that a callback, a logger, a profiler or an optimizer let out.
 
     Args:
@@ -59,18 +59,19 @@ def failed_guest(error: BaseException) -> UserError | None:
     Returns:
         A sentence with the place in the code; None if the exception is of something else.
     """
-    guest: object | None = None
+    culprit: object | None = None
     trace: TracebackType | None = error.__traceback__
     place = ""
     while trace is not None:
         frame = trace.tb_frame.f_locals
-        for owner in (frame.get("callback"), frame.get("self")):
-            if isinstance(owner, _GUESTS) and not type(owner).__module__.startswith("lightning_drift."):
-                guest = owner
+        for candidate in (frame.get("callback"), frame.get("self")):
+            own = type(candidate).__module__.startswith("lightning_drift.")
+            if isinstance(candidate, _KINDS) and not own:
+                culprit = candidate
         place = f"{Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}"
         trace = trace.tb_next
-    option = next((name for kind, name in _OPTIONS.items() if isinstance(guest, kind)), None)
+    option = next((name for kind, name in _OPTIONS.items() if isinstance(culprit, kind)), None)
     if option is None:
         return None
-    name = type(guest).__name__
+    name = type(culprit).__name__
     return UserError(f"{name} failed: {reason(error)} ({type(error).__name__} in {place})", option)
