@@ -2,8 +2,7 @@
 
 import importlib.util
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_drift.common.errors import notice
+from lightning_drift.fit.nearest_code import NearestCode
 from lightning_drift.weights.split_weights import full_weight, is_split, split_parameters_
 
 _CHUNK = 16384  # numbers of a tensor that one program updates
@@ -21,12 +21,12 @@ _QUANTIZED = 256  # numbers that share a scale
 class FusedUpdate:
     """Takes an optimizer's steps with the kernel of `fit/update_kernel`.
 
-    bitsandbytes launches a kernel for each tensor and waits for the device after each. Here tensors of one kind
-    (split or float32 weights, 8-bit or float32 states) are updated in one launch, which finds them by a table
-    of addresses: weights, gradients and states lie where they always lay, so whoever moves, loads or replaces
-    them need not know. Loss scale, clipping, step sizes and whether the step is skipped are read from the
-    device. The states are the optimizer's own, and so is what it saves; only its step counts lie on the device
-    until `settle`.
+    bitsandbytes launches a kernel for each tensor and waits for the device after each. Here tensors of one
+    kind (split or float32 weights, 8-bit or float32 states) are updated in one launch, which finds them by a
+    table of addresses: weights, gradients and states lie where they always lay, so whoever moves, loads or
+    replaces them need not know. Loss scale, clipping, step counts and whether the step is skipped are read
+    from the device. The states are the optimizer's own, and so is what it saves; only its step counts lie on
+    the device until `settle`.
 
     Args:
         optimizer: bitsandbytes' optimizer.
@@ -35,7 +35,7 @@ class FusedUpdate:
     """
 
     def __init__(
-        self, optimizer: Optimizer2State, stand_ins: Mapping[Tensor, nn.Parameter], cuda: bool = True
+        self, optimizer: Optimizer2State, stand_ins: Mapping[nn.Parameter, nn.Parameter], cuda: bool = True
     ) -> None:
         from lightning_drift.fit import update_kernel
 
@@ -55,34 +55,42 @@ class FusedUpdate:
 
     @torch.no_grad()
     def update(
-        self, gradients: Mapping[Any, Tensor], inverse_scale: Tensor, coefficient: Tensor, found_inf: Tensor
+        self, gradients: Mapping[Any, Tensor], factors: Sequence[Tensor] = (), found_inf: Tensor | None = None
     ) -> None:
         """Take one step with the groups' settings of the moment.
 
         Args:
-            gradients: Of each weight that is to be updated, still scaled.
-            inverse_scale: float32 [], one over the loss scale.
-            coefficient: float32 [], what clipping multiplies the gradients with.
+            gradients: Of each weight that is to be updated.
+            factors: What they are multiplied with, one after the other; float32 [], at most two.
             found_inf: float32 [], above 0 where a gradient is not finite; then nothing changes.
         """
         if not gradients:
             return
-        kinds: dict[Any, list[Any]] = defaultdict(list)
+        device = next(iter(gradients.values())).device
+        one = torch.ones((), device=device)
+        first, second = (*factors, one, one)[:2]
+        found = torch.zeros((), device=device) if found_inf is None else found_inf
+        kinds: dict[tuple[bool, bool], list[Any]] = defaultdict(list)
         for weight, gradient in gradients.items():
             key = self._stand_ins.get(weight, weight)
             state = self._state(key, weight)
             remainder = _beside(weight)
-            gradient = gradient.contiguous()
-            kind = (remainder is not None, "absmax1" in state, gradient.dtype)
-            tensors = (weight, remainder, gradient, *map(state.get, ("state1", "state2", "absmax1", "absmax2")))
+            gradient = gradient.to(weight.dtype).contiguous()
+            kind = (remainder is not None, "absmax1" in state)
+            tensors = (
+                weight,
+                remainder,
+                gradient,
+                *map(state.get, ("state1", "state2", "absmax1", "absmax2")),
+            )
             settings = self._optimizer.param_groups[self._places[key][0]]
             kinds[kind].append((key, tensors, settings))
         for kind, rows in kinds.items():
-            self._launch(kind, rows, inverse_scale, coefficient, found_inf)
+            self._launch(kind, rows, first, second, found)
 
-    def _launch(self, kind: Any, rows: list[Any], inverse: Tensor, coefficient: Tensor, found: Tensor) -> None:
-        halves, eight_bit, dtype = kind
-        device = inverse.device
+    def _launch(self, kind: Any, rows: list[Any], first: Tensor, second: Tensor, found: Tensor) -> None:
+        halves, eight_bit = kind
+        device = found.device
         table = [
             [*(0 if t is None else t.data_ptr() for t in tensors), tensors[0].numel(), self._numbers[key]]
             for key, tensors, _ in rows
@@ -98,20 +106,17 @@ class FusedUpdate:
         taken = (found.reshape(()) == 0).to(torch.int32)
         steps.index_add_(0, addresses[:, 8], taken.expand(len(rows)))
         programs = self._cut(tuple(row[7] for row in table), device)
-        import triton.language as tl
-
         self._kernel[(len(programs),)](
             programs,
             addresses,
             settings,
             steps,
-            inverse,
-            coefficient,
+            first,
+            second,
             found,
             *(self._codes if eight_bit else [None] * 6),
             HALVES=halves,
             EIGHT_BIT=eight_bit,
-            GRADIENT=tl.float16 if dtype == torch.float16 else tl.float32,
             ALIGNED=aligned,
             CUDA=self._cuda,
             CHUNK=_CHUNK,
@@ -166,7 +171,7 @@ class FusedUpdate:
 
 
 def _beside(weight: Tensor) -> Tensor | None:
-    """A weight's remainder, beside it on its device; both are made contiguous, as bitsandbytes makes weights."""
+    """A weight's remainder, on its device; both are made contiguous, as bitsandbytes makes weights."""
     weight.data = weight.data.contiguous()
     if not is_split(weight):
         return None
@@ -180,48 +185,7 @@ def _send(rows: list[list[Any]], dtype: torch.dtype, device: torch.device) -> Te
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
-@dataclass(frozen=True)
-class NearestCode:
-    """bitsandbytes' rounding to the nearest of 256 numbers as two look-ups.
-
-    A number's upper 16 bits decide its code but for one limit, at which it becomes the next: no two limits of
-    bitsandbytes' maps lie between numbers that share them.
-
-    Args:
-        codes: float32 [256], rising.
-        first: uint8 [65536], the code of the smallest number with these upper 16 bits; 0 where it is not one.
-        limits: float32 [256], the largest number that still has this code; infinite for the last.
-    """
-
-    codes: Tensor
-    first: Tensor
-    limits: Tensor
-
-    @classmethod
-    def of(cls, codes: Tensor) -> "NearestCode":
-        """The look-ups of a map, on the CPU.
-
-        Raises:
-            ValueError: Two limits lie too near to each other.
-        """
-        codes = codes.detach().float().cpu()
-        middles = (codes[:-1] + codes[1:]) * 0.5
-        # bitsandbytes' search ends at an even code and leaves it only for what is nearer to another.
-        below = torch.nextafter(middles, torch.tensor(-torch.inf))
-        limits = torch.where(torch.arange(len(middles)) % 2 == 0, middles, below)
-        limits = torch.cat([limits, torch.tensor([torch.inf])])
-        keys = torch.arange(1 << 16, dtype=torch.int64)
-        ends = torch.stack([keys << 16, (keys << 16) | 0xFFFF])
-        ends = torch.where(ends >= 1 << 31, ends - (1 << 32), ends).to(torch.int32).view(torch.float32)
-        finite = torch.isfinite(ends).all(0)
-        low, high = ends.nan_to_num(0).sort(0).values
-        first, last = (torch.searchsorted(limits, numbers.contiguous()) for numbers in (low, high))
-        if (last - first)[finite].max() > 1:
-            raise ValueError("two limits between codes lie too near to each other")
-        return cls(codes, torch.where(finite, first, 0).to(torch.uint8), limits)
-
-
-def fused_update(optimizer: Optimizer, stand_ins: Mapping[Tensor, nn.Parameter]) -> FusedUpdate | None:
+def fused_update(optimizer: Optimizer, stand_ins: Mapping[nn.Parameter, nn.Parameter]) -> FusedUpdate | None:
     """The fused update of an optimizer on an NVIDIA GPU; None where its own steps are to be taken.
 
     Where it cannot be had on a GPU, one line says why. It is taken only if it makes the bits of bitsandbytes'
@@ -230,10 +194,10 @@ def fused_update(optimizer: Optimizer, stand_ins: Mapping[Tensor, nn.Parameter])
     device = next(iter(stand_ins), torch.empty(0)).device
     if device.type != "cuda":
         return None
-    reason = _why_not(optimizer)
+    reason = why_not(optimizer)
     if not reason:
         try:
-            if _trial(optimizer, device):
+            if makes_bitsandbytes_bits(optimizer, device):
                 return FusedUpdate(optimizer, stand_ins)
             reason = "on this GPU its numbers are not those of bitsandbytes"
         except Exception as error:  # of a compiler: a missing C compiler, an old GPU or driver
@@ -242,7 +206,7 @@ def fused_update(optimizer: Optimizer, stand_ins: Mapping[Tensor, nn.Parameter])
     return None
 
 
-def _why_not(optimizer: Optimizer) -> str:
+def why_not(optimizer: Optimizer) -> str:
     """Why an optimizer's steps cannot be fused on a GPU; empty if they can."""
     if not isinstance(optimizer, Optimizer2State) or optimizer.optimizer_name != "adam":
         return f"that is for bitsandbytes' Adam and AdamW, and this is {type(optimizer).__name__}"
@@ -257,13 +221,14 @@ def _why_not(optimizer: Optimizer) -> str:
     return ""
 
 
-def _trial(optimizer: Any, device: torch.device) -> bool:
+def makes_bitsandbytes_bits(optimizer: Any, device: torch.device) -> bool:
     """Whether two steps on a few small tensors of each kind make bitsandbytes' bits on a device."""
     source = torch.Generator().manual_seed(0)
     settings = {key: optimizer.defaults[key] for key in ("lr", "betas", "eps", "weight_decay")}
     same = True
     for width in (64, 67):
-        layer = nn.Linear(80, width, bias=False)  # large enough to be split
+        # Large enough to be split; made on meta, so that the global generator is not moved.
+        layer = nn.Linear(80, width, bias=False, device="meta").to_empty(device="cpu")
         layer.weight.data.uniform_(0.01, 0.1, generator=source)  # which halves hold exactly
         extra = [nn.Parameter(torch.randn(size, generator=source).to(device)) for size in (80 * width, width)]
         layer.to(device)
@@ -271,17 +236,18 @@ def _trial(optimizer: Any, device: torch.device) -> bool:
         split_parameters_(layer)
         stand_in = nn.Parameter(torch.empty(0, device=device))
         mine, other = (
-            Optimizer2State("adam", params, args=optimizer.args, optim_bits=optimizer.args.optim_bits, **settings)
+            Optimizer2State(
+                "adam", params, args=optimizer.args, optim_bits=optimizer.args.optim_bits, **settings
+            )
             for params in ([stand_in, *extra], theirs)
         )
-        fused = FusedUpdate(mine, {layer.weight: stand_in})
-        one, zero = torch.ones((), device=device), torch.zeros((), device=device)
+        fused = FusedUpdate(mine, {layer.weight: stand_in}, cuda=device.type == "cuda")
         for _ in range(2):
-            gradients: dict[Any, Tensor] = {}
+            gradients = {}
             for weight, twin in zip((layer.weight, *extra), theirs, strict=True):
                 noise = torch.randn(twin.shape, generator=source).to(device, weight.dtype)
                 gradients[weight], twin.grad = noise, noise.float() * 0.5
-            fused.update(gradients, one * 0.5, one, zero)
+            fused.update(gradients, [torch.full((), 0.5, device=device)])
             other.step()
         same &= all(
             torch.equal(full_weight(weight), twin)

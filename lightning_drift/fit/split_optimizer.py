@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.fit.fused_update import fused_update
 from lightning_drift.fit.optimizer import make_optimizer
 from lightning_drift.weights.split_weights import full_weight, set_weight_, split_parameters_
 
@@ -23,6 +24,8 @@ class SplitOptimizer(Optimizer):
     Gradients of halves are float16 and still scaled. With a loss scaler the optimizer takes part in the
     protocol of PyTorch's fused optimizers: the scaler leaves unscaling to it and says whether a gradient was
     infinite; the step is then skipped.
+
+    On an NVIDIA GPU the steps of bitsandbytes' Adam are taken for all tensors at once (`fit/fused_update`).
 
     Args:
         kind: The inner optimizer's class.
@@ -69,6 +72,8 @@ class SplitOptimizer(Optimizer):
         )
         self.state = self.inner.state
         self._coefficient: Tensor | None = None
+        self.fused = fused_update(self.inner, self._masters)
+        """Takes the steps, where it can."""
 
     # -- gradients --------------------------------------------------------------------------------------
 
@@ -99,9 +104,13 @@ class SplitOptimizer(Optimizer):
         factors = [_inverse(self.grad_scale)] if hasattr(self, "grad_scale") else []
         factors += [self._coefficient] if self._coefficient is not None else []
         self._coefficient = None
+        self._share_settings()
+        if self.fused is not None:
+            gradients = {p: p.grad for g in self.param_groups for p in g["params"] if p.grad is not None}
+            self.fused.update(gradients, factors, getattr(self, "found_inf", None))
+            return loss
         if hasattr(self, "found_inf") and self.found_inf.item():
             return loss
-        self._share_settings()
         groups = self.inner.param_groups
         for group, own in zip(groups, self.param_groups, strict=True):
             whole = [p for p in own["params"] if p not in self._masters and p.grad is not None]
@@ -141,12 +150,16 @@ class SplitOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's, as it would be over float32 weights."""
         self._share_settings()
+        if self.fused is not None:
+            self.fused.settle()
         return self.inner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a state that this or the inner optimizer has saved."""
         self.inner.load_state_dict(state_dict)
         self.state = self.inner.state
+        if self.fused is not None:
+            self.fused.forget()
         for group, own in zip(self.inner.param_groups, self.param_groups, strict=True):
             own.update({key: value for key, value in group.items() if key != "params"})
 

@@ -1,9 +1,9 @@
 """The Triton kernel of `fit/fused_update`; imported only where it runs, for not every machine has Triton.
 
-The arithmetic is that of bitsandbytes' CUDA kernels (csrc/cuda/optimizers.cu: kOptimizerStatic8bit2StateBlockwise,
-kOptimizer32bit2State, case ADAM) as they are compiled: which products are fused with a sum, and the hardware's
-approximate reciprocal, square root, logarithm and power of two were read from the machine code of bitsandbytes 0.50.2
-for compute capabilities 7.5 to 12.0, which agree.
+The arithmetic is that of bitsandbytes' CUDA kernels as they are compiled (csrc/cuda/optimizers.cu, case ADAM of
+kOptimizerStatic8bit2StateBlockwise and kOptimizer32bit2State). Which products are fused with a sum, and where the
+hardware's approximate reciprocal, root, logarithm and power of two stand, was read from the machine code of
+bitsandbytes 0.50.2 for compute capabilities 7.5, 8.0, 8.6, 8.9 and 9.0, which agree.
 """
 
 import triton
@@ -40,7 +40,12 @@ def _power(base, exponent, CUDA: tl.constexpr):
             "lg2.approx.ftz.f32 $0, $1;", "=f,f", [base], dtype=tl.float32, is_pure=True, pack=1
         )
         return tl.inline_asm_elementwise(
-            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [exponent * logarithm], dtype=tl.float32, is_pure=True, pack=1
+            "ex2.approx.ftz.f32 $0, $1;",
+            "=f,f",
+            [exponent * logarithm],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
         )
     else:
         return tl.exp2(exponent * tl.log2(base))
@@ -82,8 +87,8 @@ def update(
     addresses,
     settings,
     steps,
-    inverse_scale,
-    coefficient,
+    factor1,
+    factor2,
     found_inf,
     codes1,
     codes2,
@@ -93,7 +98,6 @@ def update(
     limits2,
     HALVES: tl.constexpr,
     EIGHT_BIT: tl.constexpr,
-    GRADIENT: tl.constexpr,
     ALIGNED: tl.constexpr,
     CUDA: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -106,8 +110,8 @@ def update(
             numbers; the place in ``steps``.
         settings: float32 [tensors, 5]: learning rate, beta1, beta2, epsilon, weight decay.
         steps: int32: how many steps each tensor has taken, this one included.
-        inverse_scale: float32 []: one over the loss scale.
-        coefficient: float32 []: what clipping multiplies gradients with.
+        factor1: float32 []: what gradients are multiplied with: one over the loss scale.
+        factor2: float32 []: what they are multiplied with next: the coefficient of clipping.
         found_inf: float32 []: above 0 where a gradient is not finite; then nothing changes.
         codes1: float32 [256]: what the codes of the first state stand for.
         codes2: The second state's.
@@ -115,9 +119,8 @@ def update(
         first2: The second state's.
         limits1: float32 [256] (`NearestCode.limits`), of the first state.
         limits2: The second state's.
-        HALVES: Weights are float16 and a remainder, else float32.
+        HALVES: Weights are float16 and a remainder, their gradients float16; else both are float32.
         EIGHT_BIT: States are 8-bit codes with a scale for each 256, else float32.
-        GRADIENT: The gradients' type.
         ALIGNED: All sizes are multiples of 256 numbers, and all addresses of 16 bytes.
         CUDA: Use the instructions of NVIDIA's hardware; else, in Triton's interpreter, what they approximate.
         CHUNK: How many numbers one program updates.
@@ -129,7 +132,7 @@ def update(
         row = addresses + 9 * tensor
         weights = tl.load(row).to(tl.pointer_type(tl.float16 if HALVES else tl.float32))
         remainders = tl.load(row + 1).to(tl.pointer_type(tl.int16))
-        gradients = tl.load(row + 2).to(tl.pointer_type(GRADIENT))
+        gradients = tl.load(row + 2).to(tl.pointer_type(tl.float16 if HALVES else tl.float32))
         states1 = tl.load(row + 3).to(tl.pointer_type(tl.uint8 if EIGHT_BIT else tl.float32))
         states2 = tl.load(row + 4).to(tl.pointer_type(tl.uint8 if EIGHT_BIT else tl.float32))
         scales1 = tl.load(row + 5).to(tl.pointer_type(tl.float32))
@@ -152,8 +155,8 @@ def update(
         correction1 = 1.0 - _power(beta1, step, CUDA)
         correction2 = _root(1.0 - _power(beta2, step, CUDA), CUDA)
         step_size = correction2 * rate * -_reciprocal(correction1, CUDA)
-        inverse = tl.load(inverse_scale)
-        clip = tl.load(coefficient)
+        inverse = tl.load(factor1)
+        clip = tl.load(factor2)
         rows = tl.arange(0, ROWS)[:, None] * QUANTIZED
         columns = tl.arange(0, QUANTIZED)[None, :]
         for offset in range(0, tl.minimum(CHUNK, size - begin), ROWS * QUANTIZED):
