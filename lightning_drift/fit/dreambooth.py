@@ -14,8 +14,10 @@ from lightning_drift.common.numbers import whole
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
+from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
+from lightning_drift.fit.recompute import recompute_activations
 from lightning_drift.fit.resume import check_optimizer_state
 from lightning_drift.fit.split_optimizer import SplitOptimizer, check_split
 from lightning_drift.fit.step_log import LogSteps
@@ -54,10 +56,14 @@ class DreamBooth(LightningModule):
             2022, or not at all, as the first scripts did.
         latents: "cached" computes each photo's posterior once and samples it anew each step (exact for fixed
             crops, and cheaper); "reencode" runs the autoencoder every step, as random crops need.
-        memory: How the trained weights are kept: "full" in float32; "split" as the float16 numbers that mixed
-            precision computes with, and 16-bit remainders. Both compute the same. "split" has half the
-            gradients, and needs ``trainer.precision`` 16-mixed on a GPU,
-            one device and ``trainer.accumulate_grad_batches`` 1. Runs go from one to the other.
+        memory: What is kept on the device, and what is made again instead; all modes compute the same, each
+            in less memory than the one before it. "full" keeps float32 weights. "split" keeps them as the
+            float16 numbers that mixed precision computes with, and 16-bit remainders; gradients are half as
+            large. "deferred" also makes the weight gradients of deep layers twice instead of holding them.
+            "recompute" defers more of them, and makes norms and activation functions again in the backward
+            pass. "paged" also leaves the optimizer's states in the computer's memory. All but "full" need
+            ``trainer.precision`` 16-mixed on a GPU, one device and ``trainer.accumulate_grad_batches`` 1.
+            Runs go from one mode to another.
         gradient_checkpointing: Recompute activations in the backward pass; saves memory only at batch sizes
             above 1.
         weight_change_every_n_steps: How often to log the relative weight change of each block; 0 for never.
@@ -77,7 +83,7 @@ class DreamBooth(LightningModule):
         optimizer_args: dict[str, Any] | None = None,
         pad_tokens: Literal["maximum", "none"] = "maximum",
         latents: Literal["cached", "reencode"] = "cached",
-        memory: Literal["full", "split"] = "full",
+        memory: Literal["full", "split", "deferred", "recompute", "paged"] = "full",
         gradient_checkpointing: bool = False,
         weight_change_every_n_steps: int = 50,
         log_every_n_steps: int = 10,
@@ -159,6 +165,8 @@ class DreamBooth(LightningModule):
                 old = "gradient_checkpointing_enable"  # its name before transformers renamed it
                 enable = getattr(self.text_encoder, "activation_checkpointing_enable", None)
                 (enable or getattr(self.text_encoder, old))()
+        elif MEMORY_MODES[self.memory].recompute:
+            recompute_activations(self.unet)
         self.scheduler = DDPMScheduler.from_config(model.scheduler_config)
         if self.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
             kind = self.scheduler.config.prediction_type
@@ -317,9 +325,10 @@ class DreamBooth(LightningModule):
             "text_encoder": self.text_encoder_learning_rate or self.learning_rate,
         }
         optimizer: Optimizer
-        if self.memory == "split":
-            check_split(self.optimizer, self.trainer, self.loss_scaler)
-            optimizer = SplitOptimizer(self.optimizer, self.trained(), rates, self.optimizer_args)
+        mode = MEMORY_MODES[self.memory]
+        if mode.split:
+            check_split(self.memory, self.optimizer, self.trainer, self.loss_scaler)
+            optimizer = SplitOptimizer(self.optimizer, self.trained(), rates, self.optimizer_args, mode)
         else:
             parameters = {
                 name: [p for p in module.parameters() if p.requires_grad]
@@ -356,8 +365,7 @@ class DreamBooth(LightningModule):
         activations, every grid and every save: 3.7 GiB for SD v1.5 (calculated).
         """
         super().optimizer_step(*args, **kwargs)
-        for module in self.trained().values():
-            module.zero_grad(set_to_none=True)
+        self.optimizers(use_pl_optimizer=False).zero_grad(set_to_none=True)  # type: ignore[union-attr]
 
     @property
     def loss_scaler(self) -> Any:

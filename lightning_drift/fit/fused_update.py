@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -185,6 +185,23 @@ def _send(rows: list[list[Any]], dtype: torch.dtype, device: torch.device) -> Te
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
+def norms_at_once(parameters: Iterable[Tensor], inverse_scale: Tensor) -> dict[Tensor, Tensor]:
+    """The float32 norm of each parameter's gradient without its loss scale, in few launches.
+
+    It is how ``torch.nn.utils.clip_grad_norm_`` takes the norms of float32 gradients on a GPU. Loss scales
+    are powers of two, so that it does not matter whether gradients or norms are unscaled.
+    """
+    kinds: dict[torch.dtype, list[Any]] = defaultdict(list)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            kinds[parameter.grad.dtype].append(parameter)
+    norms: dict[Tensor, Tensor] = {}
+    for same in kinds.values():
+        found = torch._foreach_norm([p.grad for p in same], 2.0, dtype=torch.float32)
+        norms |= zip(same, torch._foreach_mul(found, inverse_scale), strict=True)
+    return norms
+
+
 def fused_update(optimizer: Optimizer, stand_ins: Mapping[nn.Parameter, nn.Parameter]) -> FusedUpdate | None:
     """The fused update of an optimizer on an NVIDIA GPU; None where its own steps are to be taken.
 
@@ -241,7 +258,9 @@ def makes_bitsandbytes_bits(optimizer: Any, device: torch.device) -> bool:
             )
             for params in ([stand_in, *extra], theirs)
         )
-        fused = FusedUpdate(mine, {layer.weight: stand_in}, cuda=device.type == "cuda")
+        fused = FusedUpdate(
+            mine, dict(zip(layer.parameters(), [stand_in], strict=True)), cuda=device.type == "cuda"
+        )
         for _ in range(2):
             gradients = {}
             for weight, twin in zip((layer.weight, *extra), theirs, strict=True):

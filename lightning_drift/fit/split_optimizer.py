@@ -1,6 +1,7 @@
 """An optimizer of float32 weights, over weights that are kept in two halves."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.fit.fused_update import fused_update
+from lightning_drift.fit.deferred_gradients import DeferredGradients
+from lightning_drift.fit.fused_update import FusedUpdate, fused_update, norms_at_once
+from lightning_drift.fit.memory import MemoryMode
 from lightning_drift.fit.optimizer import make_optimizer
 from lightning_drift.weights.split_weights import full_weight, set_weight_, split_parameters_
 
@@ -25,6 +28,10 @@ class SplitOptimizer(Optimizer):
     protocol of PyTorch's fused optimizers: the scaler leaves unscaling to it and says whether a gradient was
     infinite; the step is then skipped.
 
+    With ``mode.defer`` some gradients are not held but made for the norm, and again for the update
+    (`fit/deferred_gradients`). With ``mode.paged`` the inner optimizer's states of the split weights lie in
+    the computer's memory, and come to the device one by one.
+
     On an NVIDIA GPU the steps of bitsandbytes' Adam are taken for all tensors at once (`fit/fused_update`).
 
     Args:
@@ -32,6 +39,7 @@ class SplitOptimizer(Optimizer):
         modules: Trained modules by name; their large weights are split here.
         rates: Learning rates by the same names.
         arguments: Further arguments of the class.
+        mode: What is kept and what is made again; ``mode.split`` is taken for granted.
 
     Raises:
         UserError: The class does not take the arguments, or a weight does not fit float16.
@@ -47,9 +55,14 @@ class SplitOptimizer(Optimizer):
         modules: Mapping[str, nn.Module],
         rates: Mapping[str, float],
         arguments: Mapping[str, Any],
+        mode: MemoryMode,
     ) -> None:
+        self._paged = mode.paged
+        self._deferred = DeferredGradients(math.inf if mode.defer is None else mode.defer)
         for module in modules.values():
             split_parameters_(module)
+            if mode.defer is not None:
+                self._deferred.adopt(module)
         # The inner optimizer's stand-ins: each weight's number of elements is in it only while it is updated.
         self._masters = {
             parameter: nn.Parameter(torch.empty(0, device=parameter.device))
@@ -83,10 +96,23 @@ class SplitOptimizer(Optimizer):
         The norm of each tensor is taken in float32, as that of an unscaled gradient, and then that of all.
         """
         inverse = _inverse(scale)
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norms = [torch.linalg.vector_norm(gradient.float() * inverse) for gradient in gradients]
-        total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        norms = norms_at_once(parameters, inverse) if self.fused is not None else {}
+        for parameter in parameters:
+            if parameter not in norms and (gradient := self._gradient(parameter)) is not None:
+                norms[parameter] = torch.linalg.vector_norm(gradient.float() * inverse)
+        self._show_overflow([norms[weight] for weight in self._deferred.weights()])
+        total: Tensor = torch.linalg.vector_norm(torch.stack([norms[p] for p in parameters if p in norms]))
         return total
+
+    def _gradient(self, parameter: Tensor) -> Tensor | None:
+        return parameter.grad if parameter.grad is not None else self._deferred.gradient(parameter)
+
+    def _show_overflow(self, norms: list[Tensor]) -> None:
+        """Make a held gradient infinite if a deferred one is: the loss scaler sees the held ones alone."""
+        held = next((p.grad for g in self.param_groups for p in g["params"] if p.grad is not None), None)
+        if norms and held is not None:
+            held.copy_(torch.where(torch.isfinite(torch.stack(norms)).all(), held, math.inf))
 
     def clip(self, norm: Tensor, limit: float) -> None:
         """Scale the next step's gradients as ``torch.nn.utils.clip_grad_norm_`` does to a global norm."""
@@ -104,13 +130,14 @@ class SplitOptimizer(Optimizer):
         factors = [_inverse(self.grad_scale)] if hasattr(self, "grad_scale") else []
         factors += [self._coefficient] if self._coefficient is not None else []
         self._coefficient = None
-        self._share_settings()
         if self.fused is not None:
-            gradients = {p: p.grad for g in self.param_groups for p in g["params"] if p.grad is not None}
-            self.fused.update(gradients, factors, getattr(self, "found_inf", None))
+            self._share_settings()
+            self._step_at_once(self.fused, factors)
             return loss
         if hasattr(self, "found_inf") and self.found_inf.item():
+            self._deferred.clear()
             return loss
+        self._share_settings()
         groups = self.inner.param_groups
         for group, own in zip(groups, self.param_groups, strict=True):
             whole = [p for p in own["params"] if p not in self._masters and p.grad is not None]
@@ -120,22 +147,50 @@ class SplitOptimizer(Optimizer):
             self.inner.param_groups = [{**group, "params": whole}]
             self.inner.step()
             for parameter in own["params"]:
-                if parameter in self._masters and parameter.grad is not None:
-                    self._update(group, parameter, factors)
+                if parameter in self._masters and (gradient := self._gradient(parameter)) is not None:
+                    self._update(group, parameter, gradient, factors)
         self.inner.param_groups = groups
+        self._deferred.clear()
         return loss
 
-    def _update(self, group: dict[str, Any], parameter: nn.Parameter, factors: list[Tensor]) -> None:
+    def _update(
+        self, group: dict[str, Any], parameter: nn.Parameter, gradient: Tensor, factors: list[Tensor]
+    ) -> None:
         master = self._masters[parameter]
         master.data = full_weight(parameter)
-        gradient = parameter.grad.float()  # type: ignore[union-attr]
+        gradient = gradient.float()
         for factor in factors:
             gradient = gradient.mul_(factor)
         master.grad = gradient
+        if self._paged:
+            _move(self.inner.state[master], parameter.device)
         self.inner.param_groups = [{**group, "params": [master]}]
         self.inner.step()
+        if self._paged:
+            _move(self.inner.state[master], torch.device("cpu"))
         set_weight_(parameter, master.data)
         master.data, master.grad = torch.empty(0, device=parameter.device), None
+
+    def _step_at_once(self, fused: FusedUpdate, factors: list[Tensor]) -> None:
+        """A step in few launches: first what is on the device, then what is made or fetched for it."""
+        found_inf = getattr(self, "found_inf", None)
+        paged: Mapping[Any, Any] = self._masters if self._paged else {}
+        held = {p: p.grad for g in self.param_groups for p in g["params"] if p.grad is not None}
+        fused.update({p: gradient for p, gradient in held.items() if p not in paged}, factors, found_inf)
+        for batch in _batches([*(p for p in held if p in paged), *self._deferred.weights()]):
+            states = [self.inner.state[self._masters[p]] for p in batch] if paged else []
+            for state in states:
+                _move(state, batch[0].device)
+            gradients = {p: gradient for p in batch if (gradient := self._gradient(p)) is not None}
+            fused.update(gradients, factors, found_inf)
+            for state in states:
+                _move(state, torch.device("cpu"))
+        self._deferred.clear()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Free all gradients, deferred ones too."""
+        super().zero_grad(set_to_none)
+        self._deferred.clear()
 
     def _share_settings(self) -> None:
         for group, own in zip(self.inner.param_groups, self.param_groups, strict=True):
@@ -152,6 +207,8 @@ class SplitOptimizer(Optimizer):
         self._share_settings()
         if self.fused is not None:
             self.fused.settle()
+        if self._paged and torch.cuda.is_available():
+            torch.cuda.current_stream().synchronize()  # the last states may be on their way
         return self.inner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -160,6 +217,9 @@ class SplitOptimizer(Optimizer):
         self.state = self.inner.state
         if self.fused is not None:
             self.fused.forget()
+        if self._paged:
+            for master in self._masters.values():
+                _move(self.inner.state[master], torch.device("cpu"))
         for group, own in zip(self.inner.param_groups, self.param_groups, strict=True):
             own.update({key: value for key, value in group.items() if key != "params"})
 
@@ -168,8 +228,14 @@ class SplitOptimizer(Optimizer):
 _TENSOR_BY_TENSOR = (torch.optim.Adam, torch.optim.AdamW, Optimizer2State)
 
 
-def check_split(kind: type[Optimizer], trainer: Any, loss_scaler: Any) -> None:
+def check_split(mode: str, kind: type[Optimizer], trainer: Any, loss_scaler: Any) -> None:
     """Refuse a run whose numbers would not be those of float32 weights.
+
+    Args:
+        mode: The memory mode's name, for the message.
+        kind: The optimizer's class.
+        trainer: Lightning's Trainer.
+        loss_scaler: The loss scaler of float16 training, or None.
 
     Raises:
         UserError: The optimizer is not known to update tensors one by one, the precision is not float16
@@ -179,26 +245,49 @@ def check_split(kind: type[Optimizer], trainer: Any, loss_scaler: Any) -> None:
     option = "model.memory"
     if not issubclass(kind, _TENSOR_BY_TENSOR):
         raise UserError(
-            f"split updates one tensor at a time, which {kind.__name__} may not allow; take full, or Adam or "
-            "AdamW of torch.optim or bitsandbytes.optim",
+            f"{mode} updates one tensor at a time, which {kind.__name__} may not allow; take full, or Adam "
+            "or AdamW of torch.optim or bitsandbytes.optim",
             option,
         )
     if loss_scaler is None:
         raise UserError(
-            "split keeps the weights as float16 mixed precision computes with them; set trainer.precision "
+            f"{mode} keeps the weights as float16 mixed precision computes with them; set trainer.precision "
             "16-mixed, on a GPU, or take full",
             option,
         )
     if trainer.accumulate_grad_batches != 1:
         raise UserError(
-            "split has float16 gradients, whose sum over several batches is not that of float32; set "
+            f"{mode} has float16 gradients, whose sum over several batches is not that of float32; set "
             "trainer.accumulate_grad_batches 1, or take full",
             option,
         )
     if trainer.gradient_clip_val and trainer.gradient_clip_algorithm not in (None, "norm"):
-        raise UserError("split clips by norm alone; set trainer.gradient_clip_algorithm norm", option)
+        raise UserError(f"{mode} clips by norm alone; set trainer.gradient_clip_algorithm norm", option)
     if trainer.world_size != 1:
-        raise UserError(f"split is for one device, and there are {trainer.world_size}; take full", option)
+        raise UserError(f"{mode} is for one device, and there are {trainer.world_size}; take full", option)
+
+
+def _batches(weights: list[Any], numbers: int = 2**26) -> Iterator[list[Any]]:
+    """Weights in their order, so many at a time that their float16 gradients take 128 MiB; at least one."""
+    batch: list[Any] = []
+    for weight in weights:
+        if batch and sum(w.numel() for w in batch) + weight.numel() > numbers:
+            yield batch
+            batch = []
+        batch.append(weight)
+    if batch:
+        yield batch
+
+
+def _move(state: dict[str, Any], device: torch.device) -> None:
+    """Move one weight's optimizer state; in the computer's memory it is pinned, so that copies run ahead."""
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.device != device and value.dim():
+            if device.type == "cpu":
+                host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+                state[key] = host.copy_(value, non_blocking=True)
+            else:
+                state[key] = value.to(device, non_blocking=True)
 
 
 def _inverse(scale: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The Triton kernel of `fit/fused_update`; imported only where it runs, for not every machine has Triton.
 
-The arithmetic is that of bitsandbytes' CUDA kernels as they are compiled (csrc/cuda/optimizers.cu, case ADAM of
-kOptimizerStatic8bit2StateBlockwise and kOptimizer32bit2State). Which products are fused with a sum, and where the
-hardware's approximate reciprocal, root, logarithm and power of two stand, was read from the machine code of
-bitsandbytes 0.50.2 for compute capabilities 7.5, 8.0, 8.6, 8.9 and 9.0, which agree.
+The arithmetic is that of bitsandbytes' CUDA kernels as they are compiled (csrc/cuda/optimizers.cu, case ADAM
+of kOptimizerStatic8bit2StateBlockwise and kOptimizer32bit2State). Which products are fused with a sum, and
+where the hardware's approximate reciprocal, root, logarithm and power of two stand, was read from the machine
+code of bitsandbytes 0.50.2 for compute capabilities 7.5, 8.0, 8.6, 8.9 and 9.0, which agree.
 """
 
 import triton

@@ -1,5 +1,6 @@
 """A fit whose weights are kept in two halves makes the numbers of one with float32 weights."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning_drift.common.errors import UserError
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint, read_checkpoint
 from lightning_drift.fit.dreambooth import DreamBooth
+from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.fit.split_optimizer import SplitOptimizer
 
@@ -25,14 +27,17 @@ class Watched(DreamBooth):
         super().__init__(*args, **kwargs)
         self.losses: list[float] = []
         self.norms: list[float] = []
+        self.deferred = 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = super().training_step(batch, batch_idx)
         self.losses.append(loss.item())
         return loss
 
-    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        super().configure_gradient_clipping(*args, **kwargs)
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        super().configure_gradient_clipping(optimizer, *args, **kwargs)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.deferred = max(self.deferred, sum(parameter.grad is None for parameter in parameters))
         self.norms.append(self.watch.grad_norm.item())
 
 
@@ -78,20 +83,40 @@ def distance() -> Any:
     return between
 
 
+SMALLER = [name for name in MEMORY_MODES if name != "full"]
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict[Any, Watched]:
+    """Finished fits with float32 weights, by optimizer."""
+    return {}
+
+
+@pytest.mark.parametrize("memory", SMALLER)
 @pytest.mark.parametrize("optimizer", [bitsandbytes.optim.AdamW8bit, torch.optim.AdamW])
-def test_split_weights_train_as_float32_weights_do(
-    tiny_sd: str, trainer: Any, distance: Any, optimizer: Any
+def test_every_mode_trains_as_float32_weights_do(
+    tiny_sd: str, trainer: Any, distance: Any, kept: dict[Any, Watched], optimizer: Any, memory: str
 ) -> None:
-    full = run(tiny_sd, trainer, "full", optimizer=optimizer)
-    split = run(tiny_sd, trainer, "split", optimizer=optimizer)
+    if optimizer not in kept:
+        kept[optimizer] = run(tiny_sd, trainer, "full", optimizer=optimizer)
+    full = kept[optimizer]
+    smaller = run(tiny_sd, trainer, memory, optimizer=optimizer)
     finite = [norm for norm in full.norms if norm < float("inf")]
     assert 0 < len(finite) < STEPS, "some steps are skipped, some are not"
     assert max(finite) > 1, "clipping acts"
-    assert split.losses == full.losses
-    assert [norm for norm in split.norms if norm < float("inf")] == finite
-    assert split.loss_scaler.get_scale() == full.loss_scaler.get_scale()
-    assert distance(full, split) < 1e-9
-    control = run(tiny_sd, trainer, "split", WithoutRemainder, optimizer=optimizer)
+    assert smaller.losses == full.losses
+    assert [norm for norm in smaller.norms if norm < float("inf")] == finite
+    assert smaller.loss_scaler.get_scale() == full.loss_scaler.get_scale()
+    assert distance(full, smaller) < 1e-9
+    assert (smaller.deferred > 0) == (MEMORY_MODES[memory].defer is not None)
+
+
+def test_float16_weights_alone_do_not(
+    tiny_sd: str, trainer: Any, distance: Any, kept: dict[Any, Watched]
+) -> None:
+    kind = bitsandbytes.optim.AdamW8bit
+    full = kept.get(kind) or run(tiny_sd, trainer, "full", optimizer=kind)
+    control = run(tiny_sd, trainer, "split", WithoutRemainder, optimizer=kind)
     assert control.losses != full.losses
     assert distance(full, control) > 1e-5
 
@@ -100,7 +125,7 @@ def test_runs_go_from_one_memory_to_the_other(
     tiny_sd: str, trainer: Any, tmp_path: Path, distance: Any
 ) -> None:
     unbroken = run(tiny_sd, trainer, "full")
-    for first, second in (("full", "split"), ("split", "full")):
+    for first, second in itertools.pairwise([*MEMORY_MODES, "full"]):
         folder = tmp_path / f"{first}-{second}"
         begun = run(tiny_sd, trainer, first, folder=folder, max_steps=12)
         saved = read_checkpoint(folder / "last.ckpt")
