@@ -106,23 +106,24 @@ class FusedUpdate:
         taken = (found.reshape(()) == 0).to(torch.int32)
         steps.index_add_(0, addresses[:, 8], taken.expand(len(rows)))
         programs = self._cut(tuple(row[7] for row in table), device)
-        self._kernel[(len(programs),)](
-            programs,
-            addresses,
-            settings,
-            steps,
-            first,
-            second,
-            found,
-            *(self._codes if eight_bit else [None] * 6),
-            HALVES=halves,
-            EIGHT_BIT=eight_bit,
-            ALIGNED=aligned,
-            CUDA=self._cuda,
-            CHUNK=_CHUNK,
-            num_warps=4,
-            enable_fp_fusion=False,  # the kernel says itself which products are fused
-        )
+        with torch.cuda.device_of(addresses):
+            self._kernel[(len(programs),)](
+                programs,
+                addresses,
+                settings,
+                steps,
+                first,
+                second,
+                found,
+                *(self._codes if eight_bit else [None] * 6),
+                HALVES=halves,
+                EIGHT_BIT=eight_bit,
+                ALIGNED=aligned,
+                CUDA=self._cuda,
+                CHUNK=_CHUNK,
+                num_warps=4,
+                enable_fp_fusion=False,  # the kernel says itself which products are fused
+            )
 
     def _state(self, key: Any, weight: Tensor) -> dict[str, Any]:
         """The optimizer's state of a weight, on the weight's device."""
