@@ -80,7 +80,7 @@ class _DeferredLinear(nn.Linear):
     deferred: DeferredGradients
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _trains(self.weight, input):
+        if not _trains(self.weight):
             return super().forward(input)
         half = self.weight.dtype
         bias = None if self.bias is None else self.bias.to(half)
@@ -92,7 +92,7 @@ class _DeferredConv2d(nn.Conv2d):
     deferred: DeferredGradients
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _trains(self.weight, input):
+        if not _trains(self.weight):
             return super().forward(input)
         half = self.weight.dtype
         bias = None if self.bias is None else self.bias.to(half)
@@ -101,13 +101,8 @@ class _DeferredConv2d(nn.Conv2d):
         return output
 
 
-def _trains(weight: Tensor, input: Tensor) -> bool:
-    return (
-        torch.is_grad_enabled()
-        and weight.requires_grad
-        and torch.is_autocast_enabled(input.device.type)
-        and torch.get_autocast_dtype(input.device.type) == weight.dtype
-    )
+def _trains(weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and weight.requires_grad
 
 
 class _Linear(torch.autograd.Function):

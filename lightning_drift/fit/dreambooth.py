@@ -209,7 +209,7 @@ class DreamBooth(LightningModule):
         assert self.stable_diffusion is not None
         for module in self.trained().values():
             module.train()
-        if self.device.type == "cpu" and "16" in str(self.trainer.precision):
+        if self.device.type == "cpu" and "16" in str(self.trainer.precision) and self.loss_scaler is None:
             notice(
                 f"trainer.precision {self.trainer.precision} without a GPU computes in bfloat16 without a "
                 "loss scaler, which is not the recipe; a CPU is fastest and exact with 32-true"
