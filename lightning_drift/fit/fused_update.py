@@ -106,7 +106,7 @@ class FusedUpdate:
         taken = (found.reshape(()) == 0).to(torch.int32)
         steps.index_add_(0, addresses[:, 8], taken.expand(len(rows)))
         programs = self._cut(tuple(row[7] for row in table), device)
-        with torch.cuda.device_of(addresses):
+        with torch.cuda.device_of(addresses):  # type: ignore[no-untyped-call]
             self._kernel[(len(programs),)](
                 programs,
                 addresses,
@@ -173,7 +173,8 @@ class FusedUpdate:
 
 def _beside(weight: Tensor) -> Tensor | None:
     """A weight's remainder, on its device; both are made contiguous, as bitsandbytes makes weights."""
-    weight.data = weight.data.contiguous()
+    if not weight.is_contiguous():
+        weight.data = weight.data.contiguous()
     if not is_split(weight):
         return None
     remainder: Tensor = weight.split_remainder.to(weight.device).contiguous()  # type: ignore[attr-defined]

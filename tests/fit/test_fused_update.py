@@ -114,6 +114,23 @@ def test_the_nearest_code_is_that_of_bitsandbytes_search(signed: bool) -> None:
     assert np.array_equal(found.numpy(), expected)
 
 
+@pytest.mark.parametrize(("signed", "share"), [(True, 0.22), (False, 0.28)])
+def test_a_cpu_does_not_take_the_nearest_code(signed: bool, share: float) -> None:
+    """Why a fit with 8-bit states on a CPU is not the fit of a GPU."""
+    source = torch.Generator().manual_seed(0)
+    numbers = 10 ** torch.empty(400 * 256).uniform_(-6, 0, generator=source)
+    if signed:
+        numbers *= torch.randn(numbers.shape, generator=source).sign()
+    codes = create_dynamic_map(signed=signed)
+    found, scales = torch.ops.bitsandbytes.quantize_blockwise(numbers, codes, 256)
+    scaled = (numbers.view(-1, 256) / scales[:, None]).view(-1)
+    nearest = torch.from_numpy(bitsandbytes_cuda.nearest(codes.numpy(), scaled.numpy(), signed))
+    other = found != nearest
+    assert other.float().mean() == pytest.approx(share, abs=0.02)
+    off, least = ((codes[code.int()] - scaled).abs()[other] for code in (found, nearest))
+    assert (off > least).all()
+
+
 def test_limits_that_lie_too_near_are_refused() -> None:
     with pytest.raises(ValueError, match="too near"):
         NearestCode.of(torch.linspace(0.5, 0.5001, 256))
@@ -367,6 +384,8 @@ types = "*i32 *i64 *fp32 *i32 *fp32 *fp32 *fp32 *fp32 *fp32 *u8 *u8 *fp32 *fp32"
 for capability in map(int, sys.argv[1:]):
     for halves, eight_bit in ((True, True), (False, False)):
         constants = dict(HALVES=halves, EIGHT_BIT=eight_bit, ALIGNED=True, CUDA=True, CHUNK=16384)
+        if not eight_bit:
+            constants |= dict.fromkeys(update.arg_names[7:13])
         signature = dict(zip(update.arg_names, types)) | dict.fromkeys(constants, "constexpr")
         source = ASTSource(update, signature, constants)
         options = dict(num_warps=4, enable_fp_fusion=False)

@@ -83,7 +83,9 @@ def test_a_fit_goes_from_mode_to_mode(unbroken: Path, tmp_path: Path, monkeypatc
     exported = []
     for name, folder in (("one", run), ("other", unbroken)):
         source = str(folder / "checkpoints/last.ckpt")
-        assert main(["export", f"--ckpt_path={source}", f"--to={name}.safetensors"]) == 0, capsys.readouterr().err
+        assert main(["export", f"--ckpt_path={source}", f"--to={name}.safetensors"]) == 0, (
+            capsys.readouterr().err
+        )
         exported.append(load_file(f"{name}.safetensors"))
     for name, tensor in exported[1].items():
         assert torch.allclose(exported[0][name], tensor, rtol=0, atol=1e-9), name
