@@ -267,6 +267,7 @@ def makes_bitsandbytes_bits(optimizer: Any, device: torch.device) -> bool:
             gradients = {}
             for weight, twin in zip((layer.weight, *extra), theirs, strict=True):
                 noise = torch.randn(twin.shape, generator=source).to(device, weight.dtype)
+                noise.view(-1)[:300] = 0  # a block without any gradient too
                 gradients[weight], twin.grad = noise, noise.float() * 0.5
             fused.update(gradients, [torch.full((), 0.5, device=device)])
             other.step()
