@@ -29,6 +29,7 @@ from lightning_drift.common.command_line import plain
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.names import file_name
+from lightning_drift.common.out_of_memory import forget, remedy_words
 from lightning_drift.common.resources import shortage
 from lightning_drift.common.yaml_files import read_yaml_section
 from lightning_drift.dreams.image_writer import ImageWriter
@@ -346,7 +347,8 @@ class DriftCLI(LightningCLI):
         except Exception as error:
             # Not one for a training that failed by itself: it would fail there again.
             if lacking := shortage(error, self._place()):
-                notice(f"stopped {self._reached(subcommand)}")
+                forget(error)  # what it holds may be all the memory there is
+                notice(f"stopped {self._reached(subcommand, remedy_words(error))}")
                 if not isinstance(error, UserError):
                     raise UserError(lacking) from error
             raise
@@ -365,11 +367,11 @@ class DriftCLI(LightningCLI):
 
     # -- what was done ----------------------------------------------------------------------------------
 
-    def _reached(self, subcommand: str) -> str:
-        """What a command has done that is ended before its time, and how to go on."""
-        again = f"lightning-drift {shlex.join(self.words)}"
+    def _reached(self, subcommand: str, changed: Sequence[str] = ()) -> str:
+        """What a command has done that is ended before its time, and how to go on, with changed options."""
+        again = f"lightning-drift {shlex.join([*self.words, *changed])}"
         if subcommand == "fit":
-            return stopped(self.trainer, self.run, self.words)
+            return stopped(self.trainer, self.run, self.words, changed)
         writers = [c for c in self.trainer.callbacks if isinstance(c, ImageWriter)]  # type: ignore[attr-defined]
         if subcommand == "predict" and writers:
             return f"with {_pictures(writers[0])}; go on with: {again}"

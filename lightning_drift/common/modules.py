@@ -32,9 +32,10 @@ def placed(module: nn.Module, device: torch.device, dtype: torch.dtype | None = 
     """
     first = next(module.parameters())
     home, precision = first.device, first.dtype
-    # nn.Module's own `to`: that of diffusers' classes warns about half precision on a CPU.
-    nn.Module.to(module, device=device, dtype=dtype)
     try:
+        # nn.Module's own `to`: that of diffusers' classes warns about half precision on a CPU. On a device
+        # that is full some parameters have moved when it fails.
+        nn.Module.to(module, device=device, dtype=dtype)
         yield
     finally:
         nn.Module.to(module, device=home, dtype=precision)

@@ -2,8 +2,9 @@
 
 import errno
 import re
-import sys
 from pathlib import Path
+
+from lightning_drift.common.out_of_memory import sentence as out_of_memory
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -28,36 +29,23 @@ def shortage(error: BaseException, place: Path | None = None) -> str:
         error: What ended a command, with what it came from.
         place: Where the command writes, for an error that names no file.
     """
+    if lacking := out_of_memory(error):
+        return lacking
     seen: BaseException | None = error
     while seen is not None:
-        if sentence := _of(seen, place):
-            return sentence
+        if lacking := _of(seen, place):
+            return lacking
         seen = seen.__cause__ or seen.__context__
     return ""
 
 
 def _of(error: BaseException, place: Path | None) -> str:
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return (
-            "the GPU's memory is full. Close what else uses it, or lower a batch size (seed_grid.batch_size, "
-            "data.batch_size), the resolution, or trainer.precision"
-        )
-    # PyTorch has no class for the computer's own memory.
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    ):
-        return (
-            "the computer's memory is full. Close what else uses it, or lower a batch size or the resolution"
-        )
     number, path = None, None
     if isinstance(error, OSError):
         number, path = error.errno, error.filename
     elif type(error).__name__ == "SafetensorError":  # the library keeps the system's number in its text alone
         found = re.search(r"\(os error (\d+)\)", str(error))
         number = int(found[1]) if found else None
-    if number == errno.ENOMEM:
-        return "the computer's memory is full. Close what else uses it, or lower a batch size"
     if number not in _DISK:
         return ""
     path = path if path is not None else place

@@ -14,6 +14,7 @@ from typing import IO
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.lock import LOCK_FILE, FolderLock
+from lightning_drift.common.out_of_memory import sentence as out_of_memory
 from lightning_drift.common.text import listed
 from lightning_drift.corridor.plan import FIT, Plan
 from lightning_drift.corridor.read import ERROR_FILE, read
@@ -215,6 +216,9 @@ class Fit:
         if sentences:
             return str(sentences[-1])
         lines = [line.strip() for line in output.splitlines() if line.strip()]
+        # Some libraries end a process by themselves where memory is full, with a line of theirs.
+        if lines and (full := out_of_memory(RuntimeError(lines[-1]))):
+            return f"The fit ended with status {status}: {full}"
         return f"The fit ended with status {status}: {lines[-1][:500] if lines else 'it said nothing'}"
 
     # -- one fit per folder -----------------------------------------------------------------------------

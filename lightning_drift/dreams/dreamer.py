@@ -1,16 +1,20 @@
 """The predict stage that dreams: prompts times seeds, one picture each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.halving import Batch
 from lightning_drift.common.model_name import model_name
 from lightning_drift.common.number_lists import integers
 from lightning_drift.common.numbers import MOST_TOGETHER, whole
+from lightning_drift.common.out_of_memory import Remedy, during
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.images.infotext import infotext
@@ -53,8 +57,8 @@ class Prompts(LightningDataModule):
         prompts: One prompt (its commas kept), a ``.txt`` file with one prompt per line, or a list of prompts,
             which on a command line is a JSON list: ``'["a sea", "a wood"]'``.
         seeds: Seeds, such as ``0-31`` or ``1,5,9``.
-        batch_size: Pictures sampled together; a larger batch is faster and needs more memory. The picture of
-            a seed is the same for any batch size, up to rounding.
+        batch_size: Pictures sampled together; a larger batch is faster and needs more memory, and one that
+            does not fit is halved. The picture of a seed is the same for any batch size, up to rounding.
     """
 
     def __init__(
@@ -107,6 +111,14 @@ def dream_text(
     return infotext(prompt, sampling.negative_prompt, settings)
 
 
+def smaller_pictures(sampling: Sampling) -> Remedy:
+    """What makes a dream need less memory, where one at a time does not fit, whatever ``data.batch_size``."""
+    return Remedy(
+        "no data.batch_size is small enough: lower model.width and model.height, which are "
+        f"{sampling.width}x{sampling.height}"
+    )
+
+
 class Dreamer(LightningModule):
     """Renders dreams from a pipeline: the base model, an export, or a checkpoint of a fit.
 
@@ -156,6 +168,7 @@ class Dreamer(LightningModule):
         self.dtype_name = dtype
         self.stable_diffusion: StableDiffusion | None = None
         self._hash = self._base_hash = ""
+        self._batch = Batch(option="data.batch_size")
 
     def configure_model(self) -> None:
         """Load the pipeline, once.
@@ -211,8 +224,13 @@ class Dreamer(LightningModule):
         if not batch:
             return []
         assert self.stable_diffusion is not None
-        prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
-        images = dream(self.stable_diffusion, prompts, seeds, self.sampling)
+        model, sampling = self.stable_diffusion, self.sampling
+
+        def some(part: Sequence[DreamRequest]) -> list[Image.Image]:
+            return dream(model, [each.prompt for each in part], [each.seed for each in part], sampling)
+
+        with during("one dream at a time", lambda _: smaller_pictures(sampling)):
+            images = self._batch.map(batch, some)
         pictures = []
         for request, image in zip(batch, images, strict=True):
             name, text = self.describe(request)

@@ -13,6 +13,8 @@ from diffusers import DDPMScheduler
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.halving import Batch
+from lightning_drift.common.out_of_memory import GPU, Exhausted, Remedy, during
 from lightning_drift.drift.base import DriftBase
 from lightning_drift.drift.default_clip import default_clip
 from lightning_drift.drift.measures.features import Features
@@ -81,6 +83,8 @@ class CheckpointEvaluator:
         self.keys, self.roles, self.index = probe_pictures(self.base)
         self._opened = opened
         self._model: StableDiffusion | None = None
+        self._batch: Batch | None = None
+        self._levels = Batch(things="noise levels of a photo")
 
     def measure(self, weights: Mapping[str, Weights], title: str) -> dict[str, Interval]:
         """All measures of weights, by part, that fit the checkpoint's model.
@@ -91,6 +95,16 @@ class CheckpointEvaluator:
             weights: The weights of UNet and text encoder.
             title: What the progress bar says.
         """
+        with during(f"measuring the pictures of {title}", self._less):
+            return self._measure(weights, title)
+
+    @staticmethod
+    def _less(full: Exhausted) -> Remedy | None:
+        if full.memory != GPU:
+            return None
+        return Remedy("let the CPU do it, with CUDA_VISIBLE_DEVICES= before the command")
+
+    def _measure(self, weights: Mapping[str, Weights], title: str) -> dict[str, Interval]:
         model = self._loaded()
         load_weights_({part: getattr(model, part) for part in TRAINED}, weights)
         features = Features.of(self._pictures(model, title), self.clip)
@@ -100,7 +114,7 @@ class CheckpointEvaluator:
         measures = metric.compute()
         if (known := self.photo_base) is not None:
             scheduler = DDPMScheduler.from_config(model.scheduler_config)
-            errors = photo_errors(model, scheduler, known.latents, known.input_ids)
+            errors = photo_errors(model, scheduler, known.latents, known.input_ids, batch=self._levels)
             measures["photo_loss"] = photo_loss(known.errors, errors)
         return measures
 
@@ -119,8 +133,9 @@ class CheckpointEvaluator:
         """The probe pictures, made with the settings that the base's were made with."""
         fields = Sampling().settings()
         sampling = Sampling(**{name: self.base.settings[f"seed_grid.{name}"] for name in fields})
+        self._batch = self._batch or Batch(sampling.batch_size)
         with tqdm(total=len(self.keys), desc=title, unit="img", leave=False) as bar:
-            return dream_all(model, self.keys, sampling, advance=bar.update)
+            return dream_all(model, self.keys, sampling, advance=bar.update, batch=self._batch)
 
 
 def _references(opened: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None, Thresholds]:

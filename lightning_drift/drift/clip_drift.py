@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from lightning_drift.common.errors import notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import whole
+from lightning_drift.common.out_of_memory import Exhausted, Remedy, during
 from lightning_drift.drift.default_clip import VIT_L
 from lightning_drift.drift.evaluator import DriftEvaluator
 from lightning_drift.drift.log import Reading, describe_run, log_reading, log_scalars
@@ -24,6 +26,7 @@ from lightning_drift.drift.references import References
 from lightning_drift.drift.state import DriftState
 from lightning_drift.drift.stopping import StopRule
 from lightning_drift.drift.verdict import Thresholds
+from lightning_drift.fit.less_memory import more_room
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.fit.runs import run_of
 from lightning_drift.fit.seed_grid import GridPictures, SeedGrid
@@ -128,7 +131,8 @@ class ClipDrift(Callback):
                 self._references.take_from_checkpoint(trainer, module, self.evaluator, step)
         due = not fitting or step in self._milestones.steps
         if self.evaluator is not None and (due or step == 0):
-            self._measure(trainer, module, self.evaluator, pictures, due)
+            with self._measuring(module, step):
+                self._measure(trainer, module, self.evaluator, pictures, due)
         if fitting and due and step > 0:
             self.stop_rule.apply(trainer, step)
 
@@ -140,7 +144,8 @@ class ClipDrift(Callback):
         if step is None or self.evaluator is None or not every or step % every:
             return
         if step not in self._milestones.steps or not self._references.complete:
-            text = self._text_measures(trainer, pl_module, self.evaluator)
+            with self._measuring(pl_module, step):
+                text = self._text_measures(trainer, pl_module, self.evaluator)
             log_scalars(trainer, step, {f"drift/{name}": value for name, value in text.items()})
 
     # -- what -------------------------------------------------------------------------------------------
@@ -180,7 +185,12 @@ class ClipDrift(Callback):
         if earlier != self._folder.resolve():
             describe_run(trainer, self._description(trainer, module))
         rendered = self._grid is not None and 0 in self._grid.milestones.steps
-        self._references.take(trainer, module, self.evaluator, base_is_rendered=rendered)
+        with self._measuring(module, trainer.global_step):
+            self._references.take(trainer, module, self.evaluator, base_is_rendered=rendered)
+
+    @staticmethod
+    def _measuring(module: Any, step: int) -> AbstractContextManager[None]:
+        return during(f"measuring the drift at step {step}", lambda full: _measuring_less(module, full))
 
     def _measure(
         self, trainer: Trainer, module: Any, evaluator: DriftEvaluator, pictures: GridPictures, due: bool
@@ -269,6 +279,11 @@ class ClipDrift(Callback):
             "instance_dir": getattr(trainer.datamodule, "instance_dir", ""),  # type: ignore[attr-defined]
             "clip": self.clip,
         }
+
+
+def _measuring_less(module: Any, full: Exhausted) -> Remedy:
+    smaller = Remedy("take a smaller CLIP (clip_drift.clip), or clip_drift.language_probe false")
+    return more_room(module, full) or smaller
 
 
 def _is_local(clip: str) -> bool:

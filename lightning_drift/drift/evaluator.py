@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.halving import Batch
 from lightning_drift.common.modules import eval_mode, placed, weights_hash
+from lightning_drift.common.out_of_memory import GPU, exhausted, forget, give_back
 from lightning_drift.drift.base import FORMAT, DriftBase
 from lightning_drift.drift.log import Reading
 from lightning_drift.drift.measures import language_probe, text_similarity
@@ -52,6 +54,8 @@ class DriftEvaluator:
         self.clip: FrozenClip | None = None
         self.unavailable = ""  # why there is no verdict
         self.refusal: UserError | None = None  # why the CLIP could not be loaded
+        self._levels = Batch(things="noise levels of a photo")
+        self._asked = Batch(things="language prompts")
         if clip is None:
             self.unavailable = "no CLIP is given; name one in clip_drift.clip"
         elif probes.no_language:
@@ -106,12 +110,16 @@ class DriftEvaluator:
         try:
             self.clip.to(device)
             return work()
-        except torch.OutOfMemoryError:
-            self.clip.to("cpu")
-            notice(f"clip_drift.clip: {self.clip.name} has no room on {device}; it measures on the CPU")
-            return work()
+        except Exception as error:
+            full = exhausted(error)
+            if full is None or full.memory != GPU:
+                raise
+            forget(error)
         finally:
             self.clip.to("cpu")
+        give_back()
+        notice(f"clip_drift.clip: {self.clip.name} has no room on {device}; it measures on the CPU")
+        return work()
 
     # -- the base ---------------------------------------------------------------------------------------
 
@@ -159,7 +167,12 @@ class DriftEvaluator:
     def _probe(self, module: Any, latents: Tensor, context: Context) -> dict[str, float]:
         with eval_mode(module.unet, module.text_encoder):
             return language_probe.probe(
-                module.stable_diffusion, module.scheduler, self._probe_prompts(), latents, context
+                module.stable_diffusion,
+                module.scheduler,
+                self._probe_prompts(),
+                latents,
+                context,
+                self._asked,
             )
 
     def pooled(self, module: Any, context: Context) -> Tensor:
@@ -195,10 +208,11 @@ class DriftEvaluator:
         """The module's loss on the photos relative to the base's."""
         return photo_loss(base.errors, self._photo_errors(module, base.latents, base.input_ids, context))
 
-    @staticmethod
-    def _photo_errors(module: Any, latents: Tensor, input_ids: Tensor, context: Context) -> Tensor:
+    def _photo_errors(self, module: Any, latents: Tensor, input_ids: Tensor, context: Context) -> Tensor:
         with eval_mode(module.unet, module.text_encoder):
-            return photo_errors(module.stable_diffusion, module.scheduler, latents, input_ids, context)
+            return photo_errors(
+                module.stable_diffusion, module.scheduler, latents, input_ids, context, self._levels
+            )
 
     # -- readings ---------------------------------------------------------------------------------------
 

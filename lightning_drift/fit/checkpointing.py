@@ -16,6 +16,7 @@ from lightning_drift.common.atomic import atomic_link, atomic_write, remove_aban
 from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import shown, whole
+from lightning_drift.common.out_of_memory import during, is_out_of_memory, refuse_full
 from lightning_drift.common.text import byte_size
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.weights.finite import refuse_not_finite
@@ -51,9 +52,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "checkpoint, or set step_checkpoint.keep"
             )
         try:
-            with held(), atomic_write(path) as file:  # PyTorch's writer would lose a signal's exception
+            with (
+                during(f"saving the checkpoint {path.name}"),
+                held(),  # PyTorch's writer would lose a signal's exception
+                atomic_write(path) as file,
+            ):
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # PyTorch reports a failed write as RuntimeError
+            if is_out_of_memory(error):
+                raise
             raise UserError(f"cannot write the checkpoint {path}: {error}") from error
 
     def load_checkpoint(
@@ -79,6 +86,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # zip, pickle and mapping errors share no base class
+        refuse_full(error, f"the checkpoint {path}")
         raise UserError(
             f"cannot read the checkpoint {path}: it is damaged, incomplete or not a checkpoint of this "
             f"trainer ({type(error).__name__}). Resume from an earlier one"
@@ -144,6 +152,7 @@ class StepCheckpoint(Checkpoint):
         self.keep = keep
         self.dirpath = dirpath
         self.last_saved: Path | None = None
+        self.last_step = 0  # that it holds
         self._required = -1
 
     def require(self, step: int) -> None:
@@ -162,7 +171,7 @@ class StepCheckpoint(Checkpoint):
         """After a resume, the step resumed from counts as saved."""
         self.milestones.begin(trainer)
         if trainer.ckpt_path:
-            self.last_saved = Path(str(trainer.ckpt_path))
+            self.last_saved, self.last_step = Path(str(trainer.ckpt_path)), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -189,7 +198,7 @@ class StepCheckpoint(Checkpoint):
             trainer.strategy.barrier()
         else:
             trainer.save_checkpoint(path)
-        self.last_saved = path
+        self.last_saved, self.last_step = path, trainer.global_step
 
     def _prune(self, trainer: Trainer) -> None:
         folder = self.folder(trainer)  # asks all ranks

@@ -11,9 +11,11 @@ from torch.optim import Optimizer
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.numbers import whole
+from lightning_drift.common.out_of_memory import Exhausted, Remedy, during
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
+from lightning_drift.fit.less_memory import less_for_a_step
 from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
@@ -245,14 +247,30 @@ class DreamBooth(LightningModule):
         The batch holds ``position`` (a list of integers) and either ``mean`` and ``std`` [B, C, h, w] of the
         photos' posteriors or ``pixel_values`` [B, 3, H, W] in [-1, 1].
         """
-        shape = self._latent_shape(batch)
-        draws = [self.draw(position, shape) for position in batch["position"]]
-        posterior_noise, noise, timesteps = (
-            torch.stack(column).to(self.device, non_blocking=True) for column in zip(*draws, strict=True)
-        )
-        loss = self.loss(self.latents(batch, posterior_noise), noise, timesteps)
-        self.watch.see_loss(loss, self.global_step + 1)
-        return loss
+        with during(self._this_step, self._less):
+            shape = self._latent_shape(batch)
+            draws = [self.draw(position, shape) for position in batch["position"]]
+            posterior_noise, noise, timesteps = (
+                torch.stack(column).to(self.device, non_blocking=True) for column in zip(*draws, strict=True)
+            )
+            loss = self.loss(self.latents(batch, posterior_noise), noise, timesteps)
+            self.watch.see_loss(loss, self.global_step + 1)
+            return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Make the gradients."""
+        with during(self._this_step, self._less):
+            super().backward(loss, *args, **kwargs)
+
+    @property
+    def _this_step(self) -> str:
+        return f"training step {self.global_step + 1}"
+
+    def _less(self, full: Exhausted) -> Remedy | None:
+        return less_for_a_step(self, full)
+
+    def _less_for_the_update(self, full: Exhausted) -> Remedy | None:
+        return less_for_a_step(self, full, updating=True)
 
     def _latent_shape(self, batch: dict[str, Any]) -> tuple[int, ...]:
         if "mean" in batch:
@@ -364,7 +382,8 @@ class DreamBooth(LightningModule):
         The Trainer frees them between the next forward and its backward; until then they would lie beside the
         activations, every grid and every save: 3.7 GiB for SD v1.5 (calculated).
         """
-        super().optimizer_step(*args, **kwargs)
+        with during(f"the optimizer's update in step {self.global_step + 1}", self._less_for_the_update):
+            super().optimizer_step(*args, **kwargs)
         self.optimizers(use_pl_optimizer=False).zero_grad(set_to_none=True)  # type: ignore[union-attr]
 
     @property

@@ -7,18 +7,21 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.out_of_memory import is_out_of_memory
 from lightning_drift.fit.checkpointing import StepCheckpoint, read_checkpoint
 from lightning_drift.fit.runs import Run
 
 
-def stopped(trainer: Trainer, run: Run | None, words: Sequence[str]) -> str:
+def stopped(trainer: Trainer, run: Run | None, words: Sequence[str], changed: Sequence[str] = ()) -> str:
     """How far a fit came that did not end by itself, and how to go on, as the rest of a sentence.
 
     Args:
         trainer: Its Trainer, in whatever state.
         run: Its run folder; None without a TensorBoard logger.
         words: The command line after ``lightning-drift``.
+        changed: Options that the command which goes on needs beside them.
     """
+    words = [*words, *changed]
     begun = run.step if run is not None else 0
     step, limit = max(trainer.global_step, begun), trainer.max_steps
     at = f"at step {step} of {limit}" if limit > 0 else f"at step {step}"
@@ -28,7 +31,7 @@ def stopped(trainer: Trainer, run: Run | None, words: Sequence[str]) -> str:
     if 0 < limit <= saved:
         dream = _command(["predict", "--model.pipeline", str(checkpoint)])
         return f"after its last step, with nothing left to go on with; dream of it with: {dream}"
-    command = _going_on(run, checkpoint, saved, words)
+    command = _going_on(run, checkpoint, saved, words, changed)
     return f"{at}, saved up to step {saved}; go on with: {command}"
 
 
@@ -73,18 +76,21 @@ def _callback(trainer: Trainer) -> StepCheckpoint | None:
 def _newest(trainer: Trainer, run: Run | None) -> tuple[Path | None, int]:
     """The checkpoint that was saved last, or resumed from, and its step."""
     callback = _callback(trainer)
-    candidates = [callback.last_saved if callback is not None else None]
-    candidates += [run.checkpoint if run is not None else None]
-    for path in candidates:
+    candidates = [(callback.last_saved, callback.last_step)] if callback is not None else []
+    candidates += [(run.checkpoint, run.step)] if run is not None else []
+    for path, step in candidates:
         if path is not None:
             try:
                 return path, int(read_checkpoint(path)["global_step"])
-            except UserError:  # it was deleted or damaged meanwhile
-                continue
+            except UserError as error:  # it was deleted or damaged meanwhile
+                if is_out_of_memory(error):  # it is there, and only this process cannot look
+                    return path, step
     return None, 0
 
 
-def _going_on(run: Run | None, checkpoint: Path, saved: int, words: Sequence[str]) -> str:
+def _going_on(
+    run: Run | None, checkpoint: Path, saved: int, words: Sequence[str], changed: Sequence[str]
+) -> str:
     """The command that goes on from a checkpoint: the run's own configuration where there is one."""
     if run is None:
         return _command([*words, "--ckpt_path", str(checkpoint)])
@@ -96,7 +102,7 @@ def _going_on(run: Run | None, checkpoint: Path, saved: int, words: Sequence[str
     folder = run.folder / "checkpoints"
     beyond = any(_step(path) > saved for path in folder.glob("step=*.ckpt"))
     last = checkpoint.parent == folder and not beyond
-    return _command(["fit", "-c", str(config), "--ckpt_path", "last" if last else str(checkpoint)])
+    return _command(["fit", "-c", str(config), "--ckpt_path", "last" if last else str(checkpoint), *changed])
 
 
 def _step(path: Path) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import shown
+from lightning_drift.common.out_of_memory import refuse_full
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.weights.finite import refuse_not_finite
 
@@ -33,6 +34,7 @@ def check_weights(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # what a damaged archive raises is of many classes
+        refuse_full(error, str(path))
         raise _damaged(path, type(error).__name__) from error
     if damaged is not None:
         raise _damaged(path, f"the check sum of {damaged} differs")

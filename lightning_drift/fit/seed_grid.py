@@ -13,14 +13,17 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.halving import Batch
 from lightning_drift.common.modules import eval_mode, placed
 from lightning_drift.common.names import file_name
 from lightning_drift.common.number_lists import integers
+from lightning_drift.common.out_of_memory import during, sentence
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.fit.checkpointing import read_checkpoint
 from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
 from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
+from lightning_drift.fit.less_memory import less_for_a_grid
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.fit.progress import GRID_BAR
 from lightning_drift.images.contact_sheet import contact_sheet
@@ -70,7 +73,7 @@ class SeedGrid(Callback):
         guidance_scale: Classifier-free guidance; the recipe's 3.0.
         num_inference_steps: DDIM steps.
         negative_prompt: What to steer away from; empty for none.
-        batch_size: Pictures sampled together.
+        batch_size: Pictures sampled together; halved, with a notice, where they do not fit into the memory.
         height: Picture height in pixels, a multiple of 8 for SD v1.5; null for the model's own size.
         width: Picture width likewise.
         drift_dial: Values such as ``0.5,1,1.25`` for one more row at each milestone after 0: the first
@@ -104,6 +107,9 @@ class SeedGrid(Callback):
             width=width,
             batch_size=batch_size,
         )
+        self._batch = Batch(
+            batch_size, "seed_grid.batch_size"
+        )  # a size that did not fit once is not tried again
         self.milestones = Milestones(steps, "seed_grid.steps")
         self.groups: dict[str, tuple[list[str], list[int]]] = {}
         for name, group in (groups or {}).items():
@@ -177,7 +183,11 @@ class SeedGrid(Callback):
             return
         pictures = GridPictures(step)
         if trainer.is_global_zero:
-            images = self.render(trainer, pl_module, f"{GRID_BAR} {step}")
+            with during(
+                f"the seed grid at step {step} with one picture at a time",
+                lambda full: less_for_a_grid(pl_module, full, self.sampling),
+            ):
+                images = self.render(trainer, pl_module, f"{GRID_BAR} {step}")
             pictures = GridPictures(step, images)
             validating = trainer.state.fn == "validate"
             folder = Path(trainer.default_root_dir if validating else run or trainer.default_root_dir)
@@ -220,11 +230,16 @@ class SeedGrid(Callback):
             ) as bar,
         ):
             return dream_all(
-                pl_module.stable_diffusion, keys, self.sampling, precision.forward_context, bar.update
+                pl_module.stable_diffusion,
+                keys,
+                self.sampling,
+                precision.forward_context,
+                bar.update,
+                self._batch,
             )
 
     def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
-        """The row of drift values; a base that cannot be read again or a full disk costs the row only."""
+        """The row of drift values; a base that is gone, a full disk or memory costs the row only."""
         prompts, seeds = next(iter(self.groups.values()))
         try:
             images = dial_pictures(
@@ -236,8 +251,11 @@ class SeedGrid(Callback):
                 folder / f"dial_step={step:05d}.png",
                 dial_sheet(images, self.dial_values, prompts[0], seeds[0]),
             )
-        except (UserError, OSError) as error:
-            notice(f"cannot make the dial's row at step {step}: {error}; the run goes on")
+        except Exception as error:
+            full = sentence(error)
+            if not full and not isinstance(error, UserError | OSError):
+                raise
+            notice(f"cannot make the dial's row at step {step}: {full or error}; the run goes on")
             return
         if trainer.state.fn != "validate":
             self._add_row(trainer, f"dial/{slug(prompts[0])}", images, step)

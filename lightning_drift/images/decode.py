@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from lightning_drift.common.out_of_memory import exhausted
+from lightning_drift.common.text import byte_size
 from lightning_drift.images.png_chunks import trimmed
 
 try:
@@ -111,6 +113,7 @@ def _decode(data: bytes, background: tuple[int, int, int]) -> Decoded:
     except UndecodableError:
         raise
     except Exception as error:
+        _refuse_full(error, image.size)
         raise UndecodableError(f"has pixels that cannot be converted to RGB ({error})") from error
     if alpha is not None:
         ground = Image.new("RGB", rgb.size, background)
@@ -145,10 +148,24 @@ def _load(data: bytes) -> tuple[Image.Image, list[str]]:
     except Image.DecompressionBombError as error:
         raise UndecodableError(_too_large()) from error
     except Exception as error:  # likewise
+        _refuse_full(error, image.size)
         raise UndecodableError(f"is damaged or cut short ({error})") from error
     if png.profile is not None:
         image.info["icc_profile"] = png.profile
     return image, list(png.remarks)
+
+
+def _refuse_full(error: Exception, size: tuple[int, int]) -> None:
+    """Tell a full memory from a damaged file.
+
+    Raises:
+        UndecodableError: The exception says that memory is full.
+    """
+    if (found := exhausted(error)) is not None:
+        free = "" if found.free is None else f", of which {byte_size(found.free)} are free"
+        raise UndecodableError(
+            f"is {size[0]}x{size[1]}, and decoding it takes more than the computer's memory{free}"
+        ) from error
 
 
 def _too_large() -> str:

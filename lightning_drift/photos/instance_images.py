@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, shown, whole
+from lightning_drift.common.out_of_memory import during
 from lightning_drift.common.rng import generator
 from lightning_drift.common.text import listed
 from lightning_drift.images.contact_sheet import contact_sheet
@@ -133,26 +134,13 @@ class InstanceImages(LightningDataModule):
         photos: list[_Photo] = []
         for path in paths:
             try:
-                content = read_file(path)
-                picture = decode(content, self.ground)
-                if self.resolution is not None:
-                    self._check_size(picture.image.size, self.resolution)
+                with during(f"reading the photo {path.name}"):
+                    photo, found = self._read(path)
             except UndecodableError as error:
                 refused[path.name] = str(error)
                 continue
-            for remark in picture.remarks:
+            for remark in found:
                 remarks.setdefault(remark, []).append(path.name)
-            photo = _Photo(
-                path,
-                hashlib.blake2b(content, digest_size=16).digest(),
-                pixel_digest(picture.image),
-                perceptual_hash(picture.image),
-                picture.image.size,
-            )
-            if self.resolution is None:
-                photo.content = content
-            else:
-                photo.sized = self._fit(picture.image, self.resolution)
             photos.append(photo)
         if refused:
             raise _refusal(folder, len(paths), refused)
@@ -160,6 +148,25 @@ class InstanceImages(LightningDataModule):
         for remark, names in remarks.items():
             notice(f"{listed(names)}: {remark}")
         self._remark_on_the_set(folder)
+
+    def _read(self, path: Path) -> tuple[_Photo, tuple[str, ...]]:
+        """A photo, and remarks on what was decided on the way."""
+        content = read_file(path)
+        picture = decode(content, self.ground)
+        if self.resolution is not None:
+            self._check_size(picture.image.size, self.resolution)
+        photo = _Photo(
+            path,
+            hashlib.blake2b(content, digest_size=16).digest(),
+            pixel_digest(picture.image),
+            perceptual_hash(picture.image),
+            picture.image.size,
+        )
+        if self.resolution is None:
+            photo.content = content
+        else:
+            photo.sized = self._fit(picture.image, self.resolution)
+        return photo, picture.remarks
 
     def _remark_on_the_set(self, folder: Path) -> None:
         names = [photo.path.name for photo in self._photos]
@@ -231,7 +238,8 @@ class InstanceImages(LightningDataModule):
             try:
                 self._check_size(photo.size, side)
                 if photo.sized is None:
-                    photo.sized = self._fit(decode(photo.content, self.ground).image, side)
+                    with during(f"reading the photo {photo.path.name}"):
+                        photo.sized = self._fit(decode(photo.content, self.ground).image, side)
                     photo.content = b""
             except UndecodableError as error:
                 refused[photo.path.name] = str(error)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.modules import eval_mode, placed
+from lightning_drift.common.out_of_memory import Remedy, during
 
 if TYPE_CHECKING:
     from lightning_drift.stable_diffusion.loading import StableDiffusion
@@ -39,7 +40,16 @@ def posteriors(vae: Any, images: Sequence[Tensor], device: torch.device) -> tupl
     Raises:
         UserError: The result is not finite.
     """
-    with placed(vae, device, torch.float32), eval_mode(vae), torch.autocast(device.type, enabled=False):
+    height, width = images[0].shape[:2]
+    with (
+        during(
+            f"encoding the photos, each of {width}x{height},",
+            lambda _: Remedy(f"lower data.resolution, which is {min(height, width)}"),
+        ),
+        placed(vae, device, torch.float32),
+        eval_mode(vae),
+        torch.autocast(device.type, enabled=False),
+    ):
         encoded = [vae.encode(to_pixel_values(image)[None].to(device)).latent_dist for image in images]
     mean = torch.cat([posterior.mean.cpu() for posterior in encoded])
     std = torch.cat([posterior.std.cpu() for posterior in encoded])

@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from lightning_drift.assets import POCKET
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
+from lightning_drift.common.out_of_memory import during
 from lightning_drift.common.text import listed
 from lightning_drift.stable_diffusion.delta_lora import is_change, over_base, recorded_base
 from lightning_drift.stable_diffusion.diffusers_folder import (
@@ -99,6 +100,11 @@ def load_stable_diffusion(
 
 def load_opened(opened: OpenedPipeline) -> StableDiffusion:
     """Build the models of an opened pipeline and read their weights, strictly."""
+    with during(f"loading the model {opened.source}"):
+        return _load_opened(opened)
+
+
+def _load_opened(opened: OpenedPipeline) -> StableDiffusion:
     models: dict[str, Any] = empty_models(opened.configs, opened.source)
     if (described := json.dumps(opened.configs, sort_keys=True)) not in _RAN:
         check_runs(models, opened.source)

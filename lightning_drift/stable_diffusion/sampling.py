@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.halving import Batch
 from lightning_drift.common.numbers import MOST_TOGETHER, real, whole
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.stable_diffusion.autoencoder import decode_latent, vae_factor
@@ -241,8 +242,11 @@ def dream_all(
     sampling: Sampling,
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     advance: Callable[[int], object] = bool,
+    batch: Batch | None = None,
 ) -> list[Image.Image]:
     """Sample pictures of (prompt, seed) in batches of ``sampling.batch_size``; see `dream`.
+
+    A batch that does not fit into the memory is halved.
 
     Args:
         model: As for `dream`.
@@ -250,10 +254,12 @@ def dream_all(
         sampling: How to sample.
         forward_context: As for `dream`.
         advance: Called with the number of new pictures after each batch, such as a progress bar's ``update``.
+        batch: Their batches, where the caller keeps a size that fitted; it takes the place of
+            ``sampling.batch_size``.
     """
-    images: list[Image.Image] = []
-    for start in range(0, len(pictures), sampling.batch_size):
-        prompts, seeds = zip(*pictures[start : start + sampling.batch_size], strict=True)
-        images += dream(model, prompts, seeds, sampling, forward_context=forward_context)
-        advance(len(prompts))
-    return images
+
+    def some(part: Sequence[tuple[str, int]]) -> list[Image.Image]:
+        prompts, seeds = zip(*part, strict=True)
+        return dream(model, prompts, seeds, sampling, forward_context=forward_context)
+
+    return (batch or Batch(sampling.batch_size)).map(pictures, some, advance)

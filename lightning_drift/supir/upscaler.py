@@ -1,6 +1,6 @@
 """The predict stage that upscales pictures: SUPIR on an SDXL base."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +10,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.halving import Batch
 from lightning_drift.common.model_name import model_name
+from lightning_drift.common.out_of_memory import Remedy, during, exhausted, forget, give_back
 from lightning_drift.common.prompt_lists import check_text
+from lightning_drift.common.text import byte_size
 from lightning_drift.images.decode import Source, UndecodableError, read_source
 from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
 from lightning_drift.supir.failures import Failures
 from lightning_drift.supir.images import UpscaleRequest
-from lightning_drift.supir.memory.levels import Memory
+from lightning_drift.supir.memory.levels import Memory, smaller
 from lightning_drift.supir.network.find import find_sdxl, find_supir
 from lightning_drift.supir.network.weights import Checkpoints, open_checkpoints
 from lightning_drift.supir.options import (
@@ -182,6 +185,7 @@ class SupirUpscaler(LightningModule):
         self.checkpoints: Checkpoints | None = None
         self.failures = Failures()
         self._restorer: Restorer | None = None
+        self._batch = Batch(option="data.batch_size")
         self._hashes: dict[str, str] = {}
         self._sources: tuple[Path, Source] | None = None
 
@@ -292,31 +296,45 @@ class SupirUpscaler(LightningModule):
         return source, sizes
 
     def _upscale(self, group: list[tuple[UpscaleRequest, Source, Frame]]) -> list[Picture]:
-        restorer = self._ready()
-        names = ", ".join(request.name for request, _, _ in group)
+        """The pictures of a group that goes through the network together, as far as memory goes."""
+        with during("loading SUPIR's text encoders", lambda _: Remedy(f"try {self._less()}")):
+            self._ready()
+        return [picture for picture in self._batch.map(group, self._some) if picture is not None]
+
+    def _some(self, part: Sequence[tuple[UpscaleRequest, Source, Frame]]) -> list[Picture | None]:
+        """The pictures of a part; one that does not fit by itself is skipped."""
         try:
-            with self._bar(names) as bar:
-                results = restorer.restore(
-                    torch.stack([to_tensor(source.image, sizes) for _, source, sizes in group]),
-                    [request.captions for request, _, _ in group],
-                    [self._noise(request) for request, _, _ in group],
-                    [(request.path, request.content) for request, _, _ in group],
-                    on_step=bar.update,
-                )
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            return self._restored(part)
+        except Exception as error:
+            if len(part) > 1 or (full := exhausted(error)) is None:
                 raise
-            torch.cuda.empty_cache()
-            advice = (
-                "model.memory: sequential, stream or 8bit, a smaller model.tile_size, or data.batch_size 1"
+            free = "" if full.free is None else f" ({byte_size(full.free)} were free)"
+            self._skip(part[0][0], f"does not fit into the device's memory; try {self._less()}{free}")
+            forget(error)
+        give_back()
+        return [None]
+
+    def _restored(self, part: Sequence[tuple[UpscaleRequest, Source, Frame]]) -> list[Picture | None]:
+        restorer = self._ready()
+        with self._bar(", ".join(request.name for request, _, _ in part)) as bar:
+            results = restorer.restore(
+                torch.stack([to_tensor(source.image, sizes) for _, source, sizes in part]),
+                [request.captions for request, _, _ in part],
+                [self._noise(request) for request, _, _ in part],
+                [(request.path, request.content) for request, _, _ in part],
+                on_step=bar.update,
             )
-            for request, _, _ in group:
-                self._skip(request, f"does not fit into the device's memory; try {advice}")
-            return []
         return [
             self._finish(request, source, to_image(pixels, sizes))
-            for (request, source, sizes), pixels in zip(group, results, strict=True)
+            for (request, source, sizes), pixels in zip(part, results, strict=True)
         ]
+
+    def _less(self) -> str:
+        """The next thing that takes less memory."""
+        level = self._restorer.placement.level if self._restorer is not None else None
+        if (lighter := smaller(level, self.device)) is not None:
+            return f"model.memory {lighter}"
+        return f"a model.tile_size below {self.tile_size}" if self.tile_size else "model.tile_size 1024"
 
     def _ready(self) -> Restorer:
         """The restorer, with all prompts of the run encoded, so that the text encoders can go."""
@@ -360,8 +378,3 @@ class SupirUpscaler(LightningModule):
         """
         self._restorer = None
         self.failures.report(self.trainer)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """A GPU's refusal has a class of its own, a CPU's only its words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

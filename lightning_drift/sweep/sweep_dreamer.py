@@ -10,9 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.halving import Batch
+from lightning_drift.common.out_of_memory import during
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import slug
-from lightning_drift.dreams.dreamer import DTYPES, dream_text
+from lightning_drift.dreams.dreamer import DTYPES, dream_text, smaller_pictures
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.images.png import Picture, parameters_digest
 from lightning_drift.stable_diffusion.interpolation import interpolated, load_weights_
@@ -33,7 +35,8 @@ class SweepDreamer(LightningModule):
 
     What is swept is said by the data. A picture is the one that ``predict`` makes of the same settings, up to
     rounding, and carries the same parameters. Each batch is filled up to the data's ``batch_size`` and
-    prompts are encoded one by one, so that a picture's bits do not follow from what else is left to do.
+    prompts are encoded one by one, so that a picture's bits do not follow from what else is left to do. A
+    batch that does not fit into the memory is halved, and filled up to that size from then on.
 
     Args:
         negative_prompt: What to steer away from; empty for none.
@@ -67,6 +70,7 @@ class SweepDreamer(LightningModule):
         self._states: dict[str, Tensor] = {}  # of the last batch's prompts
         self._prompts: list[str] = []
         self._lengths_told: set[int] = set()
+        self._batch = Batch(option="data.batch_size", filled=True)
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """What is done with the pictures when all are made."""
@@ -136,29 +140,40 @@ class SweepDreamer(LightningModule):
         return name, image, text
 
     def render(self, requests: Sequence[SweepRequest], size: int, device: torch.device) -> list[Any]:
-        """The pictures of requests that can be sampled together, in a batch of a size, on a device."""
+        """The pictures of requests that can be sampled together, in batches of a size, on a device."""
         self._use(requests[0].model, requests[0].drift, device)
+        sampling = self.sampling_of(requests[0])
+        self._batch.size = self._batch.size or size
+        with during("one picture of the sweep at a time", lambda _: smaller_pictures(sampling)):
+            return self._batch.map(requests, lambda part: self._filled(part, sampling))
+
+    def _filled(self, requests: Sequence[SweepRequest], sampling: Sampling) -> list[Any]:
+        """The pictures of requests, in a batch that is filled up to its size."""
         assert self._loaded is not None
-        filled = [*requests, *[requests[-1]] * (size - len(requests))]
+        assert self._batch.size is not None
+        filled = [*requests, *[requests[-1]] * (self._batch.size - len(requests))]
         return dream(
             self._loaded,
             [request.prompt for request in filled],
             [request.seed for request in filled],
-            self.sampling_of(requests[0]),
+            sampling,
             guidance_scales=[request.guidance_scale for request in filled],
             encode=self._encode,
         )[: len(requests)]
 
     def trial(self, request: SweepRequest, size: int, device: torch.device) -> tuple[float, float, float]:
-        """Seconds that loading a model, one batch without its steps, and a step of a batch take, measured."""
+        """Seconds that loading a model, one batch without its steps, and a step of a batch take, measured.
+
+        A batch of a size that does not fit counts as the smaller ones that it is made in.
+        """
         started = perf_counter()
         self._use(request.model, request.drift, device)
         loading = perf_counter() - started
-        self.render([_with_steps(request, 1)], size, device)  # warms up
+        self.render([_with_steps(request, 1)] * size, size, device)  # warms up
         taken = []
         for steps in (1, 3):
             started = perf_counter()
-            self.render([_with_steps(request, steps)], size, device)
+            self.render([_with_steps(request, steps)] * size, size, device)
             taken.append(perf_counter() - started)
         step = max(0.0, taken[1] - taken[0]) / 2
         return loading, max(0.0, taken[0] - step), step

@@ -14,6 +14,7 @@ from lightning_drift.assets import SD15
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import read_json, read_text
 from lightning_drift.common.numbers import shown
+from lightning_drift.common.out_of_memory import refuse_full
 from lightning_drift.common.text import reason
 
 
@@ -82,6 +83,7 @@ def _checked(make: Callable[[], CLIPTokenizer], name: str) -> CLIPTokenizer:
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # transformers raises many kinds; a panic of tokenizers is no Exception
+        refuse_full(error, f"the tokenizer of {name}")
         raise UserError(f"{name} holds no readable CLIP tokenizer ({reason(error)})") from error
     return tokenizer
 

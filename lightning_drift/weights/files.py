@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import check_file, read_json
 from lightning_drift.common.numbers import shown
+from lightning_drift.common.out_of_memory import refuse_full
 from lightning_drift.common.text import listed, reason
 from lightning_drift.weights.finite import refuse_not_finite
 from lightning_drift.weights.int8_rows import EIGHT_BIT, ROW_SCALE
@@ -70,6 +71,7 @@ class Weights:
         except UserError:
             raise
         except Exception as error:  # each reader has its own, and a damaged file meets all of them
+            refuse_full(error, f"{self.origin}: {called}")
             raise UserError(
                 f"{self.origin}: {called} cannot be read ({reason(error)}); fetch the file again"
             ) from error

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import shown
+from lightning_drift.common.out_of_memory import refuse_full
 from lightning_drift.common.text import byte_size, reason
 
 MAX_HEADER = 32 * 2**20
@@ -65,6 +66,7 @@ def open_safetensors(path: Path) -> Opened:
         shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
         return shapes, opened.get_tensor, opened.metadata() or {}
     except (SafetensorError, OSError) as error:
+        refuse_full(error, str(path))
         header = _header(path, length)
         if header is None or not _has_odd_metadata(header):
             raise UserError(

@@ -12,6 +12,7 @@ import torch
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import check_file
+from lightning_drift.common.out_of_memory import refuse_full
 from lightning_drift.common.text import byte_size
 
 MAX_PICKLE = 256 * 2**20
@@ -81,6 +82,7 @@ def load_torch_file(path: Path) -> dict[str, Any]:
     except (
         Exception
     ) as error:  # damaged archives and pickles raise nearly anything: struct.error, RecursionError
+        refuse_full(error, str(path))
         raise UserError(
             f"{path} is not a readable torch file: it may be cut short or damaged; fetch it again"
         ) from error

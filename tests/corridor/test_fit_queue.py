@@ -280,6 +280,28 @@ def test_a_fit_sees_its_own_device_only_and_has_its_folder_to_itself(
     assert "SIGKILL" in fit.error_file.read_text()
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "error: the GPU's memory is full. Training step 2 asked for 2.00 GiB more",
+            "the GPU's memory is full. Training step 2 asked for 2.00 GiB more",
+        ),
+        (  # bitsandbytes, which ends the process
+            "Error out of memory at line 430 in file /src/csrc/ops.cu",
+            "The fit ended with status 1: the GPU's memory is full. Close what else uses it",
+        ),
+        ("Killed", "The fit ended with status 1: Killed"),
+    ],
+)
+def test_a_full_memory_is_told_from_the_log(line: str, said: str, tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    fit = Fit(plan, 1e-4)
+    fit.log.parent.mkdir(parents=True, exist_ok=True)
+    fit.log.write_text(f"lightning-drift: encoding the photos once\n{line}\n")
+    assert fit.failure(1).startswith(said)
+
+
 def plan_in(folder: Path) -> Plan:
     logger = {
         "class_path": "lightning.pytorch.loggers.TensorBoardLogger",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from helpers.full_memory import full_above
 from PIL import Image
 from torch import Tensor
 
@@ -81,6 +82,20 @@ def test_it_is_the_loss_that_the_fit_minimises(tiny_sd: str) -> None:
     for level, step in enumerate(STEPS):
         loss = module.loss(LATENTS[1:2], noise(1, level)[None], torch.tensor([step]))
         assert found[1, level] == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_levels_that_do_not_fit_together_are_measured_apart(tiny_sd: str, capsys: Any) -> None:
+    module = DreamBooth(tiny_sd)
+    module.configure_model()
+    model = module.stable_diffusion
+    assert model is not None
+    module.eval()
+    together = photo_errors(model, module.scheduler, LATENTS, module.input_ids)
+    with full_above(3) as given:
+        apart = photo_errors(model, module.scheduler, LATENTS, module.input_ids)
+    assert given == [4, 2, 2, 2, 2, 2, 2]
+    torch.testing.assert_close(apart, together, rtol=1e-4, atol=0)
+    assert capsys.readouterr().err.count("from here on there are 2") == 1
 
 
 @pytest.mark.parametrize("photos", [1, 4, 8, 10, 11, 100])

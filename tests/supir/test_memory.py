@@ -6,8 +6,10 @@ import pytest
 import torch
 from helpers.supir.golden import golden
 
-from lightning_drift.supir.memory import levels, offload
-from lightning_drift.supir.memory.levels import Footprint, choose, free_bytes, free_host_bytes
+from lightning_drift.common import host_memory
+from lightning_drift.common.host_memory import free_host_bytes
+from lightning_drift.supir.memory import offload
+from lightning_drift.supir.memory.levels import Footprint, choose, free_bytes, smaller
 from lightning_drift.supir.memory.offload import Loan, Stream
 
 CPU = torch.device("cpu")
@@ -48,6 +50,13 @@ def test_a_cpu_never_moves_weights():
     assert choose(FULL_SIZE, 2 * GIB, CPU)[0] == "sequential"
 
 
+def test_each_level_has_a_smaller_one_up_to_the_last():
+    cuda = torch.device("cuda")
+    order = ["full", "offload", "sequential", "stream", "8bit"]
+    assert [smaller(level, cuda) for level in order] == [*order[1:], None]
+    assert [smaller(level, CPU) for level in ("full", "sequential")] == ["sequential", None]
+
+
 def test_free_memory_of_the_host_is_told_on_every_system(tmp_path):
     table = tmp_path / "meminfo"
     table.write_text("MemTotal: 2000 kB\nMemAvailable: 1000 kB\n")
@@ -69,7 +78,7 @@ def test_automatic_memory_needs_no_count_of_free_pages(tmp_path, monkeypatch):
             raise ValueError("unrecognized configuration name")
         return inner(name)
 
-    monkeypatch.setattr(levels, "MEMINFO", tmp_path / "absent")
+    monkeypatch.setattr(host_memory, "MEMINFO", tmp_path / "absent")
     monkeypatch.delitem(os.sysconf_names, "SC_AVPHYS_PAGES")
     monkeypatch.setattr(os, "sysconf", sysconf)
     assert free_bytes(CPU) > 0

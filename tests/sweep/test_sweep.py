@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.fits import fit_checkpoint
+from helpers.full_memory import full_above
 from helpers.paths import DATA, ROOT
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
@@ -199,6 +200,19 @@ def test_what_is_left_of_a_batch_gives_the_same_files(
     sweep(trainer, tmp_path, tuned, **EVERYTHING)
     assert bytes_of(tmp_path) == expected
     assert (tmp_path / "index.csv").read_bytes() == (whole / "index.csv").read_bytes()
+
+
+def test_a_batch_that_does_not_fit_gives_the_files_of_the_smaller_one(
+    trainer: Any, tmp_path: Path, capsys: Any
+) -> None:
+    options = {"seeds": "0-2", "guidance_scale": 3, "measure": False, "sheets": 0}
+    sweep(trainer, tmp_path / "two", "pocket", batch_size=2, **options)
+    with full_above(4) as given:  # guidance gives the UNet two of each
+        sweep(trainer, tmp_path / "eight", "pocket", batch_size=8, **options)
+    assert given == [16, 8, 4, 4, 4]
+    assert bytes_of(tmp_path / "eight") == bytes_of(tmp_path / "two")
+    said = capsys.readouterr().err
+    assert said.count("from here on there are 2 (data.batch_size 2 saves the attempt)") == 1
 
 
 def command(folder: Path, tuned: str, *more: str) -> list[str]:

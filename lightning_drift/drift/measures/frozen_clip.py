@@ -23,6 +23,8 @@ from transformers import CLIPConfig, CLIPModel
 from lightning_drift.assets import POCKET_CLIP
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import user_path
+from lightning_drift.common.halving import Batch
+from lightning_drift.common.out_of_memory import during
 from lightning_drift.common.text import reason
 from lightning_drift.weights.clip_tokenizer import read_tokenizer
 from lightning_drift.weights.configs import MAX_SAMPLE, describing, read_config, read_model_config
@@ -145,6 +147,10 @@ class FrozenClip:
         self.name = name
         self.hash = weights_hash
         self.option = option
+        self._together = {
+            "pictures": Batch(16, things=f"pictures in {name}"),
+            "prompts": Batch(64, things=f"prompts in {name}"),
+        }
 
     @classmethod
     def load(cls, name: str, device: str | torch.device = "cpu", option: str = "clip") -> FrozenClip:
@@ -161,7 +167,8 @@ class FrozenClip:
             UserError: Nothing of that name, the hub cannot be reached, or it is no whole CLIP.
         """
         try:
-            return cls._load(name, device, option)
+            with during(f"loading the CLIP {name}"):
+                return cls._load(name, device, option)
         except UserError as error:
             raise error.of(option) from error
         except OSError as error:
@@ -204,12 +211,13 @@ class FrozenClip:
         return torch.device(self.model.device)
 
     @torch.no_grad()
-    def embed_images(self, images: Sequence[Image.Image], batch_size: int = 16) -> Tensor:
+    def embed_images(self, images: Sequence[Image.Image], batch_size: int | None = None) -> Tensor:
         """Unit vectors of pictures.
 
         Args:
             images: Pictures of any size.
-            batch_size: Pictures embedded together; it changes the result by rounding only.
+            batch_size: Pictures embedded together, which changes the result by rounding only; None for 16, or
+                what the memory holds of them.
 
         Returns:
             Shape (n, d), float32 on the CPU.
@@ -217,45 +225,42 @@ class FrozenClip:
         Raises:
             UserError: They are not finite: the weights are damaged.
         """
-        batches = []
-        for start in range(0, len(images), batch_size):
-            batch = np.stack([self.preprocessing(image) for image in images[start : start + batch_size]])
+
+        def embedded(part: Sequence[Image.Image]) -> list[Tensor]:
             with _exact(self.device):
-                pixels = torch.from_numpy(batch).to(self.device)
-                pooled = self.model.vision_model(pixel_values=pixels).pooler_output
-                batches.append(self.model.visual_projection(pooled).cpu())
-        return self._unit(batches)
+                pixels = torch.from_numpy(np.stack([self.preprocessing(image) for image in part]))
+                pooled = self.model.vision_model(pixel_values=pixels.to(self.device)).pooler_output
+                return [*self.model.visual_projection(pooled).cpu()]
+
+        together = Batch(batch_size) if batch_size else self._together["pictures"]
+        return self._unit(together.map(images, embedded))
 
     @torch.no_grad()
-    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors of prompts; a prompt beyond the context is cut as CLIP does, its end token kept.
 
         Args:
             texts: Prompts.
-            batch_size: Prompts embedded together.
 
         Returns:
             Shape (p, d), float32 on the CPU.
         """
         context = self.model.config.text_config.max_position_embeddings
-        batches = []
-        for start in range(0, len(texts), batch_size):
+
+        def embedded(part: Sequence[str]) -> list[Tensor]:
             ids = self.tokenizer(
-                list(texts[start : start + batch_size]),
-                padding="max_length",
-                truncation=True,
-                max_length=context,
-                return_tensors="pt",
+                list(part), padding="max_length", truncation=True, max_length=context, return_tensors="pt"
             ).input_ids
             with _exact(self.device):
                 pooled = self.model.text_model(input_ids=ids.to(self.device)).pooler_output
-                batches.append(self.model.text_projection(pooled).cpu())
-        return self._unit(batches)
+                return [*self.model.text_projection(pooled).cpu()]
 
-    def _unit(self, batches: list[Tensor]) -> Tensor:
-        if not batches:
+        return self._unit(self._together["prompts"].map(texts, embedded))
+
+    def _unit(self, rows: list[Tensor]) -> Tensor:
+        if not rows:
             return torch.zeros((0, self.model.config.projection_dim))
-        vectors = torch.cat(batches)
+        vectors = torch.stack(rows)
         if not vectors.isfinite().all():
             raise UserError(f"{self.name} gives NaN or infinity: its weights are damaged", self.option)
         return functional.normalize(vectors, dim=-1)

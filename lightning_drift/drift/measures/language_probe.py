@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_drift.common.halving import Batch
 from lightning_drift.common.rng import generator
 from lightning_drift.drift.measures.intervals import against_base
+from lightning_drift.drift.measures.predictions import predictions
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 from lightning_drift.stable_diffusion.sampling import encode_prompts
 
@@ -71,6 +73,7 @@ def probe(
     prompts: Sequence[str],
     latents: Tensor,
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    batch: Batch | None = None,
 ) -> dict[str, float]:
     """What prompts do to the denoiser's prediction, as plain energies; `relative` sets them against the base.
 
@@ -83,6 +86,8 @@ def probe(
         prompts: The probe prompts.
         latents: Latents of the base's pictures, one per trial of `trials`, shape (n, c, h, w).
         forward_context: Makes the context of the networks' calls, such as autocast.
+        batch: How many prompts are asked together, where the caller keeps a size that fitted; None to begin
+            with all.
 
     Returns:
         ``guidance``: mean squared difference between the predictions with a prompt and with the empty one,
@@ -95,6 +100,7 @@ def probe(
     with forward_context():
         states = encode_prompts(model, [*prompts, ""]).to(dtype)
     plan = trials(len(prompts), scheduler.config.num_train_timesteps)
+    batch = batch or Batch(things="prompts")
     sums = {"guidance": 0.0, "sensitivity": 0.0, "dc_accuracy": 0.0}
     for number, (trial, latent) in enumerate(zip(plan, latents, strict=True)):
         drawn = torch.randn(latent.shape, generator=generator(0, "language probe", number))
@@ -104,10 +110,9 @@ def probe(
         target = noise
         if scheduler.config.prediction_type == "v_prediction":
             target = scheduler.get_velocity(clean, noise, timestep)
-        with forward_context():
-            batch = noisy.to(dtype).expand(len(states), -1, -1, -1)
-            predicted = model.unet(batch, timestep, states, return_dict=False)[0]
-        predicted = predicted.float()
+
+        same, steps = noisy.to(dtype).expand(len(states), -1, -1, -1), timestep.expand(len(states))
+        predicted = predictions(model, same, steps, states, forward_context, batch)
         prompted, empty = predicted[:-1], predicted[-1:]
         sums["guidance"] += float((prompted - empty).square().mean())
         sums["sensitivity"] += float(prompted.var(0, unbiased=False).mean())

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_drift.common.halving import Batch
 from lightning_drift.common.rng import generator
 from lightning_drift.drift.measures.intervals import Interval, SeedDraws
+from lightning_drift.drift.measures.predictions import predictions
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 
 FORWARDS = 40
@@ -45,12 +47,13 @@ def photo_errors(
     latents: Tensor,
     input_ids: Tensor,
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    batch: Batch | None = None,
 ) -> Tensor:
     """The training loss (Ho et al. 2020, eq. 14) on photos at ``NOISE_LEVELS``, with fixed noise.
 
     The noise follows from photo and level, so that two measurements differ by the weights alone (common
-    random numbers). Takes one forward per photo and level, with the levels of a photo as one batch. The
-    caller sets evaluation mode.
+    random numbers). Takes one forward per photo and level, with the levels of a photo as one batch, or as
+    several where that does not fit into the memory. The caller sets evaluation mode.
 
     Args:
         model: The parts; UNet and text encoder on one device.
@@ -58,6 +61,7 @@ def photo_errors(
         latents: Scaled latents of the photos, shape (n, c, h, w).
         input_ids: Token ids of the instance prompt as the fit pads it, shape (1, tokens).
         forward_context: Makes the context of the networks' calls, such as autocast.
+        batch: Keeps a size that fitted; None to begin with all levels.
 
     Returns:
         Mean squared error of the predicted noise, or velocity of a v-prediction model, over a latent's
@@ -68,7 +72,7 @@ def photo_errors(
         states = model.text_encoder(input_ids.to(model.text_encoder.device))[0].to(dtype)
     steps = scheduler.config.num_train_timesteps
     timesteps = torch.tensor([round(level * steps) for level in NOISE_LEVELS], device=device)
-    errors = []
+    batch, errors = batch or Batch(things="noise levels"), []
     for number, latent in enumerate(latents):
         drawn = [
             torch.randn(latent.shape, generator=generator(0, "photo loss", number, level))
@@ -79,10 +83,10 @@ def photo_errors(
         noisy, target = scheduler.add_noise(clean, noise, timesteps), noise
         if scheduler.config.prediction_type == "v_prediction":
             target = scheduler.get_velocity(clean, noise, timesteps)
-        with forward_context():
-            condition = states.expand(len(noise), -1, -1)
-            predicted = model.unet(noisy.to(dtype), timesteps, condition, return_dict=False)[0]
-        errors.append((predicted.float() - target).square().mean((1, 2, 3)).double().cpu())
+
+        condition = states.expand(len(noise), -1, -1)
+        predicted = predictions(model, noisy.to(dtype), timesteps, condition, forward_context, batch)
+        errors.append((predicted - target).square().mean((1, 2, 3)).double().cpu())
     return torch.stack(errors)
 
 

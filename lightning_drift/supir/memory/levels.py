@@ -6,19 +6,16 @@ lends the network's weights layer by layer. None of these changes a picture beyo
 `sequential` with 8-bit weights.
 """
 
-import os
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+
+from lightning_drift.common.host_memory import free_host_bytes
 
 Level = Literal["full", "offload", "sequential", "stream", "8bit"]
 Memory = Literal["auto", "full", "offload", "sequential", "stream", "8bit"]
 
-MEMINFO = Path("/proc/meminfo")
 GIB = 2**30
 MEGAPIXEL = 2**20
 
@@ -101,30 +98,22 @@ def choose(footprint: Footprint, free: int, device: torch.device) -> tuple[Level
     return level, reason
 
 
+def smaller(level: Level | None, device: torch.device) -> Level | None:
+    """The next level that takes less memory; None after the last one.
+
+    Args:
+        level: What was taken; None before the first picture.
+        device: On a CPU weights cannot be moved away.
+    """
+    order: tuple[Level, ...] = get_args(Level)
+    later = order[order.index(level) + 1 :] if level is not None else order[1:]
+    if device.type == "cpu":
+        later = tuple(each for each in later if each == "sequential")
+    return later[0] if later else None
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes free on a device; for a CPU the host memory that can be had without swapping."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_host_bytes()
-
-
-def free_host_bytes(meminfo: Path | None = None, names: Mapping[str, int] | None = None) -> int:
-    """Host memory in bytes that can be had without swapping, as far as the system tells.
-
-    Args:
-        meminfo: Linux's table of its memory; None for `MEMINFO`, which other systems lack.
-        names: What `os.sysconf` can be asked for; None for ``os.sysconf_names``. macOS does not tell its free
-            pages: half of all pages are taken to be free.
-
-    Returns:
-        8 GiB where the system tells nothing, such as on Windows.
-    """
-    with suppress(OSError):
-        for line in (meminfo or MEMINFO).read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    names = getattr(os, "sysconf_names", {}) if names is None else names
-    for pages, share in (("SC_AVPHYS_PAGES", 1.0), ("SC_PHYS_PAGES", 0.5)):
-        if pages in names and "SC_PAGE_SIZE" in names:
-            return int(os.sysconf(names[pages]) * os.sysconf(names["SC_PAGE_SIZE"]) * share)
-    return 8 * GIB
