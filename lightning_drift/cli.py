@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.resources import shortage
-from lightning_drift.common.text import printable
+from lightning_drift.common.text import command, printable
 from lightning_drift.common.yaml_files import parse_yaml, read_yaml_section
 
 if TYPE_CHECKING:
@@ -58,11 +57,14 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     outputs = streams.last() if argv is None else []
-    again = f"lightning-drift {shlex.join(words)}"
+    again = command(words)
     starting = printable(f"before anything was done; start it again with: {again}")
     try:
         with ends.listening(starting, own_process=argv is None):
-            status = _answer(words, argv)
+            try:
+                status = _answer(words, argv)
+            except SystemExit as stop:  # after help or a configuration was printed
+                status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
             sys.stdout.flush()
     except ends.Ended as end:
         notice(f"{end} {end.reached or f'before it was done; start it again with: {again}'}")
@@ -90,6 +92,7 @@ def _answer(words: list[str], argv: list[str] | None) -> int:
         return 0
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
+        _check_surroundings()
         if words[0] == "export":
             from lightning_drift.export.command import main as export
 
@@ -113,6 +116,21 @@ def _answer(words: list[str], argv: list[str] | None) -> int:
         print(f"error: {lacking}", file=sys.stderr)
         return 2
     return 0
+
+
+def _check_surroundings() -> None:
+    """Refuse to begin where no path leads anywhere, or as a process without a number.
+
+    Raises:
+        UserError: The working folder was deleted, or a launcher's variable holds no number.
+    """
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):  # read by Lightning's import
+        if not (rank := os.environ.get(name, "0")).isdecimal():
+            raise UserError(f"{shown(rank)} is not a process's number; unset it", name)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working folder was deleted; change into another one") from None
 
 
 def _run(words: list[str], argv: list[str] | None) -> None:

@@ -1,7 +1,6 @@
 """LightningCLI as this project sets it up: packaged defaults, run folders, resume rules."""
 
 import math
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 # Short class names on the command line resolve to what has been imported.
 from lightning_drift import (
@@ -31,6 +31,7 @@ from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.names import file_name
 from lightning_drift.common.out_of_memory import forget, remedy_words
 from lightning_drift.common.resources import shortage
+from lightning_drift.common.text import command, printable
 from lightning_drift.common.yaml_files import read_yaml_section
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
@@ -58,6 +59,7 @@ from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.forecast.plan import FitPlan
 from lightning_drift.parser import SentenceParser, expand_paths
 from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made, refuse_nulls
+from lightning_drift.user_classes import check_method, failed_class
 
 __all__ = [
     "DreamBooth",
@@ -224,6 +226,7 @@ class DriftCLI(LightningCLI):
         ends.begin()
         config = self.config[self.subcommand]
         self._refuse_nulls(config)
+        check_method(str(self.subcommand), str(config.model.class_path))
         if self.subcommand == "fit":
             self._prepare_fit(config)
         elif self.subcommand == "validate":
@@ -245,6 +248,7 @@ class DriftCLI(LightningCLI):
         # The run records the prompts themselves, not the files they were in.
         config.seed_grid.groups = with_prompts(config.seed_grid.groups)
         if not same_class(getattr(logger, "class_path", ""), TENSORBOARD):
+            check_writable(Path(config.trainer.default_root_dir or "."), "trainer.default_root_dir")
             if config.ckpt_path == "last":
                 raise UserError(
                     "'last' needs the TensorBoard logger's run folder; name the checkpoint file", "ckpt_path"
@@ -336,6 +340,11 @@ class DriftCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             config["callbacks"].append(StepProgressBar())
         trainer: Trainer = made("the Trainer", "trainer", partial(super().instantiate_trainer, **kwargs))
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise UserError(
+                "it runs copies of this process, which leave no checkpoint behind; give ddp",
+                "trainer.strategy",
+            )
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -368,6 +377,9 @@ class DriftCLI(LightningCLI):
                 notice(f"stopped {self._reached(subcommand, remedy_words(error))}")
                 if not isinstance(error, UserError):
                     raise UserError(lacking) from error
+            if not isinstance(error, UserError) and (failed := failed_class(error)):
+                notice(f"stopped {self._reached(subcommand)}")
+                raise failed from error
             raise
 
     def plan(self) -> FitPlan:
@@ -402,7 +414,7 @@ class DriftCLI(LightningCLI):
 
     def _reached(self, subcommand: str, changed: Sequence[str] = ()) -> str:
         """What a command has done that is ended before its time, and how to go on, with changed options."""
-        again = f"lightning-drift {shlex.join([*self.words, *changed])}"
+        again = command([*self.words, *changed])
         if subcommand == "fit":
             return stopped(self.trainer, self.run, self.words, changed)
         writers = [c for c in self.trainer.callbacks if isinstance(c, ImageWriter)]  # type: ignore[attr-defined]
@@ -420,13 +432,13 @@ class DriftCLI(LightningCLI):
         """Say where the grids are."""
         folder = Path(self.trainer.default_root_dir) / "validate"
         if self.trainer.is_global_zero:
-            print(f"The grids are in {folder}" if folder.is_dir() else "No grid was rendered")
+            print(printable(f"The grids are in {folder}") if folder.is_dir() else "No grid was rendered")
 
     def after_predict(self) -> None:
         """Say where the pictures are."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ImageWriter) and self.trainer.is_global_zero:
-                print(_pictures(callback))
+                print(printable(_pictures(callback)))
 
 
 def _pictures(writer: ImageWriter) -> str:
@@ -474,11 +486,16 @@ def _find_run(settings: Any, configs: Sequence[Any] | None) -> None:
 
 
 def _check_names(settings: Any) -> None:
-    """Refuse names of a subject or a run that would lead out of the log folder.
+    """Refuse names of a subject or a run that would lead out of the log folder, or a folder below the run's.
 
     Raises:
-        UserError: A part of one is not a folder's name.
+        UserError: A part of one is not a folder's name, or the run's files would not lie in its folder.
     """
+    if settings.get("sub_dir"):
+        raise UserError(
+            "a run's files lie in its own folder, where a resume finds them; leave it out",
+            f"{_LOGGER}.sub_dir",
+        )
     for key in ("name", "version"):
         if isinstance(value := settings[key], str):
             for part in value.split("/"):

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -26,7 +27,7 @@ from lightning_drift.common.files import read_text, user_path
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.text import listed
-from lightning_drift.common.yaml_files import parse_yaml
+from lightning_drift.common.yaml_files import parse_yaml, read_yaml
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.fit.checkpointing import StepCheckpoint
@@ -53,6 +54,14 @@ _NESTED = re.compile(
 
 OF_THE_PLAN = ("dry_run", "card")
 """Options that ask what a command would do."""
+
+_FILES = {
+    *_SECTIONS,
+    "trainer",
+    "clip_drift.thresholds",
+    *(f"trainer.{name}" for name in ("logger", "callbacks", "plugins", "strategy", "profiler")),
+}
+"""What a file may hold that is named in its place."""
 
 _NAMED_CLASSES = ("model", "data")
 """Sections that name a class, whose options depend on it."""
@@ -133,6 +142,16 @@ class SentenceParser(TextParser, LightningArgumentParser):
             kept.pop(option, None)
         text: str = super().dump(kept, *args, **kwargs)
         return text
+
+    def check_value(self, name: str, value: str) -> None:
+        """Look into the file too that a section's value names.
+
+        Raises:
+            UserError: It cannot be read, or is no YAML.
+        """
+        super().check_value(name, value)
+        if name in _FILES and os.path.isfile(value):
+            read_yaml(Path(value), "configuration", name)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a configuration: UTF-8, whatever the system's locale, and a regular file.

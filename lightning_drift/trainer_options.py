@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.numbers import real, whole
+from lightning_drift.common.numbers import real, shown, whole
 
 MAX_SEED_EVERYTHING = 2**32 - 1
 """The largest seed of a run: NumPy's generator, which Lightning seeds too, takes no larger one."""
@@ -37,6 +37,8 @@ _REAL = {
     "overfit_batches": (0, _MOST),
     "gradient_clip_val": (0, None),
 }
+_CLUSTER = {"MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "TORCHELASTIC_RUN_ID"}
+"""Variables of the launchers that tell a process of its fellows on other computers."""
 
 
 def check_trainer(options: Any) -> None:
@@ -46,7 +48,8 @@ def check_trainer(options: Any) -> None:
         options: The Trainer's options by name; those that are missing or None are the Trainer's own matter.
 
     Raises:
-        UserError: A number is out of its option's range, or there are fewer CPU cores than processes.
+        UserError: A number is out of its option's range, there are fewer CPU cores than processes, or the fit
+            would wait or go on for ever.
     """
     for name, (low, high) in _WHOLE.items():
         if (value := options.get(name)) is not None:
@@ -54,6 +57,22 @@ def check_trainer(options: Any) -> None:
     for name, (least, most) in _REAL.items():
         if (value := options.get(name)) is not None:
             real(value, f"trainer.{name}", least, most)
+    trial = options.get("fast_dev_run")
+    if trial is not None and not isinstance(trial, bool):
+        whole(trial, "trainer.fast_dev_run", 0, _MOST)
+    if (options.get("num_nodes") or 1) > 1 and not _CLUSTER & os.environ.keys():
+        raise UserError(
+            f"{options['num_nodes']} computers find each other by MASTER_ADDR, which is not set; start each "
+            "with torchrun, or leave this at 1",
+            "trainer.num_nodes",
+        )
+    batches = options.get("limit_train_batches")
+    endless = not isinstance(batches, int) and not options.get("overfit_batches")
+    if endless and options.get("max_steps") == -1 and (options.get("max_epochs") or 0) > 0:
+        raise UserError(
+            "the photos come round without an end, and no epoch is ever over; give trainer.max_steps",
+            "trainer.max_epochs",
+        )
     interval = options.get("val_check_interval")
     if isinstance(interval, int | float):
         real(interval, "trainer.val_check_interval", above=0)
@@ -86,9 +105,17 @@ def chosen_seed(seed: bool | int | None) -> int:
 
     False leaves the generators of the libraries as they are. What this package draws follows from a seed all
     the same, which then is 0.
+
+    Raises:
+        UserError: The environment names what is no seed.
     """
     if seed is True:
-        return int(os.environ.setdefault("PL_GLOBAL_SEED", str(secrets.randbelow(MAX_SEED_EVERYTHING + 1))))
+        chosen = os.environ.setdefault("PL_GLOBAL_SEED", str(secrets.randbelow(MAX_SEED_EVERYTHING + 1)))
+        if not re.fullmatch(r"[0-9]{1,10}", chosen):
+            raise UserError(
+                f"{shown(chosen)} is not a seed; unset it, or give a whole number", "PL_GLOBAL_SEED"
+            )
+        return whole(int(chosen), "PL_GLOBAL_SEED", 0, MAX_SEED_EVERYTHING)
     return int(seed or 0)
 
 

@@ -1,10 +1,14 @@
 """Command lines: what a person writes as text arrives as written, whatever YAML would make of it."""
 
 import json
+import os
 import re
+import stat
+import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -12,6 +16,9 @@ from jsonargparse import ArgumentParser, set_loader
 from jsonargparse.typing import register_type
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.files import check_file
+from lightning_drift.common.numbers import shown
+from lightning_drift.common.parser_reports import refusal
 from lightning_drift.common.yaml_files import parse_yaml
 
 PARSER_MODE = "lightning_drift"
@@ -27,7 +34,8 @@ class Text(str):
     """
 
 
-yaml.SafeDumper.add_representer(Text, yaml.representer.SafeRepresenter.represent_str)
+# Texts, and the names that are members of an enumeration too, as some classes of Lightning have by default.
+yaml.SafeDumper.add_multi_representer(str, yaml.representer.SafeRepresenter.represent_str)
 register_type(Text, serializer=Text, deserializer=Text)
 
 
@@ -143,10 +151,24 @@ def mark_texts(words: Iterable[str], find: Callable[[str], TextOption | None]) -
     return marked
 
 
+def option_values(words: Iterable[str]) -> list[tuple[str, str]]:
+    """The options of a command line with the value of each, those that are `Text` or configurations apart."""
+    found: list[tuple[str, str]] = []
+    words = list(words)
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        name, has_value, value = word.partition("=")
+        if isinstance(word, Text) or not name.startswith("--") or name == "--config":
+            continue
+        value = value if has_value else "" if following.startswith("--") else following
+        if value and not isinstance(value, Text):
+            found.append((name[2:].removesuffix("+"), value))
+    return found
+
+
 def config_values(words: Sequence[str]) -> list[str]:
     """The configurations of a command line: ``-c FILE``, ``-cFILE``, ``--config FILE``, ``--config=FILE``."""
     values: list[str] = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         name, has_value, value = word.partition("=")
         if name in ("-c", "--config"):
             values.append(value if has_value else following)
@@ -155,23 +177,13 @@ def config_values(words: Sequence[str]) -> list[str]:
     return values
 
 
-# What jsonargparse says of its own types around the sentence that tells what is wrong.
-_BOILERPLATE = re.compile(
-    r"Does not validate|Subtypes|Errors:|Expected a NoneType|Given value|Problem with given class_path"
-    r"|.*a string or stream input is required|Subclass types expect one of|an? (class path|dict with)"
-)
-_LONGEST = 500
-"""Characters of a report; the values that people give can be longer than anyone reads."""
-
-
-def sentence(report: str) -> str:
-    """What a person needs of jsonargparse's report."""
-    lines = [re.sub(r"^[\s-]+|<class '(\w+)'>|typing\.", r"\1", line) for line in report.splitlines()]
-    kept = [line.rstrip(". :") for line in lines if line and not _BOILERPLATE.match(line)]
-    if all(line.startswith("Parser key") for line in kept):
-        kept.append("its value is of another kind")
-    text = "; ".join(dict.fromkeys(kept))
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+def _is_special(value: str) -> bool:
+    """Whether a value is the name of a pipe, a device or a socket."""
+    try:
+        mode = os.stat(value).st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 class TextParser(ArgumentParser):
@@ -181,13 +193,41 @@ class TextParser(ArgumentParser):
         kwargs |= {"parser_mode": PARSER_MODE, "allow_abbrev": False}  # half a name is not an option's
         super().__init__(*args, **kwargs)
 
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        """Parse a command line, each value of which was looked at first.
+
+        Raises:
+            UserError: A value names a pipe or a device, or holds more than can be read.
+        """
+        for name, value in option_values(sys.argv[1:] if args is None else args):
+            self.check_value(name, value)
+        return super().parse_args(args, *rest, **kwargs)
+
+    def check_value(self, name: str, value: str) -> None:
+        """Refuse what reading would not end with: jsonargparse opens what a value names, and unfolds aliases.
+
+        Raises:
+            UserError: A value names a pipe or a device, or refers to itself or to too much.
+        """
+        if _is_special(value):
+            check_file(Path(value), "configuration", name)
+        if re.fullmatch(r"[-+]?[0-9_]{310,}", value):
+            raise UserError(f"{shown(value)} is longer than a number can be", name)
+        if set("*[{") & set(value):
+            try:
+                parse_yaml(value)
+            except UserError as error:
+                if not error.message.startswith("is not YAML:"):
+                    raise UserError(f"{shown(value)} {error.message}", name) from error
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Report a bad option in a sentence instead of the usage.
 
         Raises:
             UserError: Always.
         """
-        raise UserError(sentence(message))
+        cause = ex if ex is not None else sys.exc_info()[1]
+        raise refusal(message, cause, [action.dest for action in self._actions], self.prog) from ex
 
     def _parse_optional(self, arg_string: str) -> Any:
         return None if isinstance(arg_string, Text) else super()._parse_optional(arg_string)  # type: ignore[no-untyped-call]

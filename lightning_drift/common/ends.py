@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from lightning_drift.common.errors import first_process
+
 NAMES = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP (its terminal was closed)"}
 """What asks a command to end, and how a person is told of it. Windows has no SIGHUP."""
 
@@ -182,11 +184,6 @@ def before_dying(action: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         _listener.at_once.remove(action)
-
-
-def first_process() -> bool:
-    """Whether this is the first or only process of a run, which speaks for all."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _write(line: str) -> None:

@@ -37,13 +37,21 @@ class UserError(ValueError):
         return UserError(self.message, option, self.details)
 
 
+def first_process() -> bool:
+    """Whether this is the first or only process of a run, which speaks for all.
+
+    Launchers tell processes their rank by environment; what is no number there, the Trainer refuses.
+    """
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    return not rank.isdecimal() or int(rank) == 0
+
+
 def notice(message: str) -> None:
     """Print one line to standard error, in a run's first process only.
 
     Control characters in it are written out (`printable`): names and texts of others may stand in it.
     """
-    # Launchers tell processes their rank by environment.
-    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
+    if first_process():
         line = f"lightning-drift: {printable(message)}"
         if bars := sys.modules.get("tqdm"):  # progress bars step aside for the line
             bars.tqdm.write(line, file=sys.stderr)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -16,6 +17,9 @@ MAX_TEXT_BYTES = 16 * 2**20
 MAX_PATH, MAX_PART = 4096, 255
 """What a path and one name in it may take, in bytes, on Linux and most other systems."""
 
+MAX_DEPTH = 200
+"""How many folders a path may lead through; each is made and looked at in turn."""
+
 
 def user_path(value: str | os.PathLike[str], option: str = "") -> Path:
     """A path as a user writes it: ``~`` and ``~name`` at its beginning are home folders.
@@ -24,13 +28,16 @@ def user_path(value: str | os.PathLike[str], option: str = "") -> Path:
     place everywhere.
 
     Raises:
-        UserError: It is empty, holds a NUL character, or does not fit the system's file names.
+        UserError: It is empty, holds a NUL character, is an address such as ``s3://…``, or does not fit the
+            system's file names.
     """
     text = os.fspath(value)
     if not text.strip():
         raise UserError("the path is empty", option)
     if "\0" in text:
         raise UserError(f"{text!r} holds a NUL character, which no path can", option)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise UserError(f"{text!r} is an address and not a path; give a local file or folder", option)
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
@@ -40,6 +47,8 @@ def user_path(value: str | os.PathLike[str], option: str = "") -> Path:
     path = Path(os.path.expanduser(text))
     if len(text) > MAX_PATH or any(len(os.fsencode(part)) > MAX_PART for part in path.parts):
         raise UserError(f"{text[:60]!r}… is longer than a file's name can be", option)
+    if len(path.parts) > MAX_DEPTH:
+        raise UserError(f"{text[:60]!r}… is more than {MAX_DEPTH} folders deep", option)
     return path
 
 

@@ -71,6 +71,15 @@ def shell_word(text: str) -> str:
     return f"$'{''.join(plain)}'"
 
 
+def command(words: Iterable[str]) -> str:
+    """A command of this program that is copied into a shell.
+
+    >>> command(["fit", "-c", "my run/config.yaml"])
+    "lightning-drift fit -c 'my run/config.yaml'"
+    """
+    return " ".join(map(shell_word, ["lightning-drift", *words]))
+
+
 def printable(text: str) -> str:
     r"""A text as one line that a terminal shows and does not obey.
 

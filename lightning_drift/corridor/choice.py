@@ -54,7 +54,7 @@ def choose(table: CorridorTable) -> Choice:
     else:
         why = f"it dreams, but on the border of {cell.borderline}; no other is clearer"
     if cell.checkpoint is None:
-        return Choice(cell, f"{where}: {why}. Its checkpoint was not kept.")
+        return Choice(cell, f"{where}: {why}. Its checkpoint was not kept, or lies elsewhere.")
     file = cell.checkpoint.as_posix()
     title = f"{table.title}-{cell.run}-step{cell.step:05d}"
     return Choice(

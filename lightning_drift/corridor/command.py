@@ -1,7 +1,6 @@
 """The ``corridor`` command: fit several learning rates, or write the page of what was fitted."""
 
 import io
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -13,11 +12,11 @@ import yaml
 
 from lightning_drift.assets import DEFAULTS
 from lightning_drift.common import ends
-from lightning_drift.common.command_line import TextParser, mark_texts, plain, text_options
+from lightning_drift.common.command_line import TextParser, mark_texts, option_values, plain, text_options
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.numbers import shown
-from lightning_drift.common.text import printable
+from lightning_drift.common.text import command, printable, shell_word
 from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.corridor.dry_run import PlanFit, describe
 from lightning_drift.corridor.plan import joined, learning_rates, make_plan, milestones, take_up
@@ -93,6 +92,9 @@ def corridor(
     rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
     if devices != "auto":
         refuse_invisible(find_slots(devices, "auto"))
+    for name, value in option_values(fit):
+        if name in ("data.instance_dir", "data.init_args.instance_dir"):
+            find_pictures(find_folder(value))
     config = _fit_config(fit)
     plan = make_plan(config, rates, counts, name)
     own_rates = list(plan.rates)  # the folder may hold others
@@ -111,7 +113,7 @@ def corridor(
     plan = take_up(plan)
     page = plan.folder / "corridor.html"
     shape = f"{_counted(len(plan.rates), 'learning rate')} x {_counted(len(plan.steps), 'step')}"
-    print(f"{shape} in {plan.folder}", flush=True)
+    print(printable(f"{shape} in {plan.folder}"), flush=True)
 
     def renew() -> None:
         try:
@@ -128,8 +130,10 @@ def corridor(
         raise
     finally:
         renew()
-    print(f"\nThe page:     {page}\nContact sheet: {page.with_suffix('.png')}")
-    print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(plan.root / plan.subject))}", flush=True)
+    print(
+        f"\nThe page:     {printable(str(page))}\nContact sheet: {printable(str(page.with_suffix('.png')))}"
+    )
+    print(f"TensorBoard:  tensorboard --logdir {shell_word(str(plan.root / plan.subject))}", flush=True)
     if queue.failed:
         rates_text = ", ".join(rate_text(rate) for rate in queue.failed)
         notice(f"lr {rates_text} did not reach step {plan.steps[-1]}")
@@ -206,7 +210,7 @@ def main(argv: Sequence[str], plan_fit: PlanFit) -> int:
             fit.remove("--print_config")
             print(yaml.safe_dump({"corridor": recipe, **_fit_config(fit)}, sort_keys=False), end="")
             raise SystemExit(0)
-        go_on = f"go on with: {shlex.join(['lightning-drift', 'corridor', *argv])}"
+        go_on = f"go on with: {command(['corridor', *argv])}"
         try:
             status = corridor(fit, recipe, **options)
         except ends.Ended as end:

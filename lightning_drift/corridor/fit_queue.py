@@ -11,7 +11,7 @@ from collections.abc import Callable
 from lightning_drift.common.ends import before_dying, held
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.numbers import shown
-from lightning_drift.common.text import duration
+from lightning_drift.common.text import duration, printable
 from lightning_drift.corridor.fits import GRACE, Fit, refuse_foreign, unfinished
 from lightning_drift.corridor.plan import Plan
 from lightning_drift.corridor.read import CorridorCell, read
@@ -270,7 +270,7 @@ def _device_name(device: str) -> str:
 
 def _say(line: str) -> None:
     _clear()
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def _clear() -> None:

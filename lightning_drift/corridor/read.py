@@ -149,11 +149,13 @@ class RecordedRun:
         ]
 
     def checkpoint(self, step: int) -> Path | None:
-        """The file that holds the weights after a step."""
+        """The file that holds the weights after a step; of a run of others, one inside the folder read."""
         folder = checkpoint_folder(self.config) or self.folder / "checkpoints"
+        if not _lies_in(folder, self.root):  # a command to copy names no file of elsewhere
+            return None
         path = folder / f"step={step:05d}.ckpt"
         if os.path.isfile(path):
-            return path
+            return path if _lies_in(path, self.root) else None
         return folder / "last.ckpt" if step == self._last_step(folder / "last.ckpt") else None
 
     def _last_step(self, path: Path) -> int | None:

@@ -202,8 +202,11 @@ class Dreamer(LightningModule):
         """
         assert self.stable_diffusion is not None
         self.sampling.check_device("model")
-        requests = getattr(getattr(self.trainer, "datamodule", None), "requests", [])
-        if not all(isinstance(request, DreamRequest) for request in requests):
+        data = getattr(self.trainer, "datamodule", None)
+        requests = getattr(data, "requests", [])
+        if (data is not None and not hasattr(data, "requests")) or not all(
+            isinstance(request, DreamRequest) for request in requests
+        ):
             raise UserError("Dreamer renders prompts; give it lightning_drift.Prompts", "data")
         prompts = [request.prompt for request in requests]
         tell_cut(self.stable_diffusion.tokenizer, [*prompts, self.sampling.negative_prompt])

@@ -1,6 +1,5 @@
 """The ``export`` command: a fine-tune as a diffusers folder, one file for other programs, or a small one."""
 
-import shlex
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from lightning_drift.common.ends import Ended, begin
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import shown, whole
+from lightning_drift.common.text import command, printable
 from lightning_drift.export.change import export_change
 from lightning_drift.export.delta_lora import Change
 from lightning_drift.export.exported import Exported
@@ -185,9 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = plain(parser.parse_args(mark_texts(words, text_options(export).get)).as_dict())
     begin()
     try:
-        print(export(**options))
+        # Its report is Markdown of several lines.
+        print("\n".join(map(printable, str(export(**options)).split("\n"))))
     except Ended as end:
-        again = shlex.join(["lightning-drift", "export", *words])
+        again = command(["export", *words])
         end.reached = end.reached or f"before the export was finished; start it again with: {again}"
         raise
     return 0

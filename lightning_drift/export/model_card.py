@@ -2,13 +2,13 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lightning_drift.assets import SD15
+from lightning_drift.common.text import shell_word
 from lightning_drift.export.provenance import Provenance, one_line
 from lightning_drift.weights.metadata import METADATA
 
@@ -166,7 +166,7 @@ def _code(text: str) -> str:
 
 def _option(name: str, value: str) -> str:
     """An option of a shell command; a value that begins with a hyphen is no option of its own."""
-    return f"--{name}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"
+    return f"--{name}{'=' if value.startswith('-') else ' '}{shell_word(value)}"
 
 
 def _use(facts: Provenance, name: str, form: str) -> str:

@@ -42,9 +42,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: If there is no room for it or it cannot be written; the previous file is untouched.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(path)
-        need, free = checkpoint_bytes(checkpoint) + MARGIN, shutil.disk_usage(path.parent).free
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path)
+            free = shutil.disk_usage(path.parent).free
+        except OSError as error:
+            raise UserError(f"cannot write the checkpoint {path}: {error.strerror}") from error
+        need = checkpoint_bytes(checkpoint) + MARGIN
         if need > free:
             raise UserError(
                 f"no room for the checkpoint {path}: it needs {byte_size(need)} of the "

@@ -139,12 +139,18 @@ class DreamBooth(LightningModule):
         """Refuse what the float32 weights cannot be trained with, before they are loaded.
 
         Raises:
-            UserError: The data hold no photos, or the Trainer would turn the weights to half precision.
+            UserError: The data hold no photos, or the Trainer would turn the weights to another precision.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and self.latents_mode == "cached" and not hasattr(data, "encode"):
             raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
         precision = str(self.trainer.precision)
+        if precision == "64-true":
+            raise UserError(
+                "64-true trains weights twice as long as float32, which the models do not compute with; give "
+                "32-true",
+                "trainer.precision",
+            )
         if precision in ("16-true", "bf16-true"):
             raise UserError(
                 f"{precision} trains half-precision weights, and small steps are lost in them; give "

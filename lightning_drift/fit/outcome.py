@@ -1,6 +1,5 @@
 """What a fit has reached when it ends, told by its files; and the command that goes on."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from lightning.pytorch import Trainer
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.out_of_memory import is_out_of_memory
+from lightning_drift.common.text import command, printable, shell_word
 from lightning_drift.fit.checkpointing import StepCheckpoint, read_checkpoint
 from lightning_drift.fit.runs import Run
 
@@ -27,12 +27,12 @@ def stopped(trainer: Trainer, run: Run | None, words: Sequence[str], changed: Se
     at = f"at step {step} of {limit}" if limit > 0 else f"at step {step}"
     checkpoint, saved = _newest(trainer, run)
     if checkpoint is None:
-        return f"{at}, before a checkpoint was saved; start it again with: {_command(words)}"
+        return f"{at}, before a checkpoint was saved; start it again with: {command(words)}"
     if 0 < limit <= saved:
-        dream = _command(["predict", "--model.pipeline", str(checkpoint)])
+        dream = command(["predict", "--model.pipeline", str(checkpoint)])
         return f"after its last step, with nothing left to go on with; dream of it with: {dream}"
-    command = _going_on(run, checkpoint, saved, words, changed)
-    return f"{at}, saved up to step {saved}; go on with: {command}"
+    again = _going_on(run, checkpoint, saved, words, changed)
+    return f"{at}, saved up to step {saved}; go on with: {again}"
 
 
 def finished(trainer: Trainer, run: Run | None) -> list[str]:
@@ -61,12 +61,12 @@ def finished(trainer: Trainer, run: Run | None) -> list[str]:
     if step < limit:
         lines.append(f"It ended at step {step} of {limit}")
     if run is not None:
-        root = shlex.quote(str(run.root))
+        root = shell_word(str(run.root))
         lines.append(f"Look at it:   tensorboard --logdir {root} --samples_per_plugin images=1000")
     last = callback.last_saved if callback is not None else None
     if last is not None and last.is_file():
-        lines.append(f"Dream of it:  lightning-drift predict --model.pipeline {shlex.quote(str(last))}")
-    return lines
+        lines.append(f"Dream of it:  lightning-drift predict --model.pipeline {shell_word(str(last))}")
+    return [*map(printable, lines)]
 
 
 def _callback(trainer: Trainer) -> StepCheckpoint | None:
@@ -93,25 +93,21 @@ def _going_on(
 ) -> str:
     """The command that goes on from a checkpoint: the run's own configuration where there is one."""
     if run is None:
-        return _command([*words, "--ckpt_path", str(checkpoint)])
+        return command([*words, "--ckpt_path", str(checkpoint)])
     # A resumed run is set up as its last session was.
     names = [f"config.resume-{run.step:05d}.yaml"] if run.checkpoint is not None else []
     config = next((p for name in [*names, "config.yaml"] if (p := run.folder / name).is_file()), None)
     if config is None:
-        return _command([*words, "--ckpt_path", str(checkpoint)])
+        return command([*words, "--ckpt_path", str(checkpoint)])
     folder = run.folder / "checkpoints"
     beyond = any(_step(path) > saved for path in folder.glob("step=*.ckpt"))
     last = checkpoint.parent == folder and not beyond
-    return _command(["fit", "-c", str(config), "--ckpt_path", "last" if last else str(checkpoint), *changed])
+    return command(["fit", "-c", str(config), "--ckpt_path", "last" if last else str(checkpoint), *changed])
 
 
 def _step(path: Path) -> int:
     digits = path.stem.removeprefix("step=")
     return int(digits) if digits.isdecimal() else -1
-
-
-def _command(words: Sequence[str]) -> str:
-    return f"lightning-drift {shlex.join(words)}"
 
 
 def _within(place: Path, folder: Path) -> Path:

@@ -57,6 +57,9 @@ def check_resumable(path: Path) -> dict[str, Any]:
     """
     checkpoint = check_weights(path)
     step = checkpoint["global_step"]
+    loops = _at(checkpoint, "loops", "fit_loop")
+    if isinstance(loops, Mapping) and not all(isinstance(each, Mapping) for each in loops.values()):
+        raise _lacks(path, "the trainer's progress (loops)")
     counted = [_at(checkpoint, "loops", "fit_loop", *keys) for keys in _OPTIMIZER_STEPS]
     if not any(isinstance(count, int) for count in counted):
         raise _lacks(path, "the trainer's progress (loops)")
@@ -75,6 +78,13 @@ def check_resumable(path: Path) -> dict[str, Any]:
     if step > 0 and not entries and not scaled and not stateless:
         raise _lacks(path, "the optimizer's state")
     refuse_not_finite(dict(_tensors(entries)), str(path))
+    for name, value in _tensors(entries):
+        key = name.partition(" ")[0]
+        odd_step, odd_square = key == "step" and value.numel() != 1, False
+        if key == "exp_avg_sq" and not value.is_complex():
+            odd_square = bool((value < 0).any())
+        if value.is_complex() or odd_step or odd_square:
+            raise UserError(f"{path} is damaged: {name} cannot be so; resume from an earlier one")
     return checkpoint
 
 
@@ -135,7 +145,7 @@ def check_optimizer_state(
 
 def _fits(entry: Any, shape: torch.Size) -> bool:
     return isinstance(entry, Mapping) and all(
-        isinstance(entry[key], Tensor) and entry[key].shape == shape
+        isinstance(entry[key], Tensor) and entry[key].shape == shape and not entry[key].is_complex()
         for key in _OF_ITS_SHAPE
         if entry.get(key) is not None
     )

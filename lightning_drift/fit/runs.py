@@ -168,7 +168,7 @@ def _claimed(run: Run, ckpt_path: str | None) -> RunFolder:
 
 def _lock(folder: Path) -> FolderLock | None:
     """The run's lock, which the first of its processes holds for all of them."""
-    return FolderLock(folder, "run") if int(os.environ.get("LOCAL_RANK", "0")) == 0 else None
+    return FolderLock(folder, "run") if os.environ.get("LOCAL_RANK", "0") == "0" else None
 
 
 def _new_run(root: Path, subject: str, stem: str) -> Run:

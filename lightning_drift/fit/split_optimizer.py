@@ -1,7 +1,7 @@
 """An optimizer of float32 weights, over weights that are kept in two halves."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.fit.deferred_gradients import DeferredGradients
+from lightning_drift.fit.fused_update import FusedUpdate, fused_update, norms_at_once
 from lightning_drift.fit.memory import MemoryMode
 from lightning_drift.fit.optimizer import make_optimizer
 from lightning_drift.weights.split_weights import full_weight, set_weight_, split_parameters_
@@ -30,6 +31,8 @@ class SplitOptimizer(Optimizer):
     With ``mode.defer`` some gradients are not held but made for the norm, and again for the update
     (`fit/deferred_gradients`). With ``mode.paged`` the inner optimizer's states of the split weights lie in
     the computer's memory, and come to the device one by one.
+
+    On an NVIDIA GPU the steps of bitsandbytes' Adam are taken for all tensors at once (`fit/fused_update`).
 
     Args:
         kind: The inner optimizer's class.
@@ -82,6 +85,8 @@ class SplitOptimizer(Optimizer):
         )
         self.state = self.inner.state
         self._coefficient: Tensor | None = None
+        self.fused = fused_update(self.inner, self._masters)
+        """Takes the steps, where it can."""
 
     # -- gradients --------------------------------------------------------------------------------------
 
@@ -91,14 +96,15 @@ class SplitOptimizer(Optimizer):
         The norm of each tensor is taken in float32, as that of an unscaled gradient, and then that of all.
         """
         inverse = _inverse(scale)
-        norms = {
-            parameter: torch.linalg.vector_norm(gradient.to(torch.float32, copy=True).mul_(inverse))
-            for group in self.param_groups
-            for parameter in group["params"]
-            if (gradient := self._gradient(parameter)) is not None
-        }
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        norms = norms_at_once(parameters, inverse) if self.fused is not None else {}
+        for parameter in parameters:
+            if parameter not in norms and (gradient := self._gradient(parameter)) is not None:
+                unscaled = gradient.to(torch.float32, copy=True).mul_(inverse)
+                norms[parameter] = torch.linalg.vector_norm(unscaled)
+                del unscaled, gradient
         self._show_overflow([norms[weight] for weight in self._deferred.weights()])
-        total: Tensor = torch.linalg.vector_norm(torch.stack([*norms.values()]))
+        total: Tensor = torch.linalg.vector_norm(torch.stack([norms[p] for p in parameters if p in norms]))
         return total
 
     def _gradient(self, parameter: Tensor) -> Tensor | None:
@@ -126,6 +132,10 @@ class SplitOptimizer(Optimizer):
         factors = [_inverse(self.grad_scale)] if hasattr(self, "grad_scale") else []
         factors += [self._coefficient] if self._coefficient is not None else []
         self._coefficient = None
+        if self.fused is not None:
+            self._share_settings()
+            self._step_at_once(self.fused, factors)
+            return loss
         if hasattr(self, "found_inf") and self.found_inf.item():
             self._deferred.clear()
             return loss
@@ -167,6 +177,22 @@ class SplitOptimizer(Optimizer):
         set_weight_(parameter, master.data)
         master.data = torch.empty(0, device=parameter.device)
 
+    def _step_at_once(self, fused: FusedUpdate, factors: list[Tensor]) -> None:
+        """A step in few launches: first what is on the device, then what is made or fetched for it."""
+        found_inf = getattr(self, "found_inf", None)
+        paged: Mapping[Any, Any] = self._masters if self._paged else {}
+        held = {p: p.grad for g in self.param_groups for p in g["params"] if p.grad is not None}
+        fused.update({p: gradient for p, gradient in held.items() if p not in paged}, factors, found_inf)
+        for batch in _batches([*(p for p in held if p in paged), *self._deferred.weights()]):
+            states = [self.inner.state[self._masters[p]] for p in batch] if paged else []
+            for state in states:
+                _move(state, batch[0].device)
+            gradients = {p: gradient for p in batch if (gradient := self._gradient(p)) is not None}
+            fused.update(gradients, factors, found_inf)
+            for state in states:
+                _move(state, torch.device("cpu"))
+        self._deferred.clear()
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Free all gradients, deferred ones too."""
         super().zero_grad(set_to_none)
@@ -185,6 +211,8 @@ class SplitOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's, as it would be over float32 weights."""
         self._share_settings()
+        if self.fused is not None:
+            self.fused.settle()
         if self._paged and torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()  # the last states may be on their way
         return self.inner.state_dict()
@@ -193,6 +221,8 @@ class SplitOptimizer(Optimizer):
         """Take up a state that this or the inner optimizer has saved."""
         self.inner.load_state_dict(state_dict)
         self.state = self.inner.state
+        if self.fused is not None:
+            self.fused.forget()
         if self._paged:
             for master in self._masters.values():
                 _move(self.inner.state[master], torch.device("cpu"))
@@ -241,6 +271,18 @@ def check_split(mode: str, kind: type[Optimizer], trainer: Any, loss_scaler: Any
         raise UserError(f"{mode} clips by norm alone; set trainer.gradient_clip_algorithm norm", option)
     if trainer.world_size != 1:
         raise UserError(f"{mode} is for one device, and there are {trainer.world_size}; take full", option)
+
+
+def _batches(weights: list[Any], numbers: int = 2**26) -> Iterator[list[Any]]:
+    """Weights in their order, so many at a time that their float16 gradients take 128 MiB; at least one."""
+    batch: list[Any] = []
+    for weight in weights:
+        if batch and sum(w.numel() for w in batch) + weight.numel() > numbers:
+            yield batch
+            batch = []
+        batch.append(weight)
+    if batch:
+        yield batch
 
 
 def _move(state: dict[str, Any], device: torch.device) -> None:

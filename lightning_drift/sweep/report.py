@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
-from lightning_drift.common.text import listed
+from lightning_drift.common.text import listed, printable
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.default_clip import default_clip
 from lightning_drift.drift.measures.features import Features
@@ -111,8 +111,8 @@ class SweepReport(Callback):
             count += 1
         write_page(folder / PAGE, index, thumbnails, title, _command_facts(data, module))
         sheet_count = f"{count} contact sheet{'s' * (count != 1)} in {folder / 'sheets'}, " if count else ""
-        print(f"\n{sheet_count}the index in {folder / INDEX}, means in {folder / TABLES}")
-        print(f"Rank them:    {folder / PAGE}")
+        print("\n" + printable(f"{sheet_count}the index in {folder / INDEX}, means in {folder / TABLES}"))
+        print(printable(f"Rank them:    {folder / PAGE}"))
 
     def _measure(
         self, grid: Grid, names: Mapping[SweepRequest, str], folder: Path, device: torch.device

@@ -253,11 +253,12 @@ def test_a_fit_without_a_logger_says_where_its_files_are(capsys: Any) -> None:
     assert f"The run is in {last.absolute().parents[1]}" in out
 
 
-def test_what_the_output_lost_is_not_a_success() -> None:
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--print_config"]], ids=" ".join)
+def test_what_the_output_lost_is_not_a_success(words: list[str]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with open("/dev/full", "w") as full:
-        process = start("--help", stdout=full)
+        process = start(*words, stdout=full)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 2
     assert said == "error: the output could not all be written (No space left on device)\n"

@@ -174,6 +174,14 @@ FIT = {
     "--trainer.barebones=true": "barebones=True",
     "--trainer.logger=lightning.pytorch.loggers.MLFlowLogger": "MLFlowLogger",
     "--data=lightning_drift.Prompts": "give it lightning_drift.InstanceImages",
+    "--trainer.precision=64-true": "trainer.precision: 64-true trains weights twice as long as float32",
+    "--trainer.fast_dev_run=99999999999999999999": "fast_dev_run: 99999999999999999999 is out of range",
+    "--trainer.num_nodes=2": "trainer.num_nodes: 2 computers find each other by MASTER_ADDR",
+    "--trainer={max_epochs: 1, max_steps: -1}": "trainer.max_epochs: the photos come round without an end",
+    "--trainer={strategy: ddp_spawn, devices: 2}": "trainer.strategy: it runs copies of this process",
+    "--trainer={logger: false, default_root_dir: /dev/null}": "trainer.default_root_dir: cannot write to",
+    "--trainer.logger.sub_dir=../../x": "sub_dir: a run's files lie in its own folder",
+    "--trainer.logger.save_dir=s3://bucket/logs": "'s3://bucket/logs' is an address and not a path",
 }
 
 
@@ -262,6 +270,7 @@ def test_optimizer_arguments_of_the_wrong_kind_are_refused(arguments: str, capsy
         (("--lr=1e-5", "--steps=0"), "corridor.steps: give optimizer steps above 0"),
         (("--lr=1e-5", f"--steps={'9' * 5000}"), "corridor.steps"),
         (("--lr=1e-5", "--steps=1", "-c", "missing.yaml"), "-c: cannot read the configuration missing.yaml"),
+        (("--lr=1e-5", "--steps=1", "--data.instance_dir=nowhere"), "there is no folder nowhere"),
     ],
 )
 def test_a_corridor_refuses_bad_lists(words: tuple[str, ...], sentence: str, capsys: Any) -> None:
@@ -353,6 +362,200 @@ def test_home_folders_are_meant_by_a_tilde_in_a_configuration(monkeypatch: Any, 
     assert len(list(Path("home/logs/coffee").iterdir())) == 2
     assert Path("home/saved/last.ckpt").is_file()
     assert not Path("~").exists()
+
+
+# -- what a command line names or unfolds --
+
+NINE = ",".join(f"&{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]" for i in range(9))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "--seed_grid", "pipe"),
+        ("fit", "--model=pipe"),
+        ("fit", "--trainer.callbacks+", "pipe"),
+        ("predict", "--image_writer=pipe"),
+        ("predict", "--data", "/dev/zero"),
+    ],
+)
+def test_a_pipe_in_place_of_a_section_is_not_waited_for(words: tuple[str, ...], capsys: Any) -> None:
+    os.mkfifo("pipe")
+    assert "is a pipe, a device or a socket and no file" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\xff\xfe\0abc", "section.yaml is not UTF-8 text; save it as UTF-8"),
+        (f"[&a [{','.join('x' * 9)}],{NINE}]".encode(), "section.yaml holds more than 100,000 values"),
+        (b"steps: [", "section.yaml is not YAML"),
+        (b"#" * (2**24 + 1), "section.yaml holds more than 16 MiB"),
+    ],
+    ids=["bytes", "aliases", "broken", "large"],
+)
+@pytest.mark.parametrize("option", ["seed_grid", "model", "trainer.logger"])
+def test_a_file_in_place_of_a_section_is_looked_at_first(
+    content: bytes, sentence: str, option: str, capsys: Any
+) -> None:
+    Path("section.yaml").write_bytes(content)
+    assert f"error: {option}: the configuration {sentence}" in refused(
+        capsys, "fit", f"--{option}", "section.yaml"
+    )
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", "export"])
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (f"[&a [{','.join('x' * 9)}],{NINE}]", "holds more than 100,000 values"),
+        ("&a [*a]", "a value refers to itself"),
+        ("[" * 5000 + "]" * 5000, "it is nested too deeply"),
+        ("9" * 5000, "is longer than a number can be"),
+    ],
+    ids=["aliases", "itself", "deep", "digits"],
+)
+def test_no_value_of_a_command_line_is_unfolded_without_an_end(
+    command: str, value: str, sentence: str, capsys: Any
+) -> None:
+    option = {"fit": "trainer.max_steps", "predict": "data.batch_size", "export": "rank"}[command]
+    answer = refused(capsys, command, f"--{option}", value)
+    assert answer.startswith(f"error: {option}: ")
+    assert sentence in answer
+
+
+# -- the parser's reports --
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("fit", "--trainer.max_steps=5-3"), "trainer.max_steps: '5-3' is not a whole number\n"),
+        (("fit", "--model.learning_rate=abc"), "model.learning_rate: 'abc' is not a number ("),
+        (("fit", "--model.latents=abc"), "model.latents: 'abc' is not 'cached' or 'reencode'"),
+        (
+            ("fit", "--trainer.callbacks=[3]"),
+            "trainer.callbacks: '[3]' is not the path of a class of Callback",
+        ),
+        (("fit", "--seed_grid=3"), "seed_grid: '3' is not a section of options by name"),
+        (("fit", "--model=nope.Foo"), "model: No module named 'nope'"),
+        (("fit", "--model.learning_rat=3"), "is not accepted; did you mean learning_rate?"),
+        (("fit", "--clip_drift.thresholds.a=1"), "clip_drift.thresholds.a"),
+        (("fit", "--trainer.max_steps"), "trainer.max_steps: its value is missing"),
+        (("predict", "--dry_run=3"), "dry_run: it takes no value, and '3' is one; write --dry_run alone"),
+        (("export", "--ckpt_path=pocket"), "to: required and not given; lightning-drift export --help"),
+        (("export", "--ckpt_path=x", "--to=o", "--drift=nan"), "--drift: 'nan' is not a number or 'auto'"),
+        (("export", "--ckpt_path=x", "--to=o", "--drift=abc"), "--drift: 'abc' is not a number or 'auto'"),
+        (("export", "--ckpt_path=x", "--to=o", "--rank=[]"), "--rank: '[]' is not a whole number"),
+        (("corridor", "report"), "folder: required and not given"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_with_what_it_may_be(
+    words: tuple[str, ...], sentence: str, capsys: Any
+) -> None:
+    assert sentence in refused(capsys, *words)
+
+
+# -- the environment --
+
+
+@pytest.mark.parametrize(
+    "words", [("predict", "--image_writer.output_dir"), ("export", "--ckpt_path=pocket", "--to")]
+)
+def test_a_path_of_two_thousand_folders_is_refused(words: tuple[str, ...], capsys: Any) -> None:
+    assert "is more than 200 folders deep" in refused(capsys, *words, "a/" * 2000)
+
+
+def test_a_working_folder_that_is_gone_is_a_sentence(capsys: Any) -> None:
+    Path("gone").mkdir()
+    os.chdir("gone")
+    Path("../gone").rmdir()
+    for command in ("fit", "predict", "corridor", "export"):
+        status, _, err = say(capsys, command)
+        assert (status, err) == (2, "error: the working folder was deleted; change into another one\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("PL_GLOBAL_SEED", "error: PL_GLOBAL_SEED: 'abc' is not a seed"),
+        ("RANK", "error: RANK: 'abc' is not a process's number; unset it"),
+        ("LOCAL_RANK", "error: LOCAL_RANK: 'abc' is not a process's number; unset it"),
+    ],
+)
+def test_odd_variables_of_launchers_cost_no_traceback(
+    name: str, sentence: str, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv(name, "abc")
+    few = ("--trainer.max_steps=1", "--seed_grid.steps=", "--clip_drift.steps=", "--step_checkpoint.steps=")
+    status, _, err = say(capsys, "fit", "--seed_everything=true", *few)
+    assert status == 2, err
+    assert sentence in err
+
+
+# -- classes that a configuration brings along --
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("fit", "--model=lightning_drift.Dreamer"), "model: Dreamer cannot be fine-tuned"),
+        (
+            ("validate", "--model=lightning.pytorch.demos.boring_classes.BoringModel"),
+            "model: BoringModel cannot be fine-tuned; give lightning_drift.DreamBooth",
+        ),
+        (("predict", "--model=lightning_drift.DreamBooth"), "model: DreamBooth makes no pictures; give"),
+        (
+            ("predict", "--data=lightning.pytorch.demos.boring_classes.BoringDataModule"),
+            "data: Dreamer renders prompts; give it lightning_drift.Prompts",
+        ),
+    ],
+)
+def test_a_module_that_a_command_cannot_run_is_refused(
+    words: tuple[str, ...], sentence: str, capsys: Any
+) -> None:
+    assert sentence in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (
+            "trainer.callbacks=[{class_path: lightning.pytorch.callbacks.EarlyStopping, "
+            "init_args: {monitor: nope}}]",
+            "trainer.callbacks: EarlyStopping failed: Early stopping conditioned on metric `nope`",
+        ),
+        (
+            "trainer.callbacks=[{class_path: lightning.pytorch.callbacks.LambdaCallback, "
+            "init_args: {on_train_start: os.getcwd}}]",
+            "trainer.callbacks: LambdaCallback failed: posix.getcwd() takes no arguments",
+        ),
+        ("model.optimizer=torch.optim.SparseAdam", "model.optimizer: SparseAdam failed: SparseAdam does not"),
+        ("trainer.logger.dict_kwargs={nope: 1}", "trainer.logger: TensorBoardLogger failed: SummaryWriter"),
+    ],
+)
+def test_a_callback_or_a_logger_that_fails_is_named(option: str, sentence: str, capsys: Any) -> None:
+    few = ("--trainer.max_steps=1", "--seed_grid.steps=", "--clip_drift.steps=", "--step_checkpoint.steps=")
+    status, _, err = say(capsys, "fit", *few, f"--{option}")
+    assert status == 2
+    assert f"error: {sentence}" in err
+    assert "lightning-drift: stopped " in err
+
+
+def test_a_callback_whose_default_is_an_enumerations_member_runs(capsys: Any) -> None:
+    timer = "{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: '00:00:00:00'}}"
+    status, out, err = say(capsys, "fit", "--seed_grid.steps=", f"--trainer.callbacks=[{timer}]")
+    assert status == 0, err
+    assert "Nothing was trained" in out
+
+
+def test_control_characters_of_a_path_are_written_out_where_it_is_said(capsys: Any) -> None:
+    few = ("--trainer.max_steps=1", "--seed_grid.steps=", "--clip_drift.steps=", "--step_checkpoint.steps=")
+    status, out, err = say(capsys, "fit", *few, "--trainer.logger.save_dir=a\nb\x1b[2J")
+    assert status == 0, err
+    assert "\x1b" not in out + err
+    assert r"The run is in a\nb\x1b[2J/coffee/lr4e-5_000" in out
+    assert r"--model.pipeline $'a\x0ab\x1b[2J/coffee/lr4e-5_000/checkpoints/last.ckpt'" in out
 
 
 # -- the Trainer's switches --

@@ -365,6 +365,31 @@ def test_a_page_holds_nothing_from_outside_its_folder(
     assert err.count("leads out of") == 6
 
 
+@pytest.mark.parametrize("way", ["dirpath", "folder", "file"])
+def test_a_command_to_copy_names_no_checkpoint_of_elsewhere(
+    way: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "step=00008.ckpt").touch()
+    for run in (runs / "a", runs / "b"):
+        if way == "dirpath":
+            place = with_(step_checkpoint={"steps": "8", "dirpath": str(elsewhere)})
+            (run / "config.yaml").write_text(place)
+        elif way == "folder":
+            (run / "checkpoints").symlink_to(elsewhere)
+        else:
+            (run / "checkpoints").mkdir()
+            (run / "checkpoints/step=00008.ckpt").symlink_to(elsewhere / "step=00008.ckpt")
+    status, _, text = report(runs, capsys)
+    assert status == 0
+    assert "lightning-drift export" not in text
+    assert "was not kept, or lies elsewhere" in text
+    assert str(elsewhere) not in text
+    cell = read(runs, own=True).cells["a", 8]
+    assert cell.checkpoint is not None
+
+
 def test_photos_inside_the_folder_and_ones_own_are_shown(runs: Path, tmp_path: Path) -> None:
     mine = config(1e-6, (8,))
     for place, own, shown in (

@@ -90,6 +90,22 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: c["state_dict"]["unet.conv_in.bias"].fill_(torch.nan),
         "unet.conv_in.bias holds NaN or infinity",
     ),
+    "loops of another kind": (
+        lambda c: c["loops"]["fit_loop"].update(state_dict=3),
+        "does not hold the trainer's progress",
+    ),
+    "negative squares": (
+        lambda c: first_state(c)["exp_avg_sq"].fill_(-1),
+        "exp_avg_sq of the optimizer's parameter 0 cannot be so",
+    ),
+    "complex moments": (
+        lambda c: first_state(c).update(exp_avg=first_state(c)["exp_avg"].cfloat()),
+        "exp_avg of the optimizer's parameter 0 cannot be so",
+    ),
+    "three steps": (
+        lambda c: first_state(c).update(step=torch.ones(3)),
+        "step of the optimizer's parameter 0 cannot be so",
+    ),
     "infinite moments": (
         lambda c: first_state(c)["exp_avg_sq"].fill_(torch.inf),
         "exp_avg_sq of the optimizer's parameter 0 holds NaN",

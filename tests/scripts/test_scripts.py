@@ -2,13 +2,20 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import torch
 import yaml
 from helpers.scripts import script
 from PIL import Image
 
 from lightning_drift.assets import DEFAULTS
+from lightning_drift.fit.fused_update import FusedUpdate
+from lightning_drift.fit.memory import MEMORY_MODES
 
 
 def test_the_benchmark_of_a_step_times_all_contenders(monkeypatch, capsys):
@@ -22,6 +29,56 @@ def test_the_benchmark_of_a_step_times_all_contenders(monkeypatch, capsys):
     benchmark.report(results, "pocket", False)
     text = capsys.readouterr().out
     assert all(f"{name}:" in text for name in ("reference", "bare", "ours", "ours / bare"))
+
+
+@pytest.fixture
+def card():
+    return script("scripts/benchmark_card.py")
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own, which a fit from the command line quiets
+def test_the_benchmark_of_a_card_runs_a_mode_on_each_card(card, tiny_sd: str, monkeypatch):
+    monkeypatch.setattr(card, "ROUND", 1)
+    told = card.run_mode("deferred", tiny_sd, [8.0], torch.device("cpu"))
+    assert told["fits"] == {"8": True}
+    assert told["seconds"] > 0
+    lines = card.table({"deferred": told, "full": None}, [24.0, 8.0]).splitlines()
+    assert lines[0].split() == ["photos", "step", "grid", "held", "ms/step", "24", "GB", "8", "GB"]
+    assert lines[1].split()[0] == "deferred"
+    assert lines[1].split()[-2:] == ["-", "fits"]
+    assert lines[2].split() == ["full", "failed"]
+
+
+def test_the_benchmark_of_a_card_needs_one(card, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert card.main([]) == 2
+    assert capsys.readouterr().err == "error: this measures a graphics card, and PyTorch finds none here\n"
+    options = card.arguments(["--cards", "8", "24"])
+    assert options.cards == [24, 8]
+    assert options.modes == list(MEMORY_MODES)
+
+
+def test_the_benchmark_of_a_card_compares_and_times_updates(card, monkeypatch):
+    pytest.importorskip("triton", reason="the kernel runs in Triton's interpreter")
+
+    def small(*_: str) -> Any:
+        torch.manual_seed(0)
+        return {"unet": torch.nn.Linear(64, 64), "text_encoder": torch.nn.Linear(8, 8)}
+
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(card, "load_stable_diffusion", lambda name: SimpleNamespace(**small()))
+    monkeypatch.setattr(card, "sd15_models", small)
+    with pytest.raises(RuntimeError, match="not to be had here"):
+        card.compare_updates(cpu)
+    interpreted = partial(FusedUpdate, cuda=False)
+    monkeypatch.setattr("lightning_drift.fit.split_optimizer.fused_update", interpreted)
+    told = card.compare_updates(cpu, steps=4)
+    # On a CPU bitsandbytes does not take the nearest codes.
+    assert 0.5 < told["states"] < 1
+    assert 0.5 < told["weights"] < 1
+    assert 0 < told["distance"] < 1e-5
+    names = [f"{what}, {how}" for how in ("one launch", "one by one") for what in ("norm", "update")]
+    assert list(card.time_updates(cpu, rounds=1)) == names
 
 
 def test_the_benchmark_of_the_drift_times_all_modes(tmp_path: Path, monkeypatch, capsys):
