@@ -59,12 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     outputs = streams.last() if argv is None else []
     again = command(words)
     starting = printable(f"before anything was done; start it again with: {again}")
+    stop: SystemExit | None = None
     try:
         with ends.listening(starting, own_process=argv is None):
             try:
                 status = _answer(words, argv)
-            except SystemExit as stop:  # after help or a configuration was printed
-                status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            except SystemExit as after:  # help or a configuration was printed
+                stop, status = after, 0
             sys.stdout.flush()
     except ends.Ended as end:
         notice(f"{end} {end.reached or f'before it was done; start it again with: {again}'}")
@@ -73,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     if lost is not None and status == 0:
         print(f"error: the output could not all be written ({lost.strerror})", file=sys.stderr)
         return 2
+    if stop is not None:
+        raise stop
     return status
 
 

@@ -226,7 +226,7 @@ class DriftCLI(LightningCLI):
         ends.begin()
         config = self.config[self.subcommand]
         self._refuse_nulls(config)
-        check_method(str(self.subcommand), str(config.model.class_path))
+        check_method(str(self.subcommand), str(config.model.class_path), str(config.data.class_path))
         if self.subcommand == "fit":
             self._prepare_fit(config)
         elif self.subcommand == "validate":

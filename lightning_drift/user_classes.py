@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from torch.optim import Optimizer
 
-from lightning_drift import DreamBooth
+from lightning_drift import DreamBooth, InstanceImages
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.text import reason
 from lightning_drift.fit.configuration import class_at
@@ -22,15 +22,16 @@ _OPTIONS = {
 _KINDS = tuple(_OPTIONS)
 
 
-def check_method(command: str, class_path: str) -> None:
+def check_method(command: str, class_path: str, data: str) -> None:
     """Refuse a module that a command cannot run, before anything is made.
 
     Args:
         command: ``fit``, ``validate`` or ``predict``.
         class_path: What ``model`` names.
+        data: What ``data`` names.
 
     Raises:
-        UserError: ``fit`` and ``validate`` run a DreamBooth, ``predict`` what makes pictures.
+        UserError: A DreamBooth alone learns photos and is validated; ``predict`` runs what makes pictures.
     """
     kind = class_at(class_path)
     if not isinstance(kind, type):
@@ -42,7 +43,7 @@ def check_method(command: str, class_path: str) -> None:
                 "lightning_drift.SweepDreamer or lightning_drift.SupirUpscaler",
                 "model",
             )
-    elif not issubclass(kind, DreamBooth):
+    elif not issubclass(kind, DreamBooth) and (command != "fit" or class_at(data) is InstanceImages):
         raise UserError(
             f"{kind.__name__} cannot be fine-tuned; give lightning_drift.DreamBooth, or a class of yours "
             "that extends it",

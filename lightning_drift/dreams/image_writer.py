@@ -12,6 +12,7 @@ from PIL import Image
 
 from lightning_drift.common.ends import held
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.files import user_path
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.images.png import Picture, is_made_by, parameters_digest, stored_parameters, write_png
@@ -41,7 +42,7 @@ class ImageWriter(BasePredictionWriter):
 
     def __init__(self, output_dir: str = "dreams", contact_sheet: bool = True) -> None:
         super().__init__(write_interval="batch")
-        self.output_dir = Path(output_dir)
+        self.output_dir = user_path(output_dir, "image_writer.output_dir")
         self.contact_sheet = contact_sheet
         self.written: list[Path] = []
         self.skipped: list[Path] = []
