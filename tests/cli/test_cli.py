@@ -101,7 +101,10 @@ def test_a_fit_says_where_everything_is_and_warns_of_nothing(finished: Path) -> 
     assert f"lightning-drift predict --model.pipeline {RUN}/checkpoints/last.ckpt" in said
     bars = ("grid at step", "\x1b[A")
     lines = [line for line in warned.splitlines() if line.strip() and not any(bar in line for bar in bars)]
-    assert lines == ["lightning-drift: encoding the photos once"]
+    plan, disk, *others = lines
+    assert plan.startswith("lightning-drift: plan: steps 0 to 4, 2 grids of 6 pictures; memory full")
+    assert disk.startswith("lightning-drift: disk: checkpoints take up to ")
+    assert others == ["lightning-drift: encoding the photos once"]
 
 
 def test_a_run_is_named_in_its_configuration(finished: Path) -> None:
