@@ -92,8 +92,8 @@ def corridor(
     rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
     if devices != "auto":
         refuse_invisible(find_slots(devices, "auto"))
-    for name, value in option_values(fit):
-        if name in ("data.instance_dir", "data.init_args.instance_dir"):
+    for option, value in option_values(fit):
+        if option in ("data.instance_dir", "data.init_args.instance_dir"):
             find_pictures(find_folder(value))
     config = _fit_config(fit)
     plan = make_plan(config, rates, counts, name)
