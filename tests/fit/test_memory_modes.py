@@ -10,7 +10,6 @@ import pytest
 import torch
 from helpers.commands import finish, scalars, start
 from helpers.paths import DATA
-from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
 
@@ -111,11 +110,11 @@ def test_a_killed_fit_goes_on_in_a_smaller_mode(unbroken: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", [*MEMORY_MODES][1:])
-def test_two_hundred_steps_of_the_pocket(memory: str, tmp_path_factory: Any) -> None:
+def test_two_hundred_steps_of_the_pocket(memory: str, trainer: Any) -> None:
     if not _kept:
-        _kept["full"] = long_fit("full", tmp_path_factory.mktemp("full"))
+        _kept["full"] = long_fit(trainer, "full")
     losses, norms, weights = _kept["full"]
-    other_losses, other_norms, other = long_fit(memory, tmp_path_factory.mktemp(memory))
+    other_losses, other_norms, other = long_fit(trainer, memory)
     finite = [norm for norm in norms if norm < float("inf")]
     assert len(finite) < len(norms) == 200, "some steps are skipped"
     assert sum(norm > 1 for norm in finite) > 5, "clipping acts"
@@ -129,7 +128,7 @@ def test_two_hundred_steps_of_the_pocket(memory: str, tmp_path_factory: Any) -> 
 _kept: dict[str, Any] = {}
 
 
-def long_fit(memory: Any, folder: Path) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+def long_fit(trainer: Any, memory: Any) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     losses, norms = [], []
 
     class Watched(DreamBooth):
@@ -150,19 +149,6 @@ def long_fit(memory: Any, folder: Path) -> tuple[list[float], list[float], dict[
         memory=memory,
     )
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=200,
-        max_epochs=-1,
-        gradient_clip_val=1.0,
-        plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)],
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        logger=False,
-        default_root_dir=folder,
-    )
-    trainer.fit(module, datamodule=InstanceImages("coffee"))
+    plugins = [MixedPrecision("16-mixed", "cpu", scaler=scaler)]
+    trainer(max_steps=200, plugins=plugins).fit(module, datamodule=InstanceImages("coffee"))
     return losses, norms, {name: tensor.clone() for name, tensor in module.state_dict().items()}
