@@ -19,7 +19,14 @@ from lightning_drift.export.exported import Exported
 from lightning_drift.export.lora import RANK
 from lightning_drift.export.model_card import companions
 from lightning_drift.export.provenance import check_recipe, provenance
-from lightning_drift.export.target import CHANGES, default_title, destination, refuse_occupied, target_path
+from lightning_drift.export.target import (
+    CHANGES,
+    default_title,
+    destination,
+    names_file,
+    refuse_occupied,
+    target_path,
+)
 from lightning_drift.export.whole_model import export_whole
 from lightning_drift.stable_diffusion.interpolation import base_of, check_drift, interpolated
 from lightning_drift.stable_diffusion.loading import open_pipeline
@@ -93,7 +100,7 @@ def export(
     opened, search_report = open_pipeline(ckpt_path, base=base), ""
     check_recipe(opened)
     origin = base_of(opened, base) if drift != 1 or format in CHANGES else None
-    if title or place.suffix == ".safetensors" or format == "diffusers":  # before a search of minutes
+    if title or names_file(place) or format == "diffusers":  # before a search of minutes
         _target(place, opened, title, format, overwrite)
     if origin is not None:
         opened, search_report = _at_drift(opened, origin, drift, clip)

@@ -21,6 +21,8 @@ CHANGES = ("delta", "lora")
 
 _NAME_BYTES = 180
 """The longest name of an export: file systems allow 255 bytes, and the texts beside it add to theirs."""
+_OTHER_FILES = (".ckpt", ".pt", ".pth", ".bin", ".sft")
+"""Endings of weights' files that no export has."""
 _MARGIN = 64 * 2**20  # bytes left free beside the export
 
 
@@ -57,9 +59,15 @@ def destination(to: str, form: str) -> Path:
         raise UserError(f"{str(place)!r} holds a control character; choose another name", "--to")
     if len(os.fsencode(place.name)) > _NAME_BYTES:
         raise UserError(f"its last part is longer than {_NAME_BYTES} bytes; choose a shorter name", "--to")
-    is_file = place.suffix == ".safetensors"
-    if form == "diffusers" and (is_file or place.suffix == ".ckpt"):
+    is_file, suffix = names_file(place), place.suffix.lower()
+    if form == "diffusers" and (is_file or suffix in _OTHER_FILES):
         raise UserError(f"{place} is a file's name, but --format diffusers writes a folder", "--to")
+    if suffix in _OTHER_FILES and not place.is_dir():
+        raise UserError(
+            f"{place} is the name of a {suffix} file, and exports are .safetensors files; give a folder, or "
+            "a file's name that ends in .safetensors",
+            "--to",
+        )
     if os.path.lexists(place) and not place.is_dir():
         if form == "diffusers":
             raise UserError(f"{place} is a file; --format diffusers needs a folder", "--to")
@@ -73,6 +81,11 @@ def destination(to: str, form: str) -> Path:
     return place
 
 
+def names_file(place: Path) -> bool:
+    """Whether a path names the file to write, and not the folder for it."""
+    return place.suffix.lower() == ".safetensors"
+
+
 def target_path(to: Path, title: str, form: str) -> Path:
     """The path of the export.
 
@@ -81,7 +94,7 @@ def target_path(to: Path, title: str, form: str) -> Path:
         title: The model's title, which names a file in the folder.
         form: ``diffusers``, ``safetensors``, ``delta`` or ``lora``.
     """
-    if form == "diffusers" or to.suffix == ".safetensors":
+    if form == "diffusers" or names_file(to):
         return to
     slug = re.sub(r"[^\w.+-]+", "-", title).strip("-.") or "model"
     if len(slug.encode()) > _NAME_BYTES:

@@ -53,7 +53,9 @@ def read_folder(folder: Path) -> OpenedPipeline:
     if not (folder / "model_index.json").is_file():
         inside = (*folder.iterdir(), *folder.glob("checkpoints/*"))
         files = sorted(
-            path.relative_to(folder).as_posix() for path in inside if path.suffix in {".safetensors", ".ckpt"}
+            path.relative_to(folder).as_posix()
+            for path in inside
+            if path.suffix.lower() in {".safetensors", ".ckpt"}
         )
         hint = f". It holds {listed(files)}: give one of these files" if files else ""
         raise UserError(f"{folder} is not a diffusers pipeline: it has no model_index.json{hint}")

@@ -316,7 +316,9 @@ def test_an_earlier_export_is_only_replaced_on_demand(tmp_path):
 
 
 def test_a_model_is_not_overwritten_by_its_own_export(tmp_path):
-    file = export("pocket", str(tmp_path / "x.safetensors")).path
+    file = export("pocket", str(tmp_path / "x.SafeTensors")).path
+    assert file == tmp_path / "x.SafeTensors"
+    assert file.is_file()
     assert "is the model to export itself" in refusal(file, file, overwrite=True)
     folder = export("pocket", str(tmp_path / "f"), "diffusers").path
     assert "is the model to export itself" in refusal(folder, folder, "diffusers", overwrite=True)
@@ -611,6 +613,9 @@ def test_a_recipe_of_the_wrong_types_is_refused(entry, tmp_path):
     [
         ({"to": ""}, "--to: the path is empty"),
         ({"to": "/dev/null"}, "--to: /dev/null is no folder"),
+        ({"to": "a.ckpt"}, "--to: a.ckpt is the name of a .ckpt file"),
+        ({"to": "a.PT", "format": "lora"}, "--to: a.PT is the name of a .pt file"),
+        ({"to": "a.SAFETENSORS", "format": "diffusers"}, "--to: a.SAFETENSORS is a file's name"),
         ({"to": "a\nb"}, "--to: 'a\\nb' holds a control character"),
         ({"to": "x" * 300}, "… is longer than a file's name can be"),
         ({"title": "a\nb"}, "--title: 'a\\nb' holds a line break"),
