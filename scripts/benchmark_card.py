@@ -14,13 +14,15 @@ It runs, each in a process of its own:
   which one overflows and all are clipped; how many weights and codes are equal to the bit.
 - the update and the gradients' norm at SD v1.5's shapes: milliseconds in few launches, and tensor by tensor.
 
-It prints a table with the card, its driver and versions. It needs an NVIDIA GPU; without one,
-``--model pocket --part split`` shows on the CPU that a mode runs.
+It prints a table with the card, its driver and versions, and below each peak what the plan of the same fit
+forecasts. It needs an NVIDIA GPU; without one, ``--model pocket --part split`` shows on the CPU that a mode
+runs.
 """
 
 import argparse
 import gc
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -39,8 +41,11 @@ from torch import Tensor, nn
 
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.memory import MEMORY_MODES
+from lightning_drift.fit.planning import rehearse_mode, scene_of
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.fit.split_optimizer import SplitOptimizer
+from lightning_drift.forecast.base import find_base
+from lightning_drift.forecast.ledger import total
 from lightning_drift.photos.instance_images import InstanceImages
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion
 from lightning_drift.stable_diffusion.sd15 import sd15_models
@@ -121,8 +126,8 @@ def run_mode(mode: str, pipeline: str, cards: Sequence[float], device: torch.dev
     """Fit with a memory mode.
 
     Returns:
-        Peaks in GiB (photos, step, grid, held), the median seconds of a step, and for each smaller card
-        whether the fit went on there.
+        Peaks in GiB (photos, step, grid, held), the plan's forecast of the first three, the median seconds of
+        a step, and for each smaller card whether the fit went on there.
     """
     gpu = device.type == "cuda"
     peaks = Peaks(device, cards)
@@ -152,6 +157,7 @@ def run_mode(mode: str, pipeline: str, cards: Sequence[float], device: torch.dev
             callbacks=[peaks, grid],
             **settings,
         )
+        forecast = forecast_of(module, trainer, grid, pipeline)
         error = ""
         try:
             trainer.fit(module, datamodule=InstanceImages("coffee", cache_dir=None))
@@ -161,7 +167,18 @@ def run_mode(mode: str, pipeline: str, cards: Sequence[float], device: torch.dev
         raise MemoryError(error)
     fits = {f"{card:g}": peaks.fits.get(f"{card:g}", False) for card in cards}
     seconds = sorted(peaks.seconds)[len(peaks.seconds) // 2]
-    return {"mode": mode, **peaks.peaks, "seconds": seconds, "fits": fits, "error": error}
+    told = {"mode": mode, **peaks.peaks, "forecast": forecast, "seconds": seconds, "fits": fits}
+    return {**told, "error": error}
+
+
+def forecast_of(module: DreamBooth, trainer: Trainer, grid: SeedGrid, pipeline: str) -> dict[str, float]:
+    """The plan's peaks in GiB of a fit on a GPU (photos, step, grid)."""
+    grid.setup(trainer, module, "fit")
+    model = find_base(pipeline).model
+    scene = scene_of(module, trainer, model, "cuda", "16-mixed")
+    told = rehearse_mode(module, trainer, model, scene, math.inf, module.memory)
+    peaks = {phase: total(parts) / GIB for phase, parts in told.peaks.items()}
+    return {"photos": peaks["photos"], "step": peaks["step"], "grid": max(peaks["grids"], peaks["decoding"])}
 
 
 # -- the update -----------------------------------------------------------------------------------------
@@ -351,7 +368,7 @@ def report(modes: dict[str, Any], update: Any, options: argparse.Namespace) -> N
 
 
 def table(modes: dict[str, Any], cards: Sequence[float]) -> str:
-    """The modes' table: a line each, with a column for each card."""
+    """The modes' table: what was measured and the forecast of each, with a column for each card."""
     columns = ("photos", "step", "grid", "held")
     heads = [*columns, "ms/step", *(f"{card:g} GB" for card in cards)]
     lines = [" ".join([f"{'':10}", *(f"{head:>8}" for head in heads)])]
@@ -363,6 +380,8 @@ def table(modes: dict[str, Any], cards: Sequence[float]) -> str:
         cells = [f"{told[column]:8.2f}" for column in columns] + [f"{told['seconds'] * 1e3:8.1f}"]
         cells += [f"{words[told['fits'].get(f'{card:g}')]:>8}" for card in cards]
         lines.append(" ".join([f"{mode:10}", *cells]))
+        forecast = (f"{peak:8.2f}" for peak in told["forecast"].values())
+        lines.append(" ".join([f"{'  forecast':10}", *forecast]))
     return "\n".join(lines)
 
 

@@ -64,6 +64,13 @@ def test_each_mode_takes_less_than_the_one_before_it(measured: Any) -> None:
     assert len(set(peaks)) == len(peaks)
 
 
+@pytest.mark.parametrize("mode", MEMORY_MODES)
+def test_the_peaks_are_within_a_tenth_of_the_plan(measured: Any, mode: str) -> None:
+    told = measured(mode)
+    for phase, forecast in told["forecast"].items():
+        assert told[phase] == pytest.approx(forecast, rel=0.1), phase
+
+
 def test_the_last_mode_goes_on_with_8_gb_through_clipped_steps_and_a_grid(measured: Any) -> None:
     mode = list(MEMORY_MODES)[-1]
     assert measured(mode)["fits"] == {"8": True}, measured(mode)["error"]
