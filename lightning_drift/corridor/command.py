@@ -21,6 +21,7 @@ from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.corridor.dry_run import PlanFit, describe
 from lightning_drift.corridor.plan import joined, learning_rates, make_plan, milestones, take_up
 from lightning_drift.corridor.report import write_report
+from lightning_drift.forecast.card import check_size
 from lightning_drift.photos.folder import find_folder, find_pictures
 
 # Decided by the corridor, fit by fit.
@@ -89,6 +90,7 @@ def corridor(
     devices = "auto" if options.get("devices") is None else str(options["devices"])
     name = "corridor" if options.get("name") is None else str(options["name"])
     # The cheap mistakes first: the fit's own options take seconds to check.
+    check_size(card, dry_run=plan_fit is not None)
     rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
     if devices != "auto":
         refuse_invisible(find_slots(devices, "auto"))

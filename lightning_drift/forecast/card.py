@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import real
 
 GIB = 2**30
@@ -51,6 +52,23 @@ def needed(tensors: float) -> float:
 def affordable(free: float) -> float:
     """Bytes of tensors that a fit may have on a card with so many free."""
     return (free - CONTEXT - MARGIN) / FRAGMENTS
+
+
+def check_size(size: float | None, dry_run: bool) -> None:
+    """Refuse what is no card's size, or one that nothing would be compared with.
+
+    Args:
+        size: GiB; None for the card that is here.
+        dry_run: Whether a plan is all that is asked for.
+
+    Raises:
+        UserError: The number is out of range, or a fit is to run, which takes the card that is here.
+    """
+    if size is None:
+        return
+    real(size, "card", above=0, high=1000)
+    if not dry_run:
+        raise UserError("it is what --dry_run compares a plan with; give --dry_run too", "card")
 
 
 @dataclass(frozen=True)

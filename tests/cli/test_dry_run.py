@@ -47,7 +47,6 @@ def test_fit_says_what_will_run_and_writes_nothing(tmp_path: Path, capsys: Any) 
     assert "download" not in out
 
 
-@pytest.mark.filterwarnings("ignore:You passed .Trainer")  # no GPU is here, as is meant
 def test_the_recipe_is_planned_for_a_card_that_is_not_here(
     tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
@@ -75,6 +74,14 @@ def test_the_recipe_is_planned_for_a_card_that_is_not_here(
 def test_a_card_without_memory_is_refused(capsys: Any) -> None:
     status, _, err = say(capsys, "fit", "--dry_run", "--card=-1", *FEW)
     assert (status, err.startswith("error: card: -1")) == (2, True)
+
+
+@pytest.mark.parametrize("words", [["fit"], ["corridor", "--lr=1e-6", "--steps=2"]])
+def test_a_card_to_compare_with_is_for_a_plan(words: list[str], capsys: Any, tmp_path: Path) -> None:
+    status, _, err = say(capsys, *words, "--card=8")
+    assert status == 2
+    assert "error: card: it is what --dry_run compares a plan with" in err
+    assert not files(tmp_path)
 
 
 def test_a_corridor_adds_up_what_is_left(tmp_path: Path, capsys: Any) -> None:
