@@ -501,5 +501,5 @@ def _check_names(settings: Any) -> None:
         )
     for key in ("name", "version"):
         if isinstance(value := settings[key], str):
-            for part in value.split("/"):
+            for part in [value] if value.startswith("/") else value.split("/"):
                 file_name(part, f"{_LOGGER}.{key}")

@@ -44,6 +44,16 @@ class Ended(BaseException):
         return f"stopped by {NAMES[signal.Signals(self.number).name]}"
 
 
+def signal_of(status: int) -> str | None:
+    """The name of the signal that has ended a process; None if none has.
+
+    Args:
+        status: Its exit status: -n where a signal killed it, 128 + n where it heard one, as in a shell.
+    """
+    number = -status if status < 0 else status - 128
+    return signal.Signals(number).name if number in set(signal.Signals) else None
+
+
 class _Listener:
     """Hears the signals of a process, from the first line of a command to its last."""
 

@@ -1,5 +1,6 @@
 """Names of a user that become names of files: a run, a subject, a grid's group, a corridor."""
 
+import os
 import unicodedata
 
 from lightning_drift.common.errors import UserError
@@ -27,6 +28,8 @@ def file_name(value: object, option: str) -> str:
     """
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{value!r} is not a name", option)
+    if os.path.isabs(value):
+        raise UserError(f"{value!r} is a path; give a name", option)
     shown = value if len(value) <= 60 else value[:60] + "…"
     unfit = [c for c in value if c in _RESERVED or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
     if unfit:

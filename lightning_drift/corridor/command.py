@@ -319,6 +319,8 @@ def _fit_config(words: list[str]) -> dict[str, Any]:
     """
     command = [sys.executable, "-m", "lightning_drift", "fit", *words, "--print_config"]
     result = subprocess.run(command, capture_output=True, text=True)
+    if stopped := ends.signal_of(result.returncode):
+        raise UserError(f"a process that read the options of the fits was stopped by {stopped}")
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if line.strip()]
         sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.ends import signal_of
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.lock import LOCK_FILE, FolderLock
 from lightning_drift.common.out_of_memory import sentence as out_of_memory
@@ -202,10 +203,7 @@ class Fit:
             reached: The step of its newest checkpoint; its log may show a later one.
         """
         at = f"at step {max(self.step(), reached)} of {self.plan.steps[-1]}"
-        # A process that a signal kills has the status -n; one that has heard it, 128 + n, as in a shell.
-        number = -status if status < 0 else status - 128
-        if number in set(signal.Signals):
-            name = signal.Signals(number).name
+        if name := signal_of(status):
             hint = "; was the memory full?" if name == "SIGKILL" else ""
             return f"The fit was stopped by {name} {at}{hint}"
         if status == 0:

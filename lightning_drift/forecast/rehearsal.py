@@ -135,7 +135,7 @@ def rehearse(
     # What a fit changes is changed in a copy.
     model = replace(model, **{part: deepcopy(getattr(model, part)) for part in PARTS})
     twin, optimizer = trained_over(module, model, scene)
-    ledger, told = Ledger(device.type), Rehearsal()
+    ledger, told = Ledger(device.type, cpu=scene.device == "cpu"), Rehearsal()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     with ledger:
         for tensor in (*twin.parameters(), *twin.buffers()):

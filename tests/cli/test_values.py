@@ -251,6 +251,11 @@ def test_a_rate_of_one_is_for_optimizers_that_want_it(tmp_path: Path, monkeypatc
     assert Path("tb_logs/coffee/lr1e0_000").is_dir()
 
 
+def test_a_clip_that_is_not_there_is_refused_though_nothing_would_be_measured(capsys: Any) -> None:
+    answer = refused(capsys, "fit", "--clip_drift.clip=missing", "--seed_grid.steps=")
+    assert "clip_drift.clip: there is no folder missing" in answer
+
+
 @pytest.mark.parametrize(
     "arguments", ["{weight_decay: abc}", "{betas: 3}", "{betas: [0.9]}", "{eps: .nan}", "{x: 1}"]
 )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +149,14 @@ def test_a_rate_that_fails_is_a_cell_and_a_later_step_is_reached_from_the_checkp
     assert [step for step, _ in run.scalars["train/loss"]] == list(range(1, 9))
 
 
-def fit_of(place: Path) -> int:
-    """The process of a corridor's only fit."""
+def fit_of(folder: Path) -> int | None:
+    """The process of `fit` that a corridor has started in a folder."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        words = path.read_bytes().decode().split("\0")
-        if "fit" in words and (path.parent / "cwd").resolve() == place.parents[2]:
-            return int(path.parent.name)
-    raise AssertionError("no fit runs")
+        with suppress(OSError):
+            words = path.read_bytes().decode().split("\0")
+            if "fit" in words and (path.parent / "cwd").resolve() == folder:
+                return int(path.parent.name)
+    return None
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds a corridor's fit in /proc")
@@ -163,7 +165,9 @@ def test_a_fit_that_somebody_ends_is_told_whatever_its_status(tmp_path: Path) ->
     options = ("--lr=1e-4", "--steps=2,100000", "--devices=cpu", "--step_checkpoint.last_every_n_steps=1")
     process = corridor(tmp_path, *options)
     until(process, lambda: (place / "lr1e-4/checkpoints/step=00002.ckpt").exists(), tmp_path)
-    os.kill(fit_of(place), signal.SIGTERM)
+    fit = fit_of(tmp_path)
+    assert fit is not None
+    os.kill(fit, signal.SIGTERM)
     assert process.wait(120) == 1
     cells = read(place).cells
     assert [cells["lr1e-4", step].state for step in (2, 100000)] == ["not measured", "failed"]
@@ -175,6 +179,19 @@ def test_a_fit_that_somebody_ends_is_told_whatever_its_status(tmp_path: Path) ->
     last = said.read_text().splitlines()[-1]
     assert "to go on with: lightning-drift corridor --model.pipeline=" in last
     assert shlex.split(last)[-4:] == list(options)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds a corridor's fit in /proc")
+def test_whoever_ends_the_reading_of_the_options_is_named(tmp_path: Path) -> None:
+    process = corridor(tmp_path, "--lr=1e-4", "--steps=2", "--devices=cpu")
+    until(process, lambda: fit_of(tmp_path), tmp_path)
+    reader = fit_of(tmp_path)
+    assert reader is not None
+    os.kill(reader, signal.SIGTERM)
+    assert process.wait(60) == 2
+    told = "error: a process that read the options of the fits was stopped by SIGTERM"
+    assert told in (tmp_path / "said.txt").read_text().splitlines()
+    assert not (tmp_path / "tb_logs").exists()
 
 
 def holds_lock(place: Path, name: str) -> bool:

@@ -182,7 +182,10 @@ def test_of_a_run_that_cannot_begin_nothing_stays(tmp_path: Path, capsys: Any) -
             ["--trainer.logger.init_args.version=."],
             "trainer.logger.init_args.version: '.' is not a file's name",
         ),
-        (["--trainer.logger.init_args.version=/tmp/x"], "trainer.logger.init_args.version: '' is not a name"),
+        (
+            ["--trainer.logger.init_args.version=/tmp/x"],
+            "trainer.logger.init_args.version: '/tmp/x' is a path; give a name",
+        ),
         (
             ["--trainer.logger.init_args.name=../n"],
             "trainer.logger.init_args.name: '..' is not a file's name",

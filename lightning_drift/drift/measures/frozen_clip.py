@@ -291,6 +291,20 @@ def is_here(name: str) -> bool:
         return True
 
 
+def check_name(name: str, option: str) -> None:
+    """Refuse the name of a folder that is not there.
+
+    Raises:
+        UserError: It is neither a folder, nor a hub id, nor ``pocket``.
+    """
+    try:
+        with from_cache(), suppress(NotCachedError):
+            if name != "pocket":
+                _find(name)
+    except UserError as error:
+        raise UserError(error.message, option) from error
+
+
 def rehearse_clip(name: str, unknown: Mapping[str, Any], batch_size: int = 16) -> None:
     """What takes most memory of `FrozenClip.embed_images`, on the meta device; no vector comes of it.
 
