@@ -58,11 +58,10 @@ def test_the_wheel_installed_elsewhere_runs_the_commands(tmp_path: Path) -> None
 
     elsewhere.mkdir()
     grid = ["--seed_grid.num_inference_steps=1", "--seed_grid.groups={dream: {prompts: a lake, seeds: 0-1}}"]
-    checkpoint = "tb_logs/coffee/lr4e-5_000/checkpoints/last.ckpt"
+    checkpoint = "tb_logs/coffee/corridor/lr4e-5/checkpoints/last.ckpt"
     for words in (
-        ["fit", "--trainer.max_steps=1", *grid],
+        ["corridor", "--lr=4e-5", "--steps=1", *grid],  # which runs `fit`
         ["predict", "--model.num_inference_steps=1", "--data.seeds=0", f"--model.pipeline={checkpoint}"],
-        ["corridor", "--lr=4e-5", "--steps=1", *grid],
         ["export", f"--ckpt_path={checkpoint}", "--to=out", "--format=delta", "--measure=false"],
     ):
         result = subprocess.run(
@@ -79,7 +78,8 @@ def test_the_wheel_installed_elsewhere_runs_the_commands(tmp_path: Path) -> None
         where, cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(target)}, capture_output=True, text=True
     ).stdout
     assert found.startswith(str(target))
-    assert (elsewhere / "tb_logs" / "coffee" / "lr4e-5_000" / "grids" / "dream_step=00000.png").exists()
-    assert (elsewhere / "tb_logs" / "coffee" / "corridor" / "corridor.html").exists()
+    corridor = elsewhere / "tb_logs" / "coffee" / "corridor"
+    assert (corridor / "lr4e-5" / "grids" / "dream_step=00000.png").exists()
+    assert (corridor / "corridor.html").exists()
     assert len(list((elsewhere / "dreams").glob("*.png"))) == 1
     assert len(list((elsewhere / "out").glob("*.delta.safetensors"))) == 1

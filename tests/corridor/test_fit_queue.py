@@ -77,7 +77,7 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
     place, said = tmp_path / CORRIDOR, tmp_path / "said.txt"
     options = (
         "--lr=2e-4,1e-4",
-        "--steps=2,60",
+        "--steps=2,30",
         "--devices=cpu,cpu",
         "--step_checkpoint.last_every_n_steps=1",
     )
@@ -86,13 +86,13 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
     first.send_signal(signal.SIGINT)
     assert first.wait(120) == 130
     assert "stopped; go on with: lightning-drift corridor --model.pipeline=" in said.read_text()
-    assert "--lr=2e-4,1e-4 --steps=2,60" in said.read_text()
+    assert "--lr=2e-4,1e-4 --steps=2,30" in said.read_text()
     lasts = {name: place / name / "checkpoints" / "last.ckpt" for name in ("lr1e-4", "lr2e-4")}
     reached = {
         name: int(read_checkpoint(last)["global_step"]) if last.exists() else 0
         for name, last in lasts.items()
     }
-    assert 1 <= reached["lr1e-4"] < 60
+    assert 1 <= reached["lr1e-4"] < 30
     assert (place / "corridor.html").exists()
 
     # Killed without warning, it leaves its fits running; the next one neither disturbs nor repeats them.
@@ -108,17 +108,17 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
     assert {cell.state for cell in table.cells.values()} == {"not measured"}
     for run in table.runs:
         steps = [step for step, _ in run.scalars["train/loss"]]
-        assert steps == list(range(1, 61))
-        assert int(read_checkpoint(run.folder / "checkpoints" / "step=00060.ckpt")["global_step"]) == 60
-        assert (run.folder / "grids" / "step=00060" / "a-tree-a-moon_seed0001.png").exists()
+        assert steps == list(range(1, 31))
+        assert int(read_checkpoint(run.folder / "checkpoints" / "step=00030.ckpt")["global_step"]) == 30
+        assert (run.folder / "grids" / "step=00030" / "a-tree-a-moon_seed0001.png").exists()
 
-    plan = Plan(tmp_path / "tb_logs", "coffee", "corridor", (1e-4, 2e-4), (2, 60), {})
-    assert Fit(plan, 1e-4).doing() == "step 60 of 60"  # as its log's progress bar says
+    plan = Plan(tmp_path / "tb_logs", "coffee", "corridor", (1e-4, 2e-4), (2, 30), {})
+    assert Fit(plan, 1e-4).doing() == "step 30 of 30"  # as its log's progress bar says
 
     files = {path: path.stat().st_mtime_ns for path in place.glob("lr*/**/*")}
     said.write_text("")
     assert corridor(tmp_path, *options).wait(120) == 0
-    assert "lr 1e-4: 2, 60 are finished" in said.read_text()
+    assert "lr 1e-4: 2, 30 are finished" in said.read_text()
     assert "fitting" not in said.read_text()
     assert {path: path.stat().st_mtime_ns for path in place.glob("lr*/**/*")} == files
 
