@@ -4,7 +4,7 @@ import io
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.text import command, printable, shell_word
 from lightning_drift.common.yaml_files import read_yaml
-from lightning_drift.corridor.dry_run import PlanFit, describe
-from lightning_drift.corridor.plan import joined, learning_rates, make_plan, milestones, take_up
+from lightning_drift.corridor.plan import check_name, joined, learning_rates, make_plan, milestones, take_up
 from lightning_drift.corridor.report import write_report
-from lightning_drift.forecast.card import check_size
 from lightning_drift.photos.folder import find_folder, find_pictures
+
+_PlanFit = Callable[..., Any]
+"""A `PlanFit` of `dry_run`, whose import takes seconds that only a plan needs."""
 
 # Decided by the corridor, fit by fit.
 _TAKEN = {
@@ -48,7 +49,7 @@ def corridor(
     steps: str | None = None,
     devices: str | None = None,
     name: str | None = None,
-    plan_fit: PlanFit | None = None,
+    plan_fit: _PlanFit | None = None,
     card: float | None = None,
 ) -> int:
     """Fit every learning rate once, look at it after each of the steps, and write one page about all of it.
@@ -90,8 +91,12 @@ def corridor(
     devices = "auto" if options.get("devices") is None else str(options["devices"])
     name = "corridor" if options.get("name") is None else str(options["name"])
     # The cheap mistakes first: the fit's own options take seconds to check.
-    check_size(card, dry_run=plan_fit is not None)
+    if card is not None:
+        from lightning_drift.forecast.card import check_size
+
+        check_size(card, dry_run=plan_fit is not None)
     rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
+    check_name(name)
     if devices != "auto":
         refuse_invisible(find_slots(devices, "auto"))
     for option, value in option_values(fit):
@@ -110,6 +115,8 @@ def corridor(
     _check_photos(config)
     check_writable(plan.folder, "trainer.logger.init_args.save_dir")
     if plan_fit is not None:
+        from lightning_drift.corridor.dry_run import describe
+
         print(describe(joined(plan), own_rates, slots, plan_fit, card), flush=True)
         return 0
     plan = take_up(plan)
@@ -168,7 +175,7 @@ def report(folder: str, to: str | None = None) -> Path:
     return page
 
 
-def main(argv: Sequence[str], plan_fit: PlanFit) -> int:
+def main(argv: Sequence[str], plan_fit: _PlanFit) -> int:
     """Run ``lightning-drift corridor`` with its command line.
 
     Args:

@@ -19,7 +19,7 @@ from lightning_drift.common.out_of_memory import sentence as out_of_memory
 from lightning_drift.common.text import listed
 from lightning_drift.corridor.plan import FIT, Plan
 from lightning_drift.corridor.read import ERROR_FILE, read
-from lightning_drift.fit.progress import FIT_BAR, GRID_BAR
+from lightning_drift.fit.bar_names import FIT_BAR, GRID_BAR
 from lightning_drift.fit.runs import CHILD_RUN, checkpoint_steps, rate_name
 
 GRACE = 60.0

@@ -79,6 +79,18 @@ class Plan:
         return [f"--{key}={value}" for key, value in options.items()]
 
 
+def check_name(name: str) -> None:
+    """Refuse what is no folder's name.
+
+    Raises:
+        UserError: It holds other characters than letters, digits, dots, hyphens and underscores.
+    """
+    if name != safe_name(name):
+        raise UserError(
+            f"{name!r} is not a folder's name; write for example {safe_name(name)}", "corridor.name"
+        )
+
+
 def make_plan(
     fit: dict[str, Any],
     rates: str | float | Iterable[float],
@@ -102,10 +114,7 @@ def make_plan(
     settings = logger["init_args"]
     photos = Path(str((fit["data"].get("init_args") or {}).get("instance_dir", "run")))
     subject = settings.get("name") or safe_name(photos.resolve().name)
-    if name != safe_name(name):
-        raise UserError(
-            f"{name!r} is not a folder's name; write for example {safe_name(name)}", "corridor.name"
-        )
+    check_name(name)
     if (fit.get("step_checkpoint") or {}).get("dirpath"):
         raise UserError(
             "the fits of a corridor would overwrite each other's checkpoints there; leave it out, and each "

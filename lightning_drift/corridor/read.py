@@ -24,7 +24,7 @@ from lightning_drift.corridor.run_config import (
     seeds_by_prompt,
 )
 from lightning_drift.drift.verdict import ZONES
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.runs import rate_name, rate_text
 
 ERROR_FILE = "{run}.error.txt"

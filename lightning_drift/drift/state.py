@@ -15,7 +15,7 @@ from lightning_drift.drift.base import DriftBase, differences, tensors_of
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.drift.verdict import ZONES, Thresholds
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from lightning.pytorch import Trainer
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.out_of_memory import is_out_of_memory
 from lightning_drift.common.text import command, printable, shell_word
-from lightning_drift.fit.checkpointing import StepCheckpoint, read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
+from lightning_drift.fit.checkpointing import StepCheckpoint
 from lightning_drift.fit.runs import Run
 
 

@@ -10,8 +10,9 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import free_bytes
 from lightning_drift.common.out_of_memory import forget, give_back, is_out_of_memory
 from lightning_drift.common.text import byte_size, reason
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.checkpoint_room import room_needed, saved_files
-from lightning_drift.fit.checkpointing import MARGIN, StepCheckpoint, read_checkpoint
+from lightning_drift.fit.checkpointing import MARGIN, StepCheckpoint
 from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.runs import rate_text
 from lightning_drift.fit.seed_grid import SeedGrid

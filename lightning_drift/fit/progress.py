@@ -7,10 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-FIT_BAR = "fit"
-"""What the bar of the optimizer steps is called."""
-GRID_BAR = "grid at step"
-"""What a seed grid's bar is called; the step follows. A corridor reads both in the logs of its fits."""
+from lightning_drift.fit.bar_names import FIT_BAR
 
 
 class StepProgressBar(TQDMProgressBar):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.out_of_memory import refuse_full
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.weights.finite import refuse_not_finite
 
 # Entries of an optimizer's state that have their parameter's shape: torch's and bitsandbytes' names.

@@ -11,7 +11,7 @@ from pathlib import Path
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_file, check_writable, user_path
 from lightning_drift.common.lock import LOCK_FILE, FolderLock
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.resume import check_resumable
 
 CHILD_RUN = "LIGHTNING_DRIFT_RUN"

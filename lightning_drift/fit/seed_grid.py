@@ -21,12 +21,12 @@ from lightning_drift.common.number_lists import integers
 from lightning_drift.common.out_of_memory import during, sentence
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import read_prompts, slug
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.bar_names import GRID_BAR
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
 from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
 from lightning_drift.fit.less_memory import less_for_a_grid
 from lightning_drift.fit.milestones import Milestones
-from lightning_drift.fit.progress import GRID_BAR
 from lightning_drift.forecast.rehearsal import Phase
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.png import save_png

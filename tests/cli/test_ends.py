@@ -17,7 +17,7 @@ from helpers.commands import scalars
 from helpers.paths import DATA
 
 from lightning_drift.cli import main
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 
 TINY = f"--model.pipeline={DATA / 'tiny_sd'}"
 FIT = ["fit", TINY, "--seed_grid.steps=", "--clip_drift.steps=", "--model.log_every_n_steps=1"]

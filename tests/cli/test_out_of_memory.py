@@ -14,7 +14,7 @@ from helpers.paths import ROOT
 from PIL import Image
 
 from lightning_drift.cli import main
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion
 from lightning_drift.stable_diffusion.sampling import Sampling, dream_all
 

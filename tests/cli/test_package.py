@@ -18,6 +18,13 @@ def test_importing_the_package_loads_no_framework() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
+def test_a_corridor_that_waits_for_its_fits_holds_no_framework_but_torch() -> None:
+    names = ("lightning", "diffusers", "transformers", "bitsandbytes")
+    modules = "lightning_drift.corridor.command, lightning_drift.corridor.fit_queue"
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in {names}))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
 def test_every_public_name_can_be_loaded() -> None:
     assert {name for name in lightning_drift.__all__ if getattr(lightning_drift, name) is None} == set()
     assert set(dir(lightning_drift)) == set(lightning_drift.__all__)
@@ -59,13 +66,15 @@ def test_the_wheel_installed_elsewhere_runs_the_commands(tmp_path: Path) -> None
     elsewhere.mkdir()
     grid = ["--seed_grid.num_inference_steps=1", "--seed_grid.groups={dream: {prompts: a lake, seeds: 0-1}}"]
     checkpoint = "tb_logs/coffee/corridor/lr4e-5/checkpoints/last.ckpt"
+    here = "import sys; from lightning_drift.cli import main; sys.exit(main({!r}) or main({!r}))"
+    predict = ["predict", "--model.num_inference_steps=1", "--data.seeds=0", f"--model.pipeline={checkpoint}"]
+    export = ["export", f"--ckpt_path={checkpoint}", "--to=out", "--format=delta", "--measure=false"]
     for words in (
-        ["corridor", "--lr=4e-5", "--steps=1", *grid],  # which runs `fit`
-        ["predict", "--model.num_inference_steps=1", "--data.seeds=0", f"--model.pipeline={checkpoint}"],
-        ["export", f"--ckpt_path={checkpoint}", "--to=out", "--format=delta", "--measure=false"],
+        ["-m", "lightning_drift", "corridor", "--lr=4e-5", "--steps=1", *grid],  # which runs `fit`
+        ["-c", here.format(predict, export)],
     ):
         result = subprocess.run(
-            [sys.executable, "-m", "lightning_drift", *words],
+            [sys.executable, *words],
             cwd=elsewhere,
             env=os.environ | {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"},
             capture_output=True,

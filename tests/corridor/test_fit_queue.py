@@ -22,7 +22,7 @@ from lightning_drift.corridor.fit_queue import FitQueue, find_slots, refuse_invi
 from lightning_drift.corridor.fits import Fit
 from lightning_drift.corridor.plan import Plan, make_plan, take_up
 from lightning_drift.corridor.read import read
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 
 OPTIONS = [
     f"--model.pipeline={DATA / 'tiny_sd'}",

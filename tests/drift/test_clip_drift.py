@@ -33,7 +33,8 @@ from lightning_drift.drift.measures.text_similarity import similarity, structure
 from lightning_drift.drift.metric import MEASURES, WITHOUT_CLIP
 from lightning_drift.drift.probes import find_probes, instance_photos
 from lightning_drift.drift.verdict import WITH_MODEL, ZONES, Thresholds
-from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint, read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
+from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.photos.instance_images import InstanceImages

@@ -17,12 +17,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.fit.checkpointing import (
-    AtomicCheckpointIO,
-    StepCheckpoint,
-    checkpoint_bytes,
-    read_checkpoint,
-)
+from lightning_drift.fit.checkpoint_file import read_checkpoint
+from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint, checkpoint_bytes
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.photos.instance_images import InstanceImages

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
 
 from lightning_drift.cli import main
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.photos.instance_images import InstanceImages

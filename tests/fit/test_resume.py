@@ -14,7 +14,7 @@ from helpers.bits import assert_same_bits
 from helpers.commands import OPTIONS, STEPS, finish, run_folder, scalars, start, started
 from PIL import Image
 
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 
 
 @pytest.fixture(autouse=True)

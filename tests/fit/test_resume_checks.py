@@ -11,7 +11,7 @@ from helpers.commands import scalars
 
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.resume import check_resumable
 
 FIT = [

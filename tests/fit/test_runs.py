@@ -15,7 +15,7 @@ from helpers.paths import DATA
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.lock import LOCK_FILE, FolderLock
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.runs import claim_run, run_beside
 
 TINY = f"--model.pipeline={DATA / 'tiny_sd'}"

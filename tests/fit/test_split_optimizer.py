@@ -10,7 +10,8 @@ from helpers.stand_ins import Latents
 from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint, read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
+from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.seed_grid import SeedGrid

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_drift.fit.checkpointing import StepCheckpoint, read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
+from lightning_drift.fit.checkpointing import StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.weight_change import SAMPLES, WeightChange, block_of
 from lightning_drift.photos.instance_images import InstanceImages

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.stable_diffusion.diffusers_folder import read_folder
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.weights.configs import read_config

@@ -12,7 +12,7 @@ from helpers.pocket_pictures import KEYS, base, photos, pocket, pocket_clip
 
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.metric import DriftMetric
-from lightning_drift.fit.checkpointing import read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.stable_diffusion.sampling import Sampling, dream
 
 pytestmark = pytest.mark.gpu

@@ -7,7 +7,8 @@ import bitsandbytes
 import torch
 
 from helpers.stand_ins import Latents
-from lightning_drift.fit.checkpointing import StepCheckpoint, read_checkpoint
+from lightning_drift.fit.checkpoint_file import read_checkpoint
+from lightning_drift.fit.checkpointing import StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion
