@@ -133,6 +133,7 @@ def scene_of(module: Any, trainer: Any, model: StableDiffusion, device: str, pre
         gradient_clip_algorithm=trainer.gradient_clip_algorithm,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         world_size=trainer.world_size,
+        callbacks=tuple(trainer.callbacks),
     )
 
 

@@ -6,6 +6,12 @@ from typing import Any
 
 import torch
 from bitsandbytes.optim.optimizer import Optimizer2State
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -231,6 +237,8 @@ class SplitOptimizer(Optimizer):
 
 
 # Each updates a tensor from that tensor's own gradient and state, whatever the others are.
+_TAKES_WEIGHTS = (ModelPruning, StochasticWeightAveraging, WeightAveraging)
+"""Callbacks that average or prune what a module's parameters hold."""
 _TENSOR_BY_TENSOR = (torch.optim.Adam, torch.optim.AdamW, Optimizer2State)
 
 
@@ -245,8 +253,8 @@ def check_split(mode: str, kind: type[Optimizer], trainer: Any, loss_scaler: Any
 
     Raises:
         UserError: The optimizer is not known to update tensors one by one, the precision is not float16
-            mixed, gradients of several batches are added up, clipping is by value, or there are several
-            devices.
+            mixed, gradients of several batches are added up, clipping is by value, a callback averages or
+            prunes weights, or there are several devices.
     """
     option = "model.memory"
     if not issubclass(kind, _TENSOR_BY_TENSOR):
@@ -267,6 +275,17 @@ def check_split(mode: str, kind: type[Optimizer], trainer: Any, loss_scaler: Any
             "trainer.accumulate_grad_batches 1, or take full",
             option,
         )
+    for callback in trainer.callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, GradientAccumulationScheduler):
+            raise UserError(
+                f"{mode} has float16 gradients, and {name} adds up those of several batches; take full",
+                option,
+            )
+        if isinstance(callback, _TAKES_WEIGHTS):
+            raise UserError(
+                f"{mode} keeps each weight in two halves, of which {name} would see one; take full", option
+            )
     if trainer.gradient_clip_val and trainer.gradient_clip_algorithm not in (None, "norm"):
         raise UserError(f"{mode} clips by norm alone; set trainer.gradient_clip_algorithm norm", option)
     if trainer.world_size != 1:

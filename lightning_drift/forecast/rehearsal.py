@@ -38,6 +38,7 @@ class Scene:
         gradient_clip_algorithm: The Trainer's.
         accumulate_grad_batches: The Trainer's.
         world_size: Processes.
+        callbacks: The Trainer's.
     """
 
     device: str = "cuda"
@@ -48,6 +49,7 @@ class Scene:
     gradient_clip_algorithm: str | None = None
     accumulate_grad_batches: int = 1
     world_size: int = 1
+    callbacks: tuple[Any, ...] = ()
 
     def forward_context(self) -> AbstractContextManager[Any]:
         """Autocast as `CudaAutocast` replays it."""
@@ -67,6 +69,7 @@ class Scene:
             gradient_clip_algorithm=self.gradient_clip_algorithm,
             accumulate_grad_batches=self.accumulate_grad_batches,
             world_size=self.world_size,
+            callbacks=self.callbacks,
             datamodule=None,
             strategy=SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler)),
         )

@@ -7,6 +7,7 @@ import bitsandbytes
 import pytest
 import torch
 from helpers.stand_ins import Latents
+from lightning.pytorch.callbacks import EMAWeightAveraging, GradientAccumulationScheduler
 from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_drift.common.errors import UserError
@@ -176,12 +177,21 @@ def test_a_weight_that_grows_past_float16_ends_the_fit_in_a_sentence(tiny_sd: st
         run(tiny_sd, trainer, "split", Growing)
 
 
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback")
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"plugins": [AtomicCheckpointIO()]}, "split keeps the weights as float16 mixed precision"),
         ({"accumulate_grad_batches": 2}, "split has float16 gradients"),
         ({"gradient_clip_algorithm": "value"}, "split clips by norm alone"),
+        (
+            {"callbacks": [GradientAccumulationScheduler({0: 2})]},
+            "split has float16 gradients, and GradientAccumulationScheduler adds up",
+        ),
+        (
+            {"callbacks": [EMAWeightAveraging()]},
+            "split keeps each weight in two halves, of which EMAWeightAveraging would see one",
+        ),
         ({"optimizer": torch.optim.SGD}, "split updates one tensor at a time, which SGD may not allow"),
     ],
 )
