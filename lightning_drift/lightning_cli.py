@@ -57,7 +57,7 @@ from lightning_drift.fit.runs import (
 )
 from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
-from lightning_drift.forecast.card import check_size
+from lightning_drift.forecast.card import check_card
 from lightning_drift.forecast.plan import FitPlan
 from lightning_drift.parser import SentenceParser, expand_paths
 from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made, refuse_nulls
@@ -205,7 +205,7 @@ class DriftCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         check_seed(config.seed_everything)
         check_trainer(config.trainer)
-        check_size(config.get("card"), bool(config.get("dry_run")))
+        check_card(config.get("card"), bool(config.get("dry_run")))
         rate = config.model.get("init_args", {}).get("learning_rate")
         if isinstance(rate, float) and not math.isfinite(rate):  # it names the run
             check_rate(rate, "model.learning_rate")

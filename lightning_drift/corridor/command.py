@@ -18,7 +18,14 @@ from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.text import command, printable, shell_word
 from lightning_drift.common.yaml_files import read_yaml
-from lightning_drift.corridor.plan import check_name, joined, learning_rates, make_plan, milestones, take_up
+from lightning_drift.corridor.plan import (
+    check_corridor_name,
+    joined,
+    learning_rates,
+    make_plan,
+    milestones,
+    take_up,
+)
 from lightning_drift.corridor.report import write_report
 from lightning_drift.photos.folder import find_folder, find_pictures
 
@@ -92,11 +99,11 @@ def corridor(
     name = "corridor" if options.get("name") is None else str(options["name"])
     # The cheap mistakes first: the fit's own options take seconds to check.
     if card is not None:
-        from lightning_drift.forecast.card import check_size
+        from lightning_drift.forecast.card import check_card
 
-        check_size(card, dry_run=plan_fit is not None)
+        check_card(card, dry_run=plan_fit is not None)
     rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
-    check_name(name)
+    check_corridor_name(name)
     if devices != "auto":
         refuse_invisible(find_slots(devices, "auto"))
     for option, value in option_values(fit):
@@ -327,7 +334,7 @@ def _fit_config(words: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "lightning_drift", "fit", *words, "--print_config"]
     result = subprocess.run(command, capture_output=True, text=True)
     if stopped := ends.signal_of(result.returncode):
-        raise UserError(f"a process that read the options of the fits was stopped by {stopped}")
+        raise UserError(f"whoever read the options of the fits was stopped by {stopped}; start it again")
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if line.strip()]
         sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

@@ -79,7 +79,7 @@ class Plan:
         return [f"--{key}={value}" for key, value in options.items()]
 
 
-def check_name(name: str) -> None:
+def check_corridor_name(name: str) -> None:
     """Refuse what is no folder's name.
 
     Raises:
@@ -114,7 +114,7 @@ def make_plan(
     settings = logger["init_args"]
     photos = Path(str((fit["data"].get("init_args") or {}).get("instance_dir", "run")))
     subject = settings.get("name") or safe_name(photos.resolve().name)
-    check_name(name)
+    check_corridor_name(name)
     if (fit.get("step_checkpoint") or {}).get("dirpath"):
         raise UserError(
             "the fits of a corridor would overwrite each other's checkpoints there; leave it out, and each "

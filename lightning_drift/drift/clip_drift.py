@@ -20,7 +20,7 @@ from lightning_drift.common.out_of_memory import Exhausted, Remedy, during
 from lightning_drift.drift.default_clip import VIT_L, VIT_L_CONFIG, VIT_L_WEIGHTS
 from lightning_drift.drift.evaluator import DriftEvaluator
 from lightning_drift.drift.log import Reading, describe_run, log_reading, log_scalars
-from lightning_drift.drift.measures.frozen_clip import check_name, is_here, rehearse_clip
+from lightning_drift.drift.measures.frozen_clip import is_here, refuse_missing, rehearse_clip
 from lightning_drift.drift.measures.language_probe import relative
 from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS, photo_loss
 from lightning_drift.drift.probes import find_probes
@@ -138,7 +138,7 @@ class ClipDrift(Callback):
             UserError: The CLIP is a local folder and cannot be loaded.
         """
         if self.clip is not None and _is_local(self.clip):  # though no milestone asks for it
-            check_name(self.clip, "clip_drift.clip")
+            refuse_missing(self.clip, "clip_drift.clip")
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
         self._begun = False
         self._prepare(trainer, pl_module)

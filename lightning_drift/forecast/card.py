@@ -54,7 +54,7 @@ def affordable(free: float) -> float:
     return (free - CONTEXT - MARGIN) / FRAGMENTS
 
 
-def check_size(size: float | None, dry_run: bool) -> None:
+def check_card(size: float | None, dry_run: bool) -> None:
     """Refuse what is no card's size, or one that nothing would be compared with.
 
     Args:

@@ -189,7 +189,7 @@ def test_whoever_ends_the_reading_of_the_options_is_named(tmp_path: Path) -> Non
     assert reader is not None
     os.kill(reader, signal.SIGTERM)
     assert process.wait(60) == 2
-    told = "error: a process that read the options of the fits was stopped by SIGTERM"
+    told = "error: whoever read the options of the fits was stopped by SIGTERM; start it again"
     assert told in (tmp_path / "said.txt").read_text().splitlines()
     assert not (tmp_path / "tb_logs").exists()
 

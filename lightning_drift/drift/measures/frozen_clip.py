@@ -291,7 +291,7 @@ def is_here(name: str) -> bool:
         return True
 
 
-def check_name(name: str, option: str) -> None:
+def refuse_missing(name: str, option: str) -> None:
     """Refuse the name of a folder that is not there.
 
     Raises:
