@@ -27,6 +27,7 @@ def fit(device: str = "cuda", precision: str = "16-mixed", batch: int = 1, **opt
         gradient_clip_val=1.0,
         gradient_clip_algorithm=None,
         world_size=1,
+        callbacks=[],
         precision=precision,
         state=SimpleNamespace(fn=options.pop("command", "fit")),
         datamodule=SimpleNamespace(batch_size=batch, side=512),
