@@ -14,6 +14,7 @@ from lightning_drift.common.model_name import model_name
 from lightning_drift.common.text import byte_size, listed
 from lightning_drift.export.manifest import foreign
 from lightning_drift.export.model_card import OPENRAIL_FILE
+from lightning_drift.stable_diffusion.loading import FILE_ENDINGS
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 
 CHANGES = ("delta", "lora")
@@ -21,7 +22,7 @@ CHANGES = ("delta", "lora")
 
 _NAME_BYTES = 180
 """The longest name of an export: file systems allow 255 bytes, and the texts beside it add to theirs."""
-_OTHER_FILES = (".ckpt", ".pt", ".pth", ".bin", ".sft")
+_OTHER_FILES = FILE_ENDINGS - {".safetensors"}
 """Endings of weights' files that no export has."""
 _MARGIN = 64 * 2**20  # bytes left free beside the export
 

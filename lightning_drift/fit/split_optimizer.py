@@ -236,9 +236,9 @@ class SplitOptimizer(Optimizer):
             own.update({key: value for key, value in group.items() if key != "params"})
 
 
-# Each updates a tensor from that tensor's own gradient and state, whatever the others are.
 _TAKES_WEIGHTS = (ModelPruning, StochasticWeightAveraging, WeightAveraging)
 """Callbacks that average or prune what a module's parameters hold."""
+# Each updates a tensor from that tensor's own gradient and state, whatever the others are.
 _TENSOR_BY_TENSOR = (torch.optim.Adam, torch.optim.AdamW, Optimizer2State)
 
 

@@ -66,7 +66,7 @@ def check_card(size: float | None, dry_run: bool) -> None:
     """
     if size is None:
         return
-    real(size, "card", above=0, high=1000)
+    Card.of(size)
     if not dry_run:
         raise UserError("it is what --dry_run compares a plan with; give --dry_run too", "card")
 

@@ -32,7 +32,8 @@ from lightning_drift.weights.hashes import files_hash
 from lightning_drift.weights.hub import fetch_folder
 from lightning_drift.weights.torch_file import load_torch_file
 
-_FILE_ENDINGS = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
+FILE_ENDINGS = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
+"""Endings of the names of single files that may hold a model, in small letters."""
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 
 _RAN: set[str] = set()
@@ -157,7 +158,7 @@ def _open(pipeline: str, revision: str | None, base: str | None, above: tuple[Pa
             return _read_file(path, base, (*above, place))
     except OSError as error:
         raise UserError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", pipeline) or path.suffix.lower() in _FILE_ENDINGS:
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", pipeline) or path.suffix.lower() in FILE_ENDINGS:
         raise UserError(
             f"no such model: {pipeline[:200]} is neither a file nor a folder here, and not a hub id "
             "(owner/name)"

@@ -99,7 +99,9 @@ def test_every_mode_takes_what_it_is_forecast_to_take(
         size = 4 if optimizer is torch.optim.AdamW else 1
         assert total(told) == pytest.approx(total(other) - spared + 2 * size * largest, rel=0.07)
     else:
-        assert total(told) == pytest.approx(allocated(module, random_weights(make()), scene), rel=0.07)
+        taken = allocated(module, random_weights(make()), scene)
+        print(f"{model}, {optimizer.__name__}, {mode}: forecast / allocated {total(told) / taken:.3f}")
+        assert total(told) == pytest.approx(taken, rel=0.07)
 
 
 def test_a_rehearsal_leaves_module_and_model_as_they_were(tiny_sd: str) -> None:

@@ -292,15 +292,14 @@ def is_here(name: str) -> bool:
 
 
 def refuse_missing(name: str, option: str) -> None:
-    """Refuse the name of a folder that is not there.
+    """Refuse the name of a local CLIP that is not there.
 
     Raises:
-        UserError: It is neither a folder, nor a hub id, nor ``pocket``.
+        UserError: It is neither a folder nor ``pocket``.
     """
     try:
-        with from_cache(), suppress(NotCachedError):
-            if name != "pocket":
-                _find(name)
+        if name != "pocket":
+            _find(name)
     except UserError as error:
         raise UserError(error.message, option) from error
 
