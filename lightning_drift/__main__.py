@@ -1,7 +1,5 @@
 """``python -m lightning_drift``."""
 
-import sys
+from lightning_drift.cli import own_process
 
-from lightning_drift.cli import main
-
-sys.exit(main())
+own_process()

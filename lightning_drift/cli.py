@@ -4,9 +4,9 @@ import logging
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from lightning_drift.common import ends, streams
+from lightning_drift.common import ends, process, streams
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import shown
@@ -79,6 +79,11 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
+def own_process() -> NoReturn:
+    """Run the command of this process's arguments and end the process; what ``lightning-drift`` calls."""
+    process.run(main)
+
+
 def _answer(words: list[str], argv: list[str] | None) -> int:
     """Run a command; errors that people can mend become a line.
 
@@ -97,11 +102,13 @@ def _answer(words: list[str], argv: list[str] | None) -> int:
     try:
         _check_surroundings()
         if words[0] == "export":
-            from lightning_drift.export.command import main as export
+            with process.importing():
+                from lightning_drift.export.command import main as export
 
             export(words[1:])
         elif words[0] == "corridor":
-            from lightning_drift.corridor.command import main as corridor
+            with process.importing():
+                from lightning_drift.corridor.command import main as corridor
 
             _check_configs(words)
             return corridor(words[1:], _planned)
@@ -148,9 +155,10 @@ def _planned(words: list[str], argv: list[str] | None = None) -> "FitPlan | None
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
     _check_configs(words)
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    with process.importing():
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from lightning_drift.lightning_cli import DriftCLI
+        from lightning_drift.lightning_cli import DriftCLI
 
     for name in ("lightning.pytorch", "lightning.fabric"):  # which set their own level when imported
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -183,4 +191,4 @@ def _check_configs(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    own_process()
