@@ -11,7 +11,7 @@ from typing import NoReturn
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import without looking for garbage: of the half million objects that large packages make none is any."""
+    """Import without looking for garbage: of half a million objects that large packages make none is any."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -43,4 +43,4 @@ def run(command: Callable[[], int | None]) -> NoReturn:
     except SystemExit as stop:
         status = stop.code
         raise
-    sys.exit(status)  # type: ignore[arg-type]
+    sys.exit(status)

@@ -87,7 +87,7 @@ def _together(plan: Plan, left: Sequence[_Left], slots: Sequence[str], fit: FitP
     if fit.times is not None:
         steps = sum(plan.steps[-1] - each.begin for each in left) * fit.times.step
         grids = sum(len(each.steps) + (not each.begin) for each in left)
-        pictures = grids * fit.pictures * (fit.times.picture or 0) if fit.grids else 0
+        pictures = grids * (fit.times.grid or 0) if fit.grids else 0
         together = (steps + pictures) / min(len(slots), len(left))
         lines.append(f"time      about {duration(together)} for all ({fit.times.how})")
     if fit.checkpoint is not None:

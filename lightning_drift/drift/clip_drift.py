@@ -33,7 +33,8 @@ from lightning_drift.fit.milestones import Milestones
 from lightning_drift.fit.runs import run_of
 from lightning_drift.fit.seed_grid import GridPictures, SeedGrid
 from lightning_drift.forecast.rehearsal import Phase
-from lightning_drift.stable_diffusion.sampling import Sampling, rehearse_step
+from lightning_drift.stable_diffusion.sampling import Sampling
+from lightning_drift.stable_diffusion.sampling_peaks import rehearse_step
 
 DEFAULT_THRESHOLDS = Thresholds()
 
@@ -104,8 +105,8 @@ class ClipDrift(Callback):
         grid = self._grid
         if grid is None or self.steps == [] or not grid.phases():
             return []
-        clip, (prompts, _) = self.clip, grid.groups.get(self.language or "", ([], []))
-        together = max(len(NOISE_LEVELS), len(prompts) + 1)
+        clip, language = self.clip, grid.groups.get(self.language or "")
+        together = max(len(NOISE_LEVELS), len(language.prompts) + 1 if language else 0)
         # Pictures are encoded too, which takes what decoding them takes.
         measures = partial(rehearse_step, pictures=together, sampling=Sampling(guidance_scale=1.0))
         phases = [Phase("measures", measures)]
@@ -195,7 +196,8 @@ class ClipDrift(Callback):
         if missing := [step for step in self.steps or [] if step not in rendered]:
             steps = ", ".join(map(str, missing))
             notice(f"clip_drift.steps: nothing is measured at {steps}, which is not in seed_grid.steps")
-        probes = find_probes(grid.groups, self.dream, self.language, getattr(module, "instance_prompt", ""))
+        groups = {name: (group.prompts, group.seeds) for name, group in grid.groups.items()}
+        probes = find_probes(groups, self.dream, self.language, getattr(module, "instance_prompt", ""))
         for remark in probes.remarks:
             notice(remark)
         if not probes.keys:

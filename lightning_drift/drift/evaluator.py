@@ -80,14 +80,18 @@ class DriftEvaluator:
             "model.pipeline": module.stable_diffusion.hash,
             "the autoencoder": weights_hash(module.stable_diffusion.vae),
             "the noise schedule": schedule,
-            "seed_grid.groups": [
-                [prompt, seed, self.probes.roles[prompt]] for prompt, seed in self.probes.keys
-            ],
+            "seed_grid.groups": [self._probe_settings(key, grid) for key in self.probes.keys],
             **{f"seed_grid.{name}": value for name, value in grid.sampling.settings().items()},
             "clip_drift.clip": self.clip.hash if self.clip else None,
             "trainer.precision": precision,
             "device": module.device.type,
         }
+
+    def _probe_settings(self, key: tuple[str, int], grid: SeedGrid) -> list[Any]:
+        """Prompt, seed and role of a picture, and its steps where they are not the grid's."""
+        steps = grid.pictures[key].num_inference_steps
+        own = [] if steps == grid.sampling.num_inference_steps else [steps]
+        return [*key, self.probes.roles[key[0]], *own]
 
     # -- features ---------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,14 +14,51 @@ from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.images.png import save_png
 
 
+class PictureWriter:
+    """Keeps a milestone's pictures one by one while the next ones are sampled.
+
+    Args:
+        folder: The run's grids; a picture becomes ``step=00800/<prompt>_seed0000.png`` in it.
+        step: The milestone.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder = folder / f"step={step:05d}"
+        self._writer = ThreadPoolExecutor(1, "seed grid")
+        self._writing: list[Future[None]] = []
+
+    def write(self, images: Mapping[tuple[str, int], Image.Image]) -> None:
+        """Begin to write pictures, by prompt and seed."""
+        self._writing += [
+            self._writer.submit(save_png, _path(self._folder, prompt, seed), image)
+            for (prompt, seed), image in images.items()
+        ]
+
+    def finish(self) -> None:
+        """Wait until all are written.
+
+        Raises:
+            OSError: One cannot be.
+        """
+        for written in self._writing:
+            written.result()
+
+    def __enter__(self) -> "PictureWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown(cancel_futures=True)
+
+
 def save_pictures(folder: Path, step: int, images: Mapping[tuple[str, int], Image.Image]) -> None:
-    """Keep a milestone's pictures one by one, as ``step=00800/<prompt>_seed0000.png`` in a run's grids.
+    """Write a milestone's pictures as `PictureWriter` does, and wait for it.
 
     Raises:
         OSError: A file cannot be written.
     """
-    for (prompt, seed), image in images.items():
-        save_png(_path(folder / f"step={step:05d}", prompt, seed), image)
+    with PictureWriter(folder, step) as writer:
+        writer.write(images)
+        writer.finish()
 
 
 def save_drift_sheet(path: Path, prompts: Sequence[str], seeds: Sequence[int]) -> None:

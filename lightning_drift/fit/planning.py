@@ -1,6 +1,7 @@
 """The plan of a fit: what its module, its Trainer and its callbacks will do, before it starts."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -156,7 +157,7 @@ def plan_fit(module: "DreamBooth", trainer: Any, base: Base, scene: Scene, begin
         for step in (grid.milestones.steps if grid is not None and grid.groups else [])
         if (step > begin or step == begin == 0) and (end is None or step <= end)
     ]
-    pictures = grid.pictures + len(grid.dial_values) if grid is not None else 0
+    pictures = len(grid.steps) if grid is not None else 0
     side = native_size(base.model)
     sides = (grid.sampling.height or side, grid.sampling.width or side) if grid is not None else (0, 0)
     trained = [base.model.unet, *([base.model.text_encoder] if module.train_text_encoder else [])]
@@ -225,13 +226,14 @@ def _what(
     for callback in callbacks:
         if isinstance(callback, SeedGrid) and callback.pictures and callback.milestones.steps:
             listed = ", ".join(map(str, callback.milestones.steps))
-            sampling = callback.sampling
+            sampling, counts = callback.sampling, Counter(callback.pictures.values())
+            each = ", ".join(f"{count} of {own.num_inference_steps} steps" for own, count in counts.items())
             dial = f" and {len(callback.dial_values)} of the drift dial" if callback.dial_values else ""
             what.append(
                 (
                     "grids",
-                    f"{callback.pictures} pictures{dial} at {listed}; {sampling.num_inference_steps} steps, "
-                    f"guidance {sampling.guidance_scale:g}, {sampling.batch_size} together",
+                    f"{len(callback.pictures)} pictures{dial} at {listed}; {each}, guidance "
+                    f"{sampling.guidance_scale:g}, {callback.together} together",
                 )
             )
         elif isinstance(callback, StepCheckpoint):
@@ -309,7 +311,6 @@ def _take_times(
     """Time a few steps where that is quick; else calculate them where the card's name tells its speed."""
     device = trainer.strategy.root_device
     grid = next((c for c in trainer.callbacks if isinstance(c, SeedGrid) and c.phases()), None)
-    sampling = grid.sampling if grid is not None else None
     told = plan.rehearsals.get(plan.memory) or next(iter(plan.rehearsals.values()), None)
     if told is None:
         plan.untimed = "the step could not be counted"
@@ -320,12 +321,12 @@ def _take_times(
     elif device.type == "cuda" and plan.card is not None:
         try:
             module.memory, asked = (plan.memory if plan.memory in MODES else MODES[0]), module.memory
-            plan.times = timed(module, base.model, scene, sampling, device)
+            plan.times = timed(module, base.model, scene, grid, device)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             forget(error)
-            plan.times = calculated(told, sampling, plan.card)
+            plan.times = calculated(told, grid, plan.card)
             plan.untimed = f"{plan.card.name} has no room for a step now, and how fast it is is not known"
         finally:
             module.memory = asked
@@ -335,7 +336,7 @@ def _take_times(
     elif arithmetic > QUICK:
         plan.untimed = f"a step of {arithmetic / 1e12:.1f} TFLOP takes too long on this CPU to be timed"
     else:
-        plan.times = timed(module, base.model, scene, sampling, device)
+        plan.times = timed(module, base.model, scene, grid, device)
 
 
 def _find_downloads(trainer: Any, base: Base, plan: FitPlan) -> None:

@@ -1,6 +1,6 @@
 """SeedGrid: the same prompts and seeds at every milestone, so that the drift can be seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,32 +14,25 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
-from lightning_drift.common.halving import Batch
+from lightning_drift.common.files import user_path
 from lightning_drift.common.modules import eval_mode, placed
-from lightning_drift.common.names import file_name
-from lightning_drift.common.number_lists import integers
 from lightning_drift.common.out_of_memory import during, sentence
 from lightning_drift.common.prompt_lengths import tell_cut
-from lightning_drift.common.prompt_lists import read_prompts, slug
+from lightning_drift.common.prompt_lists import slug
 from lightning_drift.fit.bar_names import GRID_BAR
 from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
-from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
+from lightning_drift.fit.grid_files import PictureWriter, save_drift_sheet
+from lightning_drift.fit.grid_groups import pictures_of, read_groups, seeds_by_prompt
+from lightning_drift.fit.grid_sampling import GridSampler, Images, Key
 from lightning_drift.fit.less_memory import less_for_a_grid
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.forecast.rehearsal import Phase
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.png import save_png
-from lightning_drift.stable_diffusion.sampling import (
-    Sampling,
-    check_size,
-    dream_all,
-    rehearse_decoding,
-    rehearse_step,
-)
-
-MOST_PICTURES = 10_000
-"""Pictures of one milestone at most."""
+from lightning_drift.stable_diffusion.picture_cache import PictureCache
+from lightning_drift.stable_diffusion.sampling import Sampling, check_size
+from lightning_drift.stable_diffusion.sampling_peaks import rehearse_decoding, rehearse_step
 
 
 @dataclass(frozen=True)
@@ -76,12 +69,13 @@ class SeedGrid(Callback):
 
     Args:
         steps: Optimizer steps to render at; 0 is the base model.
-        groups: Named groups, each with its own ``prompts`` (one prompt, a ``.txt`` file or a list) and
-            ``seeds`` (such as ``0-7``).
+        groups: Named groups, each with its own ``prompts`` (one prompt, a ``.txt`` file or a list), ``seeds``
+            (such as ``0-7``) and, if they are not the grid's, ``num_inference_steps``.
         guidance_scale: Classifier-free guidance; the recipe's 3.0.
         num_inference_steps: DDIM steps.
         negative_prompt: What to steer away from; empty for none.
-        batch_size: Pictures sampled together; halved, with a notice, where they do not fit into the memory.
+        batch_size: Pictures sampled together at most; halved, with a notice, where they do not fit into the
+            memory.
         height: Picture height in pixels, a multiple of 8 for SD v1.5; null for the model's own size.
         width: Picture width likewise.
         drift_dial: Values such as ``0.5,1,1.25`` for one more row at each milestone after 0: the first
@@ -89,6 +83,7 @@ class SeedGrid(Callback):
             ``dial_step=01200.png`` and in TensorBoard as ``dial/<prompt>``. It shows whether taking back some
             of the change, or adding to it, would be better. Needs a copy of the weights in the computer's
             memory while it is made; null for no row.
+        cache_dir: Folder where the base model's pictures are kept for all fits of that base; null for none.
 
     Attributes:
         listeners: What is handed each milestone's pictures, in this order.
@@ -105,6 +100,7 @@ class SeedGrid(Callback):
         height: int | None = None,
         width: int | None = None,
         drift_dial: str | float | list[float] | None = None,
+        cache_dir: str | None = None,
     ) -> None:
         self.sampling = Sampling.read(
             "seed_grid",
@@ -115,33 +111,12 @@ class SeedGrid(Callback):
             width=width,
             batch_size=batch_size,
         )
-        self._batch = Batch(
-            batch_size, "seed_grid.batch_size"
-        )  # a size that did not fit once is not tried again
         self.milestones = Milestones(steps, "seed_grid.steps")
-        self.groups: dict[str, tuple[list[str], list[int]]] = {}
-        for name, group in (groups or {}).items():
-            file_name(name, "seed_grid.groups")  # a grid's file is called so
-            option = f"seed_grid.groups.{name}"
-            if not isinstance(group, dict) or set(group) - {"prompts", "seeds"} or "prompts" not in group:
-                raise UserError("give prompts and seeds, for example {prompts: 'a tree', seeds: 0-7}", option)
-            prompts = read_prompts(group["prompts"], f"{option}.prompts")
-            self.groups[name] = prompts, integers(group.get("seeds", "0-7"), f"{option}.seeds")
-        count = sum(len(prompts) * len(seeds) for prompts, seeds in self.groups.values())
-        if count > MOST_PICTURES:
-            raise UserError(
-                f"the groups hold {count:,} pictures, more than {MOST_PICTURES:,}; give fewer prompts or "
-                "seeds",
-                "seed_grid.groups",
-            )
-        by_name: dict[str, str] = {}
-        for prompt in (prompt for prompts, _ in self.groups.values() for prompt in prompts):
-            if by_name.setdefault(slug(prompt), prompt) != prompt:
-                raise UserError(
-                    f"{by_name[slug(prompt)]!r} and {prompt!r} differ only in punctuation "
-                    "or case, and their grids would share a name; keep one of them",
-                    "seed_grid.groups",
-                )
+        self.groups = read_groups(groups, self.sampling)
+        #: How each picture of a milestone is sampled, by prompt and seed.
+        self.pictures = pictures_of(self.groups)
+        self._sampler = GridSampler(self.pictures, batch_size)
+        self.cache_dir = cache_dir
         self.dial_values = read_values(drift_dial, "seed_grid.drift_dial")
         if self.dial_values and "dial" in self.groups:
             raise UserError("the name dial is taken by seed_grid.drift_dial; use another", "seed_grid.groups")
@@ -159,8 +134,8 @@ class SeedGrid(Callback):
             check_size(pl_module.stable_diffusion, "seed_grid", self.sampling.height, self.sampling.width)
             self.milestones.announce(trainer)
             if self.milestones.steps:
-                prompts = [prompt for prompts, _ in self.groups.values() for prompt in prompts]
-                tell_cut(pl_module.stable_diffusion.tokenizer, [*prompts, self.sampling.negative_prompt])
+                prompts = [*seeds_by_prompt(self.groups), self.sampling.negative_prompt]
+                tell_cut(pl_module.stable_diffusion.tokenizer, prompts)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Render the base model, unless this run goes on from a checkpoint."""
@@ -191,16 +166,20 @@ class SeedGrid(Callback):
             return
         pictures = GridPictures(step)
         if trainer.is_global_zero:
-            with during(
-                f"the seed grid at step {step} with one picture at a time",
-                lambda full: less_for_a_grid(pl_module, full, self.sampling),
-            ):
-                images = self.render(trainer, pl_module, f"{GRID_BAR} {step}")
-            pictures = GridPictures(step, images)
             validating = trainer.state.fn == "validate"
             folder = Path(trainer.default_root_dir if validating else run or trainer.default_root_dir)
             place = folder / (f"validate/step={step:05d}" if validating else "grids")
-            self._write(place, pictures, over_time=not validating)
+            title, keys = f"{GRID_BAR} {step}", list(self.pictures)
+            with PictureWriter(place, step) as writer:
+                with during(
+                    f"the seed grid at step {step} with one picture at a time",
+                    lambda full: less_for_a_grid(pl_module, full, self.sampling),
+                ):
+                    single = bool if validating else writer.write
+                    untouched = step == 0 and not trainer.ckpt_path
+                    images = self.sample(trainer, pl_module, keys, title, single, untouched)
+                pictures = GridPictures(step, images)
+                self._write(place, pictures, writer, over_time=not validating)
             if not validating:
                 self._log(trainer, pictures)
             if self.dial_values and step:
@@ -209,25 +188,36 @@ class SeedGrid(Callback):
         for listener in self.listeners:
             listener.on_grid(trainer, pl_module, pictures)
 
-    def render(self, trainer: Trainer, pl_module: Any, title: str) -> dict[tuple[str, int], Image.Image]:
-        """Sample every (prompt, seed) of all groups once, in the groups' order.
+    def sample(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        keys: Sequence[Key],
+        title: str,
+        made: Callable[[Images], object] = bool,
+        base: bool = False,
+    ) -> Images:
+        """Sample pictures with the grid's settings.
 
         Modes of all submodules are restored one by one afterwards, and no generator but our own is used.
-        """
-        keys = list(
-            dict.fromkeys((p, s) for prompts, seeds in self.groups.values() for p in prompts for s in seeds)
-        )
-        return dict(zip(keys, self.sample(trainer, pl_module, keys, title), strict=True))
 
-    def sample(
-        self, trainer: Trainer, pl_module: Any, keys: Sequence[tuple[str, int]], title: str
-    ) -> list[Image.Image]:
-        """Sample pictures of (prompt, seed) with the grid's settings; modes are restored as in ``render``."""
-        precision = trainer.strategy.precision_plugin
-        vae = pl_module.stable_diffusion.vae
+        Args:
+            trainer: The Trainer.
+            pl_module: The module whose model is asked.
+            keys: Prompt and seed of each picture, all of the grid's.
+            title: What the progress bar says.
+            made: Called with each batch of pictures.
+            base: Whether the model is an untouched base, whose pictures are kept in ``cache_dir``.
+        """
+        model = pl_module.stable_diffusion
+        cache = None
+        if base and self.cache_dir is not None:
+            folder = user_path(self.cache_dir, "seed_grid.cache_dir")
+            precision = "float32" if trainer.precision == "32-true" else str(trainer.precision)
+            cache = PictureCache(folder, model, model.hash, precision)
         with (
-            eval_mode(pl_module.unet, pl_module.text_encoder, vae),
-            placed(vae, pl_module.device),
+            eval_mode(pl_module.unet, pl_module.text_encoder, model.vae),
+            placed(model.vae, pl_module.device),
             tqdm(
                 total=len(keys),
                 desc=title,
@@ -237,44 +227,45 @@ class SeedGrid(Callback):
                 disable=not _bar_shown(trainer),
             ) as bar,
         ):
-            return dream_all(
-                pl_module.stable_diffusion,
-                keys,
-                self.sampling,
-                precision.forward_context,
-                bar.update,
-                self._batch,
-            )
+
+            def take(images: Images) -> None:
+                made(images)
+                bar.update(len(images))
+
+            context = trainer.strategy.precision_plugin.forward_context
+            return self._sampler.sample(model, keys, context, take, cache)
 
     def phases(self) -> list[Phase]:
         """What takes most memory of a grid, for a rehearsal."""
-        together = min(self.pictures, self.sampling.batch_size)
-        if not together or not self.milestones.steps:
+        if not self.pictures or not self.milestones.steps:
             return []
         return [
-            Phase("grids", partial(rehearse_step, pictures=together, sampling=self.sampling)),
+            Phase("grids", partial(rehearse_step, pictures=self.together, sampling=self.sampling)),
             Phase("decoding", partial(rehearse_decoding, sampling=self.sampling)),
         ]
 
     @property
-    def pictures(self) -> int:
-        """Pictures of one milestone, without the dial's."""
-        keys = {(p, s) for prompts, seeds in self.groups.values() for p in prompts for s in seeds}
-        return len(keys)
+    def together(self) -> int:
+        """Pictures that are sampled together at most."""
+        return max(map(self._sampler.together, self.pictures.values()), default=0)
+
+    @property
+    def steps(self) -> list[int]:
+        """DDIM steps of each picture of a milestone after the first, the dial's too."""
+        dial = next(iter(self.pictures.values()), self.sampling)
+        pictures = [*self.pictures.values(), *[dial] * len(self.dial_values)]
+        return [sampling.num_inference_steps for sampling in pictures]
 
     def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
         """The row of drift values; a base that is gone, a full disk or memory costs the row only."""
-        prompts, seeds = next(iter(self.groups.values()))
+        prompt, seed = key = next(iter(self.pictures))
         try:
             images = dial_pictures(
                 pl_module,
                 self.dial_values,
-                lambda title: self.sample(trainer, pl_module, [(prompts[0], seeds[0])], title)[0],
+                lambda title: self.sample(trainer, pl_module, [key], title)[key],
             )
-            save_png(
-                folder / f"dial_step={step:05d}.png",
-                dial_sheet(images, self.dial_values, prompts[0], seeds[0]),
-            )
+            save_png(folder / f"dial_step={step:05d}.png", dial_sheet(images, self.dial_values, prompt, seed))
         except Exception as error:
             full = sentence(error)
             if not full and not isinstance(error, UserError | OSError):
@@ -282,32 +273,27 @@ class SeedGrid(Callback):
             notice(f"cannot make the dial's row at step {step}: {full or error}; the run goes on")
             return
         if trainer.state.fn != "validate":
-            self._add_row(trainer, f"dial/{slug(prompts[0])}", images, step)
+            self._add_row(trainer, f"dial/{slug(prompt)}", images, step)
 
-    def _write(self, folder: Path, pictures: GridPictures, over_time: bool) -> None:
+    def _write(self, folder: Path, pictures: GridPictures, writer: PictureWriter, over_time: bool) -> None:
         """One labelled sheet per group. A full disk costs the sheets, not the run."""
         try:
-            for name, (prompts, seeds) in self.groups.items():
+            for name, group in self.groups.items():
                 sheet = contact_sheet(
-                    [pictures.images[prompt, seed] for prompt in prompts for seed in seeds],
-                    rows=[prompt or "(empty prompt)" for prompt in prompts],
-                    columns=[str(seed) for seed in seeds],
+                    [pictures.images[key] for key in group.keys],
+                    rows=[prompt or "(empty prompt)" for prompt in group.prompts],
+                    columns=[str(seed) for seed in group.seeds],
                 )
                 save_png(folder / f"{name}_step={pictures.step:05d}.png", sheet)
-            if over_time:
-                save_pictures(folder, pictures.step, pictures.images)
-                for name, (prompts, seeds) in self.groups.items():
-                    save_drift_sheet(folder / f"{name}_drift.png", prompts, seeds)
+            writer.finish()
+            for name, group in self.groups.items() if over_time else ():
+                save_drift_sheet(folder / f"{name}_drift.png", group.prompts, group.seeds)
         except OSError as error:
             notice(f"cannot write the grids in {folder}: {error.strerror or error}; the fit goes on")
 
     def _log(self, trainer: Trainer, pictures: GridPictures) -> None:
         """Each prompt's row of pictures under one tag over all steps."""
-        rows: dict[str, list[int]] = {}
-        for prompts, seeds in self.groups.values():
-            for prompt in prompts:
-                rows[prompt] = list(dict.fromkeys([*rows.get(prompt, []), *seeds]))
-        for prompt, seeds in rows.items():
+        for prompt, seeds in seeds_by_prompt(self.groups).items():
             images = [pictures.images[prompt, seed] for seed in seeds]
             self._add_row(trainer, f"grid/{slug(prompt)}", images, pictures.step)
 

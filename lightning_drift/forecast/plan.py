@@ -16,12 +16,12 @@ class Times:
 
     Attributes:
         step: An optimizer step.
-        picture: A picture of a grid; None where there are none.
+        grid: The pictures of one milestone; None where there are none.
         how: How that is known, such as "timed on NVIDIA L4".
     """
 
     step: float
-    picture: float | None
+    grid: float | None
     how: str
 
 
@@ -117,9 +117,8 @@ class FitPlan:
             return f"not known: {self.untimed}"
         rest = max(0, (self.end or 0) - self.begin)
         parts = [f"steps about {duration(rest * self.times.step)}" if self.end else ""]
-        if self.times.picture is not None and self.grids:
-            seconds = len(self.grids) * self.pictures * self.times.picture
-            parts.append(f"grids about {duration(seconds)}")
+        if self.times.grid is not None and self.grids:
+            parts.append(f"grids about {duration(len(self.grids) * self.times.grid)}")
         return f"{', '.join(filter(None, parts))} ({self.times.how})"
 
     def _fetched(self, name: str) -> str:

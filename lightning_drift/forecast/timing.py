@@ -1,11 +1,11 @@
-"""Seconds of a step and of a picture, on a device with random weights, or calculated for a card."""
+"""Seconds of a step and of a grid, on a device with random weights, or calculated for a card."""
 
 import time
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -21,36 +21,52 @@ QUICK = 5e10
 """Arithmetic of a step, in FLOP, that a CPU is asked to do for a plan: a second or so."""
 
 
-def calculated(told: Rehearsal, sampling: Sampling | None, card: Card) -> Times | None:
+class Grid(Protocol):
+    """The pictures of a milestone, as `SeedGrid` has them.
+
+    Attributes:
+        sampling: How they are sampled, but for their steps.
+        together: Pictures that are sampled together.
+        steps: DDIM steps of each picture.
+    """
+
+    sampling: Sampling
+
+    @property
+    def together(self) -> int: ...  # noqa: D102
+
+    @property
+    def steps(self) -> list[int]: ...  # noqa: D102
+
+
+def calculated(told: Rehearsal, grid: Grid | None, card: Card) -> Times | None:
     """Seconds from arithmetic and a card's name; None where that tells nothing.
 
     Args:
         told: What was counted.
-        sampling: Of the grid; None without one.
+        grid: The pictures of a milestone; None without any.
         card: The card.
     """
     step = card.seconds(told.work["step"])
     if step is None:
         return None
-    picture = None
-    if sampling is not None and "grids" in told.work:
+    pictures = None
+    if grid is not None and "grids" in told.work:
         forward, decoding = card.seconds(told.work["grids"]), card.seconds(told.work["decoding"])
         assert forward is not None
         assert decoding is not None
-        picture = forward * sampling.num_inference_steps / sampling.batch_size + decoding
-    return Times(step, picture, f"calculated from the arithmetic and the data sheet of {card.name}")
+        pictures = forward * sum(grid.steps) / grid.together + decoding * len(grid.steps)
+    return Times(step, pictures, f"calculated from the arithmetic and the data sheet of {card.name}")
 
 
-def timed(
-    module: Any, base: StableDiffusion, scene: Scene, sampling: Sampling | None, device: torch.device
-) -> Times:
+def timed(module: Any, base: StableDiffusion, scene: Scene, grid: Grid | None, device: torch.device) -> Times:
     """Seconds on a device, with random weights of the base's shapes.
 
     Args:
         module: A `DreamBooth`; not changed.
         base: Its base, on the meta device.
         scene: What decides a step.
-        sampling: Of the grid; None without one.
+        grid: The pictures of a milestone; None without any.
         device: Where to compute.
 
     Raises:
@@ -60,15 +76,17 @@ def timed(
     context = _Context(device, scene)
     twin, optimizer = trained_over(module, model, scene)
     step = _seconds(lambda: training_step(twin, optimizer, scene, context), device, count=2)
-    picture = None
-    if sampling is not None:
+    pictures = None
+    if grid is not None:
+        sampling = replace(grid.sampling, batch_size=grid.together)
         with eval_mode(twin.unet, twin.text_encoder):
             short = _seconds(partial(_dreams, model, sampling, context, 1), device)
             long = _seconds(partial(_dreams, model, sampling, context, 3), device, warm=False)
         slope = max(0.0, long - short) / 2
-        picture = (short + slope * (sampling.num_inference_steps - 1)) / sampling.batch_size
+        rest = max(0.0, short - slope) * len(grid.steps)
+        pictures = (slope * sum(grid.steps) + rest) / grid.together
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
-    return Times(step, picture, f"timed on {name} with random weights")
+    return Times(step, pictures, f"timed on {name} with random weights")
 
 
 class _Context:

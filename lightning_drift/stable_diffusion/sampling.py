@@ -14,7 +14,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.halving import Batch
 from lightning_drift.common.numbers import MOST_TOGETHER, real, whole
 from lightning_drift.common.prompt_lists import check_text
-from lightning_drift.stable_diffusion.autoencoder import decode, decode_latent, vae_factor
+from lightning_drift.stable_diffusion.autoencoder import decode_latent, vae_factor
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 
 # What a DDIM of the same model shares with the scheduler that the model was saved with.
@@ -204,7 +204,7 @@ def dream(
         ValueError: Some guidance scales are above 1 and some are not.
     """
     sampling = sampling or Sampling()
-    shape = (1, *_latent_shape(model, sampling))
+    shape = (1, *latent_shape(model, sampling))
     device = model.unet.device
     scheduler = ddim(model.scheduler_config)
     scheduler.set_timesteps(sampling.num_inference_steps, device=device)
@@ -223,12 +223,12 @@ def dream(
         if guided:
             condition = torch.cat([states[texts.index(negative)].expand_as(condition), condition])
         for timestep in scheduler.timesteps:
-            prediction = _predict(model, latents, timestep, condition, scale if guided else None)
+            prediction = predict_noise(model, latents, timestep, condition, scale if guided else None)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
     return [decode_latent(model, latent) for latent in latents]
 
 
-def _predict(
+def predict_noise(
     model: StableDiffusion, latents: Tensor, timestep: Tensor, condition: Tensor, scale: Tensor | None
 ) -> Tensor:
     """The noise in latents [b, 4, h, w], float32; with guidance where there is a scale, [b, 1, 1, 1]."""
@@ -241,40 +241,34 @@ def _predict(
     return unconditional + scale * (conditional - unconditional)
 
 
-@torch.no_grad()
-def rehearse_step(
-    model: StableDiffusion,
-    forward_context: Callable[[], AbstractContextManager[Any]],
-    pictures: int,
-    sampling: Sampling,
-) -> None:
-    """One step of `dream`, on a model that may be without weights; no picture comes of it.
-
-    Args:
-        model: The parts, on one device.
-        forward_context: As for `dream`.
-        pictures: How many are sampled together.
-        sampling: As for `dream`.
-    """
-    device, guided = model.unet.device, sampling.guidance_scale > 1.0
-    latents = torch.zeros((pictures, *_latent_shape(model, sampling)), device=device)
-    scale = torch.ones((pictures, 1, 1, 1), device=device) if guided else None
-    with forward_context():
-        states = encode_prompts(model, [str(number) for number in range(pictures + guided)])
-        condition = states[[0] * pictures * (1 + guided)].to(model.unet.dtype)
-        _predict(model, latents, torch.zeros((), dtype=torch.long, device=device), condition, scale)
-
-
-@torch.no_grad()
-def rehearse_decoding(model: StableDiffusion, _: object, sampling: Sampling) -> None:
-    """Likewise the decoding of one picture."""
-    decode(model, torch.zeros(_latent_shape(model, sampling), device=model.unet.device))
-
-
-def _latent_shape(model: StableDiffusion, sampling: Sampling) -> tuple[int, int, int]:
+def latent_shape(model: StableDiffusion, sampling: Sampling) -> tuple[int, int, int]:
+    """Channels, height and width of a picture's latents."""
     factor, side = vae_factor(model), native_size(model)
     height, width = sampling.height or side, sampling.width or side
     return int(model.unet.config.in_channels), height // factor, width // factor
+
+
+class EncodedPrompts:
+    """Encodes prompts, each once and by itself, so that its states follow from nothing else."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, Tensor] = {}
+
+    def __call__(self, model: StableDiffusion, prompts: Sequence[str]) -> Tensor:
+        """Text-encoder states as `encode_prompts` gives them, up to rounding."""
+        for prompt in prompts:
+            if prompt not in self._states:
+                self._states[prompt] = encode_prompts(model, [prompt])
+        return torch.cat([self._states[prompt] for prompt in prompts])
+
+
+def even(count: int, most: int) -> int:
+    """How many of ``count`` pictures are sampled together, at most ``most``: batches are of one size.
+
+    >>> even(12, 8)
+    6
+    """
+    return -(-count // -(-count // most)) if count else most
 
 
 def dream_all(
@@ -282,25 +276,31 @@ def dream_all(
     pictures: Sequence[tuple[str, int]],
     sampling: Sampling,
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    advance: Callable[[int], object] = bool,
+    made: Callable[[Sequence[Image.Image]], object] = bool,
     batch: Batch | None = None,
+    encode: EncodedPrompts | None = None,
 ) -> list[Image.Image]:
-    """Sample pictures of (prompt, seed) in batches of ``sampling.batch_size``; see `dream`.
+    """Sample pictures of (prompt, seed) in batches; see `dream`.
 
-    A batch that does not fit into the memory is halved.
+    Every batch is filled up to one size, and a batch that does not fit into the memory is halved. A picture
+    then follows from its prompt and seed and that size, whatever else is sampled.
 
     Args:
         model: As for `dream`.
         pictures: A prompt and a seed for each picture.
-        sampling: How to sample.
+        sampling: How to sample; its batch size is the largest.
         forward_context: As for `dream`.
-        advance: Called with the number of new pictures after each batch, such as a progress bar's ``update``.
-        batch: Their batches, where the caller keeps a size that fitted; it takes the place of
-            ``sampling.batch_size``.
+        made: Called with the new pictures after each batch.
+        batch: Their batches, where the caller knows the size; it takes the place of ``sampling.batch_size``.
+        encode: Prompts that were encoded already, by this model with these weights.
     """
+    batch = batch or Batch(even(len(pictures), sampling.batch_size), filled=True)
+    encode = encode or EncodedPrompts()
 
     def some(part: Sequence[tuple[str, int]]) -> list[Image.Image]:
-        prompts, seeds = zip(*part, strict=True)
-        return dream(model, prompts, seeds, sampling, forward_context=forward_context)
+        prompts, seeds = zip(*part, *[part[-1]] * ((batch.size or 0) - len(part)), strict=True)
+        images = dream(model, prompts, seeds, sampling, forward_context=forward_context, encode=encode)
+        made(images[: len(part)])
+        return images[: len(part)]
 
-    return (batch or Batch(sampling.batch_size)).map(pictures, some, advance)
+    return batch.map(pictures, some)

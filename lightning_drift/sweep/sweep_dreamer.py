@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.files import user_path
 from lightning_drift.common.halving import Batch
 from lightning_drift.common.out_of_memory import during
 from lightning_drift.common.prompt_lengths import tell_cut
@@ -20,11 +21,13 @@ from lightning_drift.images.png import Picture, parameters_digest
 from lightning_drift.stable_diffusion.interpolation import interpolated, load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
+from lightning_drift.stable_diffusion.picture_cache import PictureCache
 from lightning_drift.stable_diffusion.sampling import Sampling, dream, encode_prompts
 from lightning_drift.sweep.cells import SweepRequest
 from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.plan import plan
 from lightning_drift.sweep.report import SweepReport, refuse_foreign
+from lightning_drift.weights.hashes import files_hash
 
 IMAGES = "images"
 """The folder of a sweep's pictures, within the output folder."""
@@ -45,6 +48,8 @@ class SweepDreamer(LightningModule):
         generator_device: Where the starting noise is drawn. "cpu": the same picture on any machine. "cuda":
             the noise of ``torch.Generator("cuda")``, as most notebooks draw it.
         dtype: Precision of UNet and text encoder; "auto" is float16 on a CUDA device and float32 elsewhere.
+        cache_dir: Folder where the pictures of base models are kept for all sweeps and fits of that base;
+            null for none.
     """
 
     def __init__(
@@ -54,8 +59,11 @@ class SweepDreamer(LightningModule):
         width: int | None = None,
         generator_device: Literal["cpu", "cuda"] = "cpu",
         dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
+        cache_dir: str | None = None,
     ) -> None:
         super().__init__()
+        self.cache_dir = cache_dir
+        self._cache: PictureCache | None = None  # of the loaded model, if it is a base
         self.sampling = Sampling.read(
             "model",
             negative_prompt=negative_prompt,
@@ -142,8 +150,26 @@ class SweepDreamer(LightningModule):
     def render(self, requests: Sequence[SweepRequest], size: int, device: torch.device) -> list[Any]:
         """The pictures of requests that can be sampled together, in batches of a size, on a device."""
         self._use(requests[0].model, requests[0].drift, device)
+        self._batch.size = together = self._batch.size or size
+        cache = self._cache
+        if cache is None:
+            return self._made(requests)
+        known = {each: cache.get(*self._picture(each), together) for each in requests}
+        missing = [each for each in requests if known[each] is None]
+        images = self._made(missing)
+        for each, image in zip(missing, images, strict=True):
+            cache.put(image, *self._picture(each), self._batch.size)
+        known |= zip(missing, images, strict=True)
+        return [known[each] for each in requests]
+
+    def _picture(self, request: SweepRequest) -> tuple[str, int, Sampling]:
+        return request.prompt, request.seed, self.sampling_of(request)
+
+    def _made(self, requests: Sequence[SweepRequest]) -> list[Any]:
+        """Pictures of the loaded model."""
+        if not requests:
+            return []
         sampling = self.sampling_of(requests[0])
-        self._batch.size = self._batch.size or size
         with during("one picture of the sweep at a time", lambda _: smaller_pictures(sampling)):
             return self._batch.map(requests, lambda part: self._filled(part, sampling))
 
@@ -169,11 +195,12 @@ class SweepDreamer(LightningModule):
         started = perf_counter()
         self._use(request.model, request.drift, device)
         loading = perf_counter() - started
-        self.render([_with_steps(request, 1)] * size, size, device)  # warms up
+        self._batch.size = self._batch.size or size
+        self._made([_with_steps(request, 1)] * size)  # warms up
         taken = []
         for steps in (1, 3):
             started = perf_counter()
-            self.render([_with_steps(request, steps)] * size, size, device)
+            self._made([_with_steps(request, steps)] * size)
             taken.append(perf_counter() - started)
         step = max(0.0, taken[1] - taken[0]) / 2
         return loading, max(0.0, taken[0] - step), step
@@ -197,6 +224,11 @@ class SweepDreamer(LightningModule):
             self._tell_cut()
         self._model, self._drift = model, drift
         self._states = {}
+        self._cache = None
+        if self.cache_dir is not None and model.base is None:
+            folder = user_path(self.cache_dir, "model.cache_dir")
+            precision = str(self._loaded.unet.dtype).removeprefix("torch.")
+            self._cache = PictureCache(folder, self._loaded, files_hash(model.opened.files), precision)
 
     def _tell_cut(self) -> None:
         """Say once for each tokenizer's length which of the sweep's prompts are longer."""
@@ -208,7 +240,7 @@ class SweepDreamer(LightningModule):
 
     def release(self) -> None:
         """Give back the memory of the model that was used last."""
-        self._loaded = self._model = None
+        self._loaded = self._model = self._cache = None
         self._states = {}
 
     def _encode(self, model: StableDiffusion, prompts: Sequence[str]) -> Tensor:

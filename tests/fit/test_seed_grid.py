@@ -140,6 +140,23 @@ def test_the_base_grid_shows_the_base_model(tiny_sd: str, trainer: Any, tmp_path
     assert np.abs(rendered - np.asarray(image, dtype=int)).max() <= 1
 
 
+def test_a_group_has_steps_of_its_own(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
+    from lightning_drift.stable_diffusion.loading import load_stable_diffusion
+    from lightning_drift.stable_diffusion.sampling import Sampling, dream
+
+    few = {"prompts": "a sea", "seeds": "3-4", "num_inference_steps": 3}
+    grid, history = SeedGrid("0,1", GROUPS | {"few": few}, num_inference_steps=2), GridHistory()
+    grid.listeners.append(history)
+    trainer(max_steps=1, callbacks=[grid]).fit(DreamBooth(tiny_sd), datamodule=Latents())
+    model = load_stable_diffusion(tiny_sd)
+    for prompt, seed, steps in (("a lake", 7, 2), ("a sea", 3, 3), ("a sea", 4, 3)):
+        (image,) = dream(model, [prompt], [seed], Sampling(num_inference_steps=steps))
+        rendered = np.asarray(history.images[0][prompt, seed], dtype=int)
+        assert np.abs(rendered - np.asarray(image, dtype=int)).max() <= 1
+    assert set(history.images[1]) == set(history.images[0])
+    assert (tmp_path / "grids" / "few_step=00001.png").is_file()
+
+
 def test_the_picture_size_is_an_option_and_checked_before_training(
     tiny_sd: str, trainer: Any, tmp_path: Path
 ) -> None:
@@ -192,6 +209,14 @@ def test_a_grid_that_cannot_be_written_does_not_stop_the_fit(
             "seed_grid.groups.a.prompts: cannot read the prompt file no.txt",
         ),
         ({"groups": {"a": {"prompts": ["A, b", "a b"]}}}, "'A, b' and 'a b' differ only in punctuation"),
+        (
+            {"groups": {"a": {"prompts": "x", "num_inference_steps": 0}}},
+            "seed_grid.groups.a.num_inference_steps: 0 is out of range",
+        ),
+        (
+            {"groups": {"a": {"prompts": "x"}, "b": {"prompts": ["y", "x"], "num_inference_steps": 9}}},
+            "'x' is in two groups, once with 50 steps and once with 9",
+        ),
         ({"num_inference_steps": 0}, "seed_grid.num_inference_steps: 0 is out of range"),
         ({"batch_size": 0}, "seed_grid.batch_size: 0"),
     ],
