@@ -227,7 +227,9 @@ def _what(
         if isinstance(callback, SeedGrid) and callback.pictures and callback.milestones.steps:
             listed = ", ".join(map(str, callback.milestones.steps))
             sampling, counts = callback.sampling, Counter(callback.pictures.values())
-            each = ", ".join(f"{count} of {own.num_inference_steps} steps" for own, count in counts.items())
+            each = f"{sampling.num_inference_steps} steps"
+            if set(counts) != {sampling}:
+                each = ", ".join(f"{n} of {own.num_inference_steps} steps" for own, n in counts.items())
             dial = f" and {len(callback.dial_values)} of the drift dial" if callback.dial_values else ""
             what.append(
                 (

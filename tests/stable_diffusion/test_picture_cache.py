@@ -13,8 +13,11 @@ from helpers.stand_ins import Latents
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
+from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.sweep.data import Sweep
+from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
 GROUPS: dict[str, dict[str, Any]] = {
     "dream": {"prompts": "a tree, a moon", "seeds": "0-2"},
@@ -147,3 +150,36 @@ def test_a_folder_that_cannot_be_written_costs_a_notice(
     told = [line for line in capsys.readouterr().err.splitlines() if "cannot be kept" in line]
     assert len(told) == 1
     assert same(pictures, base_pictures(tiny_sd, trainer, None)[0])
+
+
+def swept(tiny_sd: str, trainer: Any, to: Path, cache: Path | None) -> tuple[dict[str, Image.Image], int]:
+    """The pictures of a sweep over the language group's prompts and seeds, and how many latents it took."""
+    data = Sweep(
+        tiny_sd,
+        prompts=GROUPS["language"]["prompts"],
+        seeds="1,7",
+        num_inference_steps=1,
+        batch_size=4,
+        measure=False,
+    )
+    dreamer = SweepDreamer(cache_dir=None if cache is None else str(cache))
+    with counted() as asked:
+        trainer(callbacks=[ImageWriter(str(to), contact_sheet=False)]).predict(dreamer, datamodule=data)
+    return {path.name: Image.open(path).copy() for path in (to / "images").glob("*.png")}, asked.count
+
+
+def test_sweeps_and_fits_share_the_pictures_of_a_base(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    alone, asked = swept(tiny_sd, trainer, tmp_path / "alone", None)
+    assert (len(alone), asked) == (4, 8)
+    assert swept(tiny_sd, trainer, tmp_path / "first", base)[1] == 8
+    fitted, asked = base_pictures(tiny_sd, trainer, base)
+    assert asked == ALL - 8
+    again, asked = swept(tiny_sd, trainer, tmp_path / "second", base)
+    assert asked == 0
+    assert alone.keys() == again.keys()
+    for name, image in alone.items():
+        prompt = "a lake" if name.startswith("a-lake") else "a red car"
+        seed = 1 if "_seed0001" in name else 7
+        for other in (again[name], fitted[prompt, seed]):
+            assert np.array_equal(np.asarray(image), np.asarray(other))
