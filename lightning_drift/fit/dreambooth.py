@@ -25,6 +25,7 @@ from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_
 from lightning_drift.fit.recompute import recompute_activations
 from lightning_drift.fit.resume import check_optimizer_state
 from lightning_drift.fit.split_optimizer import SplitOptimizer, check_split
+from lightning_drift.fit.step_graph import Record, StepGraph, why_eager
 from lightning_drift.fit.step_log import LogSteps
 from lightning_drift.fit.step_watch import StepWatch
 from lightning_drift.fit.weight_change import WeightChange
@@ -76,6 +77,11 @@ class DreamBooth(LightningModule):
             ``trainer.precision`` 16-mixed on a GPU, one device and ``trainer.accumulate_grad_batches`` 1.
             Runs go from one mode to another. "auto" takes the first whose forecast fits the free memory of
             the GPU, and says which and why; on a CPU that is "full".
+        cuda_graph: On a GPU, replay forward and backward of the step as one CUDA graph, which computes the
+            same with one launch (`StepGraph`); false launches kernel by kernel. Where it cannot be (memory
+            modes that make parts of a step again, several batches or devices), one line says why.
+        torch_compile: Compile the UNet's training step with ``torch.compile``; it rounds otherwise than the
+            uncompiled one, so the recipe records it. Takes minutes at the start and needs a C++ compiler.
         gradient_checkpointing: Recompute activations in the backward pass; saves memory only at batch sizes
             above 1.
         weight_change_every_n_steps: How often to log the relative weight change of each block; 0 for never.
@@ -96,6 +102,8 @@ class DreamBooth(LightningModule):
         pad_tokens: Literal["maximum", "none"] = "maximum",
         latents: Literal["cached", "reencode"] = "cached",
         memory: Literal["auto", "full", "split", "deferred", "recompute", "paged"] = "full",
+        cuda_graph: bool = True,
+        torch_compile: bool = False,
         gradient_checkpointing: bool = False,
         weight_change_every_n_steps: int = 50,
         log_every_n_steps: int = 10,
@@ -122,6 +130,8 @@ class DreamBooth(LightningModule):
         self.pad_tokens = pad_tokens
         self.latents_mode = latents
         self.memory: str = memory
+        self.cuda_graph = cuda_graph
+        self.torch_compile = torch_compile
         self.gradient_checkpointing = gradient_checkpointing
         self.weight_change_every_n_steps = weight_change_every_n_steps
         self.log_every_n_steps = log_every_n_steps
@@ -131,6 +141,8 @@ class DreamBooth(LightningModule):
         self.resumed_changes: dict[str, tuple[Any, Any]] = {}  # of the recipe: what it was, what it is
         self.watch = StepWatch()
         self._frozen_condition: Tensor | None = None
+        self._graph: StepGraph | None = None
+        self._compiled: Any = None  # the UNet's forward, no module, so that the state dict stays as it is
         self._opened: OpenedPipeline | None = None  # between setup and configure_model
 
     # -- loading ----------------------------------------------------------------------------------------
@@ -194,6 +206,7 @@ class DreamBooth(LightningModule):
                 (enable or getattr(self.text_encoder, old))()
         elif MEMORY_MODES[self.memory].recompute:
             recompute_activations(self.unet)
+        self._compiled = torch.compile(self.unet.forward) if self.torch_compile else None
         self.scheduler = DDPMScheduler.from_config(model.scheduler_config)
         if self.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
             kind = self.scheduler.config.prediction_type
@@ -212,7 +225,8 @@ class DreamBooth(LightningModule):
         twin._modules = {}
         twin._trainer = trainer
         twin.watch = StepWatch(model.unet.device)
-        twin._frozen_condition = None
+        twin._frozen_condition = twin._graph = None
+        twin.torch_compile = False
         twin.weight_change_every_n_steps = 0
         twin._take(model)
         return twin.to(model.unet.device)
@@ -266,6 +280,25 @@ class DreamBooth(LightningModule):
     def on_train_start(self) -> None:
         """Apply this run's optimizer settings, which a checkpoint's optimizer state would else override."""
         set_groups(self.trainer.optimizers[0], self._group_settings)
+        self._graph = None
+        if self.cuda_graph and self.device.type == "cuda":
+            if why := why_eager(self, self.trainer):
+                notice(f"training steps are not replayed as a CUDA graph: {why}")
+            else:
+                self._graph = self.step_graph()
+
+    def step_graph(self, record: Record | None = None) -> StepGraph:
+        """Forward and backward of this module's step, to be replayed; ``record`` as for `StepGraph`."""
+        scaler = self.loss_scaler
+        parameters = [p for module in self.trained().values() for p in module.parameters()]
+        return StepGraph(
+            self.loss, scaler.scale if scaler is not None else lambda loss: loss, parameters, record
+        )
+
+    def release_graph(self) -> None:
+        """Give the memory of the step's graph to what is computed between steps."""
+        if self._graph is not None:
+            self._graph.release()
 
     def draw(self, position: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Everything random about one sample, as a function of the seed and its position; drawn on the CPU.
@@ -290,16 +323,31 @@ class DreamBooth(LightningModule):
             shape = self._latent_shape(batch)
             draws = [self.draw(position, shape) for position in batch["position"]]
             posterior_noise, noise, timesteps = (
-                torch.stack(column).to(self.device, non_blocking=True) for column in zip(*draws, strict=True)
+                self._sent(torch.stack(column)) for column in zip(*draws, strict=True)
             )
-            loss = self.loss(self.latents(batch, posterior_noise), noise, timesteps)
+            inputs = self.latents(batch, posterior_noise), noise, timesteps
+            loss = None if self._graph is None else self._graph(*inputs)
+            if loss is None:
+                loss = self.loss(*inputs)
             self.watch.see_loss(loss, self.global_step + 1)
             return loss
 
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """A tensor on its way to the device; from pinned memory, the CPU need not wait for it."""
+        return (tensor.pin_memory() if self.device.type == "cuda" else tensor).to(
+            self.device, non_blocking=True
+        )
+
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Make the gradients."""
-        with during(self._this_step, self._less):
-            super().backward(loss, *args, **kwargs)
+        """Make the gradients, unless a graph has."""
+        if self._graph is None or not self._graph.has_gradients:
+            with during(self._this_step, self._less):
+                super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Free what gradients are left; the Trainer asks for it between forward and backward."""
+        if self._graph is None or not self._graph.has_gradients:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     @property
     def _this_step(self) -> str:
@@ -356,7 +404,8 @@ class DreamBooth(LightningModule):
             else:
                 target = noise
         condition = self.condition().expand(len(latents), -1, -1)
-        prediction = self.unet(noisy, timesteps, condition, return_dict=False)[0]
+        denoise = self._compiled or self.unet
+        prediction = denoise(noisy, timesteps, condition, return_dict=False)[0]
         loss: Tensor = F.mse_loss(prediction.float(), target.float())
         return loss
 

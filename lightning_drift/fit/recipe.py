@@ -36,6 +36,7 @@ def recipe_of(module: "DreamBooth", trainer: Any) -> dict[str, Any]:
         "seed": module.seed,
         "clip_grad_norm": getattr(trainer, "gradient_clip_val", None),
         "memory": module.memory,
+        "torch_compile": module.torch_compile,
         "precision": str(getattr(trainer, "precision", "32-true")),
         "accumulate": int(getattr(trainer, "accumulate_grad_batches", 1)),
         "batch_size": getattr(data, "batch_size", None),

@@ -164,6 +164,7 @@ class SeedGrid(Callback):
         run = trainer.log_dir  # asks all ranks
         if not self.groups:
             return
+        getattr(pl_module, "release_graph", bool)()
         pictures = GridPictures(step)
         if trainer.is_global_zero:
             validating = trainer.state.fn == "validate"

@@ -296,7 +296,13 @@ class InstanceImages(LightningDataModule):
         first = trainer.global_step * trainer.accumulate_grad_batches
         stream = self.stream(first, trainer.global_rank, trainer.world_size)
         unused = generator(self.seed, "loader")  # without one, a DataLoader draws from the global generator
-        return DataLoader(stream, batch_size=None, num_workers=self.num_workers, generator=unused)
+        return DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=self.num_workers,
+            generator=unused,
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def val_dataloader(self) -> list[list[int]]:
         """One loader of one item for ``validate``, which only renders grids again; none during a fit."""
