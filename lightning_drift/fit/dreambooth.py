@@ -17,6 +17,7 @@ from lightning_drift.common.out_of_memory import Exhausted, Remedy, during
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
+from lightning_drift.fit.compiled import compiled
 from lightning_drift.fit.less_memory import less_for_a_step
 from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
@@ -206,7 +207,7 @@ class DreamBooth(LightningModule):
                 (enable or getattr(self.text_encoder, old))()
         elif MEMORY_MODES[self.memory].recompute:
             recompute_activations(self.unet)
-        self._compiled = torch.compile(self.unet.forward) if self.torch_compile else None
+        self._compiled = compiled(self.unet.forward) if self.torch_compile else None
         self.scheduler = DDPMScheduler.from_config(model.scheduler_config)
         if self.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
             kind = self.scheduler.config.prediction_type
