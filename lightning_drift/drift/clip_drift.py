@@ -20,8 +20,15 @@ from lightning_drift.common.out_of_memory import Exhausted, Remedy, during
 from lightning_drift.drift.default_clip import VIT_L, VIT_L_CONFIG, VIT_L_WEIGHTS
 from lightning_drift.drift.evaluator import DriftEvaluator
 from lightning_drift.drift.log import Reading, describe_run, log_reading, log_scalars
-from lightning_drift.drift.measures.frozen_clip import is_here, refuse_missing, rehearse_clip
+from lightning_drift.drift.measures.frozen_clip import (
+    TOGETHER,
+    is_here,
+    refuse_missing,
+    rehearse_clip,
+)
+from lightning_drift.drift.measures.language_probe import FORWARDS as PROBE_FORWARDS
 from lightning_drift.drift.measures.language_probe import relative
+from lightning_drift.drift.measures.photo_loss import FORWARDS as PHOTO_FORWARDS
 from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS, photo_loss
 from lightning_drift.drift.probes import find_probes
 from lightning_drift.drift.references import References
@@ -106,12 +113,18 @@ class ClipDrift(Callback):
         if grid is None or self.steps == [] or not grid.phases():
             return []
         clip, language = self.clip, grid.groups.get(self.language or "")
-        together = max(len(NOISE_LEVELS), len(language.prompts) + 1 if language else 0)
+        prompts = len(language.prompts) if language else 0
+        together = max(len(NOISE_LEVELS), prompts + 1 if language else 0)
+        asked = PHOTO_FORWARDS + (PROBE_FORWARDS if self.language_probe and prompts > 1 else 0)
         # Pictures are encoded too, which takes what decoding them takes.
         measures = partial(rehearse_step, pictures=together, sampling=Sampling(guidance_scale=1.0))
-        phases = [Phase("measures", measures)]
+        phases = [Phase("measures", measures, times=asked / together)]
         if clip is not None:
-            phases.append(Phase("CLIP", lambda *_: rehearse_clip(clip, VIT_L_CONFIG), moves=True))
+            seen = sum(
+                len(grid.groups[name].keys) for name in (self.dream, self.language) if name in grid.groups
+            )
+            embed = partial(rehearse_clip, clip, VIT_L_CONFIG, TOGETHER)
+            phases.append(Phase("CLIP", lambda *_: embed(), moves=True, times=seen / TOGETHER))
         return phases
 
     def to_fetch(self) -> dict[str, int | None]:

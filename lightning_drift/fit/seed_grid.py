@@ -240,9 +240,15 @@ class SeedGrid(Callback):
         """What takes most memory of a grid, for a rehearsal."""
         if not self.pictures or not self.milestones.steps:
             return []
+        sampling, together, count = (
+            partial(rehearse_step, sampling=self.sampling),
+            self.together,
+            len(self.steps),
+        )
+        decoding = partial(rehearse_decoding, sampling=self.sampling)
         return [
-            Phase("grids", partial(rehearse_step, pictures=self.together, sampling=self.sampling)),
-            Phase("decoding", partial(rehearse_decoding, sampling=self.sampling)),
+            Phase("grids", partial(sampling, pictures=together), times=sum(self.steps) / together),
+            Phase("decoding", decoding, times=count),
         ]
 
     @property

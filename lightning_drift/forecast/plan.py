@@ -100,7 +100,10 @@ class FitPlan:
 
     def describe(self) -> str:
         """All of it."""
-        sections = [*self.what, ("memory", self._chosen()), ("time", self._time()), ("disk", self.disk())]
+        sections = [*self.what, ("memory", self._chosen())]
+        if work := self._work():
+            sections.append(("work", work))
+        sections += [("time", self._time()), ("disk", self.disk())]
         if self.lacks_disk:
             sections.append(("", "there is no room for it: the fit will refuse to start"))
         if self.fetched:
@@ -111,6 +114,28 @@ class FitPlan:
 
     def _chosen(self) -> str:
         return f"{self.memory}{f': {self.reason}' if self.reason else ''}"
+
+    def _work(self) -> str:
+        """Arithmetic of steps, grids and measures, and the share of what is not training."""
+        told = self.rehearsals.get(self.memory) or next(iter(self.rehearsals.values()), None)
+        if told is None or self.end is None:
+            return ""
+        steps = told.arithmetic("step") * (self.end - self.begin)
+        pictures, grids = told.arithmetic("grids", "decoding"), len(self.grids)
+        others = told.arithmetic(*(told.work.keys() - {"step", "photos", "grids", "decoding"})) * grids
+        if not steps or not grids:
+            return ""
+
+        def share(grids: int) -> str:
+            between = pictures * grids + others
+            return f"{between / (between + steps):.0%}"
+
+        unit, name = (1e15, "PFLOP") if steps >= 1e15 else (1e12, "TFLOP")
+        parts = (f"steps {steps / unit:.2f} {name}", f"grids {pictures * grids / unit:.2f}")
+        whole = f"{share(grids)} is not training"
+        if 0 in self.grids:
+            whole += f", {share(grids - 1)} where the base's pictures are on disk"
+        return f"{', '.join(parts)}, measures {others / unit:.2f}: {whole} (counted)"
 
     def _time(self) -> str:
         if self.times is None:

@@ -84,11 +84,13 @@ class Phase:
         run: Does once what takes most memory, on a model that may be without weights; it is given the model
             and what makes the context of the networks' calls.
         moves: Whether it is done on the CPU where the device has no room for it.
+        times: How often that is done at one milestone.
     """
 
     name: str
     run: Callable[[StableDiffusion, Callable[[], AbstractContextManager[Any]]], None]
     moves: bool = False
+    times: float = 1
 
 
 @dataclass
@@ -99,11 +101,19 @@ class Rehearsal:
         peaks: For each phase ("step", "photos", "grid", ...) the bytes by part, when most was alive.
         movable: The phases that are done on the CPU where the device has no room.
         work: For each phase arithmetic in FLOP and bytes moved, operation by operation.
+        times: How often each phase's work is done at one milestone.
     """
 
     peaks: dict[str, dict[str, int]] = field(default_factory=dict)
     movable: set[str] = field(default_factory=set)
     work: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
+
+    def arithmetic(self, *phases: str) -> float:
+        """FLOP of phases at one milestone, or of one step."""
+        return sum(
+            flop * self.times.get(phase, 1) for phase in phases for flop, _ in self.work.get(phase, ())
+        )
 
     def phase(self) -> str:
         """The phase that takes most, of those that must be on the device."""
@@ -168,6 +178,7 @@ def rehearse(
                 phase.run(replace(model, vae=deepcopy(model.vae)), scene.forward_context)
             told.peaks[phase.name], told.work[phase.name] = ledger.peak(begin), ledger.work[begun:]
             told.movable |= {phase.name} if phase.moves else set()
+            told.times[phase.name] = phase.times
     return told
 
 

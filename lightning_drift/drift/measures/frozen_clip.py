@@ -37,6 +37,9 @@ from lightning_drift.weights.variants import say_variant, weight_file, weight_fi
 _EXAMPLE = "openai/clip-vit-large-patch14"
 _STRAY = {"text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"}
 
+TOGETHER = 16
+"""Pictures that are embedded together."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -148,7 +151,7 @@ class FrozenClip:
         self.hash = weights_hash
         self.option = option
         self._together = {
-            "pictures": Batch(16, things=f"pictures in {name}"),
+            "pictures": Batch(TOGETHER, things=f"pictures in {name}"),
             "prompts": Batch(64, things=f"prompts in {name}"),
         }
 
@@ -304,7 +307,7 @@ def refuse_missing(name: str, option: str) -> None:
         raise UserError(error.message, option) from error
 
 
-def rehearse_clip(name: str, unknown: Mapping[str, Any], batch_size: int = 16) -> None:
+def rehearse_clip(name: str, unknown: Mapping[str, Any], batch_size: int = TOGETHER) -> None:
     """What takes most memory of `FrozenClip.embed_images`, on the meta device; no vector comes of it.
 
     Args:
