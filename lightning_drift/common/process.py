@@ -1,4 +1,4 @@
-"""How a command's own process starts and ends: without the seconds of looking for garbage."""
+"""How a command's own process starts and ends without losing seconds."""
 
 import atexit
 import gc
@@ -8,15 +8,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
+_NO_COMPILER = "TORCHDYNAMO_DISABLE"
+
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import without looking for garbage: of half a million objects that large packages make none is any."""
-    collects = gc.isenabled()
+    """Import large packages for a second or two less.
+
+    They make half a million objects of which none is garbage, so none is looked for. And bitsandbytes wraps
+    four functions that no fit uses with ``torch.compile``, for which PyTorch imports its compiler.
+    """
+    collects, asked = gc.isenabled(), os.environ.get(_NO_COMPILER)
     gc.disable()
+    os.environ[_NO_COMPILER] = "1"
     try:
         yield
     finally:
+        if asked is None:
+            del os.environ[_NO_COMPILER]
+        else:
+            os.environ[_NO_COMPILER] = asked
         if collects:
             gc.enable()
 

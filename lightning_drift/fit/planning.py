@@ -18,7 +18,7 @@ from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.runs import rate_text
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.forecast.base import Base, find_base
-from lightning_drift.forecast.card import Card, affordable
+from lightning_drift.forecast.card import Card, affordable, needed
 from lightning_drift.forecast.choice import MemoryChoice, choose_mode
 from lightning_drift.forecast.plan import FitPlan
 from lightning_drift.forecast.rehearsal import Phase, Rehearsal, Scene, rehearse
@@ -51,8 +51,10 @@ def start(module: "DreamBooth", trainer: Any, model: StableDiffusion) -> None:
     plan = plan_fit(module, trainer, Base(model), scene, begin)
     if trainer.strategy.root_device.type == "cuda":
         _forecast(module, trainer, model, scene, plan)
-    elif module.memory == "auto":
-        plan.memory, plan.reason = MODES[0], "the fit is not on a CUDA device"
+    else:
+        _enlarge_batch(trainer, scene, plan)
+        if module.memory == "auto":
+            plan.memory, plan.reason = MODES[0], "the fit is not on a CUDA device"
     module.memory = plan.memory
     for line in plan.summary():
         notice(line)
@@ -76,11 +78,41 @@ def _forecast(module: Any, trainer: Any, model: StableDiffusion, scene: Scene, p
             plan.memory, plan.reason, plan.rehearsals = choice.mode, choice.reason, choice.rehearsals
         else:
             plan.rehearsals = {module.memory: count(module.memory)}
+        _enlarge_batch(trainer, scene, plan, count, card)
     except UserError:
         raise
     except Exception as error:  # an optimizer that looks at numbers
         plan.memory = MODES[0] if module.memory == "auto" else module.memory
         plan.reason = f"the memory of this fit cannot be forecast: {type(error).__name__}"
+
+
+def _enlarge_batch(
+    trainer: Any,
+    scene: Scene,
+    plan: FitPlan,
+    count: Callable[[str], Rehearsal] | None = None,
+    card: Card | None = None,
+) -> None:
+    """Give a grid whose batch size is "auto" the largest that fits the card, or a CPU's.
+
+    Args:
+        trainer: The Trainer.
+        scene: What decides a step.
+        plan: The plan, with its mode; the grid's forecast becomes that of the size.
+        count: Counts a mode with the grid as it is.
+        card: The card; None to take the first size.
+    """
+    for grid in (callback for callback in trainer.callbacks if isinstance(callback, SeedGrid)):
+        smallest = grid.sampling.batch_size
+        for size in grid.batch_sizes(scene.device):
+            grid.take_batch(size)
+            if count is None or card is None:
+                return
+            told = count(plan.memory)
+            if needed(told.peak) <= card.free:
+                plan.rehearsals[plan.memory] = told
+                return
+            grid.take_batch(smallest)
 
 
 def choose(scene: Scene, count: Callable[[str], Rehearsal], card: Card) -> MemoryChoice:
@@ -282,6 +314,9 @@ def dry_run(
             plan.refused[mode] = f"it cannot be counted ({type(error).__name__}: {reason(error)})"
     if module.memory == "auto":
         _choose(plan, scene, card)
+    if scene.device == "cpu" or (card is not None and plan.memory in plan.rehearsals):
+        _enlarge_batch(trainer, scene, plan, None if scene.device == "cpu" else count, card)
+        plan.what = _what(module, trainer, base, scene, plan.begin, plan.end)
     _take_times(module, trainer, base, scene, plan, size)
     _find_downloads(trainer, base, plan)
     return plan

@@ -1,10 +1,10 @@
 """SeedGrid: the same prompts and seeds at every milestone, so that the drift can be seen."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
@@ -33,6 +33,9 @@ from lightning_drift.images.png import save_png
 from lightning_drift.stable_diffusion.picture_cache import PictureCache
 from lightning_drift.stable_diffusion.sampling import Sampling, check_size
 from lightning_drift.stable_diffusion.sampling_peaks import rehearse_decoding, rehearse_step
+
+_SMALLEST = 4
+"""Pictures that "auto" samples together where more do not fit."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class SeedGrid(Callback):
         num_inference_steps: DDIM steps.
         negative_prompt: What to steer away from; empty for none.
         batch_size: Pictures sampled together at most; halved, with a notice, where they do not fit into the
-            memory.
+            memory. "auto" is the largest of 16, 8 and 4 whose forecast fits the free memory of the GPU; on a
+            CPU it is 8.
         height: Picture height in pixels, a multiple of 8 for SD v1.5; null for the model's own size.
         width: Picture width likewise.
         drift_dial: Values such as ``0.5,1,1.25`` for one more row at each milestone after 0: the first
@@ -96,7 +100,7 @@ class SeedGrid(Callback):
         guidance_scale: float = 3.0,
         num_inference_steps: int = 50,
         negative_prompt: str = "",
-        batch_size: int = 4,
+        batch_size: int | Literal["auto"] = 4,
         height: int | None = None,
         width: int | None = None,
         drift_dial: str | float | list[float] | None = None,
@@ -109,13 +113,14 @@ class SeedGrid(Callback):
             negative_prompt=negative_prompt,
             height=height,
             width=width,
-            batch_size=batch_size,
+            batch_size=_SMALLEST if batch_size == "auto" else batch_size,
         )
         self.milestones = Milestones(steps, "seed_grid.steps")
         self.groups = read_groups(groups, self.sampling)
         #: How each picture of a milestone is sampled, by prompt and seed.
         self.pictures = pictures_of(self.groups)
-        self._sampler = GridSampler(self.pictures, batch_size)
+        self.auto_batch = batch_size == "auto"
+        self._sampler = GridSampler(self.pictures, self.sampling.batch_size)
         self.cache_dir = cache_dir
         self.dial_values = read_values(drift_dial, "seed_grid.drift_dial")
         if self.dial_values and "dial" in self.groups:
@@ -235,6 +240,18 @@ class SeedGrid(Callback):
 
             context = trainer.strategy.precision_plugin.forward_context
             return self._sampler.sample(model, keys, context, take, cache)
+
+    def batch_sizes(self, device: str) -> Sequence[int]:
+        """What "auto" chooses from on a device of a type, the largest first; empty where a size is given."""
+        if not self.auto_batch or not self.pictures:
+            return []
+        return [16, 8] if device == "cuda" else [8]
+
+    def take_batch(self, size: int) -> None:
+        """Sample so many pictures together from now on."""
+        self.sampling = replace(self.sampling, batch_size=size)
+        self.pictures = {key: replace(own, batch_size=size) for key, own in self.pictures.items()}
+        self._sampler = GridSampler(self.pictures, size)
 
     def phases(self) -> list[Phase]:
         """What takes most memory of a grid, for a rehearsal."""

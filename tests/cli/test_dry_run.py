@@ -37,6 +37,7 @@ def test_fit_says_what_will_run_and_writes_nothing(tmp_path: Path, capsys: Any) 
         r"trains +UNet and text encoder, 5,918,268 weights, 32-true",
         r"grids +44 pictures at 0, 8; 50 steps, guidance 3, 8 together",
         r"checkpoints +4, 8; last.ckpt every 200 steps",
+        r"work +steps 0\.\d\d TFLOP, grids [\d.]+, measures [\d.]+: \d+% is not training, .* on disk \(counted\)",
         r"time +steps about \d+ \w+, grids about .* \(timed on this CPU with random weights\)",
         r"disk +checkpoints take up to 199\.46 MiB, .* are free in tb_logs/coffee/lr4e-5_000/checkpoints",
         r" +photos +step +grids +decoding +measures +CLIP",
@@ -64,11 +65,29 @@ def test_the_recipe_is_planned_for_a_card_that_is_not_here(
         ("recompute", "yes"),
         ("paged", "yes"),
     ]
+    assert re.search(r"(?m)^grids .*, 4 together$", out), "more do not fit"
     assert re.search(r"(?m)^time +not known: the card is not here$", out)
     assert re.search(
         r"(?m)^download +stable-diffusion-v1-5/\S+ \(about 3\.97 GiB\), openai/\S+ \(about 1\.59", out
     )
     assert "checkpoints take up to 22." in out
+
+
+@pytest.mark.parametrize(
+    ("words", "together"),
+    [
+        (["--seed_grid.batch_size=auto"], 8),
+        (["--seed_grid.batch_size=auto", "--trainer.precision=16-mixed", "--card=8"], 15),
+        (["--seed_grid.batch_size=12"], 11),
+    ],
+)
+def test_a_grids_batch_is_the_largest_that_fits(
+    tiny_sd: str, capsys: Any, words: list[str], together: int
+) -> None:
+    """44 pictures in even batches: three of 15 at most, or four of 11."""
+    status, out, err = say(capsys, "fit", "--dry_run", f"--model.pipeline={tiny_sd}", *FEW, *words)
+    assert status == 0, err
+    assert re.search(rf"(?m)^grids +44 pictures .*, {together} together$", out), out
 
 
 def test_a_card_without_memory_is_refused(capsys: Any) -> None:
