@@ -111,7 +111,7 @@ def _answer(words: list[str], argv: list[str] | None) -> int:
                 from lightning_drift.corridor.command import main as corridor
 
             _check_configs(words)
-            return corridor(words[1:], _planned)
+            return corridor(words[1:], planned)
         elif words[0] in ("fit", "validate", "predict"):
             _run(words, argv)
         else:
@@ -144,12 +144,12 @@ def _check_surroundings() -> None:
 
 
 def _run(words: list[str], argv: list[str] | None) -> None:
-    plan = _planned(words, argv)
+    plan = planned(words, argv)
     if plan is not None:
         print(plan.describe(), flush=True)
 
 
-def _planned(words: list[str], argv: list[str] | None = None) -> "FitPlan | None":
+def planned(words: list[str], argv: list[str] | None = None) -> "FitPlan | None":
     """Run a command of the Trainer; a fit's dry run ends in its plan."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for message in QUIET:

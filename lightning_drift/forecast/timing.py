@@ -21,7 +21,7 @@ QUICK = 5e10
 """Arithmetic of a step, in FLOP, that a CPU is asked to do for a plan: a second or so."""
 
 
-class Grid(Protocol):
+class TimedGrid(Protocol):
     """The pictures of a milestone, as `SeedGrid` has them.
 
     Attributes:
@@ -39,7 +39,7 @@ class Grid(Protocol):
     def steps(self) -> list[int]: ...  # noqa: D102
 
 
-def calculated(told: Rehearsal, grid: Grid | None, card: Card) -> Times | None:
+def calculated(told: Rehearsal, grid: TimedGrid | None, card: Card) -> Times | None:
     """Seconds from arithmetic and a card's name; None where that tells nothing.
 
     Args:
@@ -59,7 +59,7 @@ def calculated(told: Rehearsal, grid: Grid | None, card: Card) -> Times | None:
     return Times(step, pictures, f"calculated from the arithmetic and the data sheet of {card.name}")
 
 
-def timed(module: Any, base: StableDiffusion, scene: Scene, grid: Grid | None, device: torch.device) -> Times:
+def timed(module: Any, base: StableDiffusion, scene: Scene, grid: TimedGrid | None, device: torch.device) -> Times:
     """Seconds on a device, with random weights of the base's shapes.
 
     Args:
