@@ -391,7 +391,8 @@ class DreamBooth(LightningModule):
                 name: [p for p in module.parameters() if p.requires_grad]
                 for name, module in self.trained().items()
             }
-            optimizer = make_optimizer(self.optimizer, parameters, rates, self.optimizer_args)
+            scaled = self.loss_scaler is not None
+            optimizer = make_optimizer(self.optimizer, parameters, rates, self.optimizer_args, scaled)
         self._group_settings = group_settings(optimizer)
         return optimizer
 
