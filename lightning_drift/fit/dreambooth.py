@@ -441,7 +441,8 @@ class DreamBooth(LightningModule):
                 name: [p for p in module.parameters() if p.requires_grad]
                 for name, module in self.trained().items()
             }
-            optimizer = make_optimizer(self.optimizer, parameters, rates, self.optimizer_args)
+            scaled = self.loss_scaler is not None
+            optimizer = make_optimizer(self.optimizer, parameters, rates, self.optimizer_args, scaled)
         self._group_settings = group_settings(optimizer)
         return optimizer
 
@@ -458,7 +459,10 @@ class DreamBooth(LightningModule):
             if gradient_clip_val:
                 optimizer.clip(norm, gradient_clip_val)
         elif gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            # As `torch.nn.utils.clip_grad_norm_` does, but a CPU need not multiply by a coefficient of 1.
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if norm.device.type != "cpu" or not norm + 1e-6 <= gradient_clip_val:
+                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         else:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             if gradient_clip_val:

@@ -1,8 +1,10 @@
 """bitsandbytes' 8-bit codes, found by two look-ups."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
+from bitsandbytes.functional import create_dynamic_map
 from torch import Tensor
 
 
@@ -45,3 +47,32 @@ class NearestCode:
         if (last - first)[finite].max() > 1:
             raise ValueError("two limits between codes lie too near to each other")
         return cls(codes, torch.where(finite, first, 0).to(torch.uint8), limits)
+
+
+@dataclass(frozen=True)
+class StateCode:
+    """How bitsandbytes' CUDA kernel rounds one of Adam's states, for the CPU: two look-ups by the upper bits.
+
+    Args:
+        codes: float32 [256], what the codes stand for.
+        first: uint8 [65536], as `NearestCode.first`.
+        limits: float32 [65536], the largest number that still has that code.
+    """
+
+    codes: Tensor
+    first: Tensor
+    limits: Tensor
+
+
+@cache
+def state_code(number: int) -> StateCode:
+    """The look-ups of state 1, the mean of the gradients, or of state 2, that of their squares."""
+    nearest = NearestCode.of(create_dynamic_map(signed=number == 1))
+    first, limits = nearest.first.clone(), nearest.limits[nearest.first.long()]
+    if number == 1:
+        keys = torch.arange(len(first))
+        # What is negative stays negative: it is not rounded to zero, which is code 127.
+        to_zero = (keys >= 1 << 15) & (first >= 126)
+        first[to_zero], limits[to_zero] = 126, torch.inf
+        first[(keys & 0x7F80) == 0x7F80] = 255  # a block of zeros over its largest number: NaN
+    return StateCode(nearest.codes, first, limits)

@@ -80,7 +80,7 @@ class SplitOptimizer(Optimizer):
             name: [self._masters.get(p, p) for p in module.parameters() if p.requires_grad]
             for name, module in modules.items()
         }
-        self.inner = make_optimizer(kind, groups, rates, arguments)
+        self.inner = make_optimizer(kind, groups, rates, arguments, scaled=True)
         own = {master: parameter for parameter, master in self._masters.items()}
         super().__init__(
             [

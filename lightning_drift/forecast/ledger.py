@@ -31,10 +31,17 @@ _IDLE = {
     ),
 }
 """Operations that compute nothing."""
-_UPDATE = "bitsandbytes::optimizer_update_8bit_blockwise"
-_UPDATE_SCRATCH = 20
-"""Bytes an element that this makes inside itself for Adam on a CPU, where CUDA's kernel makes none: both
-states, the gradient and two terms of the denominator in float32."""
+_UPDATES = {"bitsandbytes::optimizer_update_8bit_blockwise", "bitsandbytes::optimizer_update_32bit"}
+"""Adam's steps, where bitsandbytes takes them; on a CPU `fit/cpu_update` does."""
+PIECE = 32768
+"""Numbers that each thread updates at a time on a CPU, and a fourth of those that one thread alone does."""
+_SCRATCH = 29
+"""Bytes for each of them, where CUDA's kernel takes none: weight, gradient, states and a term; codes."""
+
+
+def update_scratch(numbers: int) -> int:
+    """Bytes that the update of a tensor of so many numbers takes beside it on a CPU."""
+    return _SCRATCH * min(numbers, PIECE * max(4, torch.get_num_threads()))
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -42,7 +49,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Tensors of the meta device take no memory and compute nothing, so that a network of any size is counted in
     about a second. Not seen: what kernels allocate inside themselves, fragments between tensors, and memory
-    that no tensor has. What bitsandbytes' 8-bit Adam allocates inside itself on a CPU is known and added.
+    that no tensor has. What the update of bitsandbytes' Adam takes on a CPU is known and added.
 
     Args:
         device: The type of the device whose tensors are counted.
@@ -118,8 +125,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in made:
             if tensor.untyped_storage()._cdata not in known:
                 self.see(tensor, "casts" if from_weight else None)
-        if self.cpu and func.name() == _UPDATE and args[0] == "adam":
-            self._pass(_UPDATE_SCRATCH * given[0].numel())
+        if self.cpu and func.name() in _UPDATES and args[0] == "adam":
+            self._pass(update_scratch(given[0].numel()))
         if not func.is_view and func not in _IDLE:
             counted = flop_registry.get(func._overloadpacket)
             flop = counted(*args, **(kwargs or {}), out_val=out) if counted else 0

@@ -294,8 +294,8 @@ def test_a_split_optimizer_takes_its_steps_with_it_and_goes_on_without(kind: Any
     whole, plain = run(range(5), kind=kind), run(range(5), kind=kind, fused=False)
     for one in (whole, plain):
         assert [state["step"] for state in one[1]["state"].values()] == [4, 4, 4]
-    # The CPU's own 8-bit codes are not the nearest ones.
-    near = 0.02 if kind is bitsandbytes.optim.AdamW8bit else 1e-4
+    # A CPU's steps (`fit/cpu_update`) round in another order.
+    near = 1e-4
     assert gap(whole, plain) < near
     begun = run(range(3), kind=kind)
     assert gap(begun, whole) > 0.2

@@ -69,7 +69,10 @@ def test_float32_on_the_pocket_is_what_a_step_allocates() -> None:
     scene, opened = Scene("cpu", "32-true", side=64), open_pipeline("pocket")
     module = DreamBooth("pocket")
     forecast = total(rehearse(module, empty_opened(opened), scene).peaks["step"])
-    assert forecast == pytest.approx(allocated(module, random_weights(empty_opened(opened)), scene), rel=0.02)
+    taken = allocated(module, random_weights(empty_opened(opened)), scene)
+    print(f"float32 AdamW: forecast / allocated {forecast / taken:.3f}")
+    # A rehearsal updates the tensors one by one; the fused update needs no memory beside the largest.
+    assert 1 <= forecast / taken < 1.03
 
 
 @pytest.mark.parametrize("mode", MEMORY_MODES)
