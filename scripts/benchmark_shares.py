@@ -54,6 +54,7 @@ class Watch:
 
     def around(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         """A method that is timed as a part."""
+
         def timed(*args: Any, **kwargs: Any) -> Any:
             with self.part(name):
                 return method(*args, **kwargs)

@@ -59,7 +59,9 @@ def calculated(told: Rehearsal, grid: TimedGrid | None, card: Card) -> Times | N
     return Times(step, pictures, f"calculated from the arithmetic and the data sheet of {card.name}")
 
 
-def timed(module: Any, base: StableDiffusion, scene: Scene, grid: TimedGrid | None, device: torch.device) -> Times:
+def timed(
+    module: Any, base: StableDiffusion, scene: Scene, grid: TimedGrid | None, device: torch.device
+) -> Times:
     """Seconds on a device, with random weights of the base's shapes.
 
     Args:

@@ -64,7 +64,12 @@ RUN = Path("tb_logs/coffee/lr1e-4_000")
 
 def test_a_fit_writes_only_into_its_run_folder(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {"tb_logs", "said.txt", "warned.txt"}
-    assert {path.name for path in (finished / "tb_logs").iterdir()} == {"coffee", ".posteriors", ".drift"}
+    assert {path.name for path in (finished / "tb_logs").iterdir()} == {
+        "coffee",
+        ".posteriors",
+        ".drift",
+        ".pictures",
+    }
     files = {
         path.relative_to(finished / RUN).as_posix() for path in (finished / RUN).rglob("*") if path.is_file()
     }
