@@ -255,9 +255,13 @@ class ClipDrift(Callback):
         step = pictures.step
         if references.photos is None or (step > 0 and references.base is None):
             return
-        features = evaluator.features([pictures.images[key] for key in evaluator.probes.keys], module.device)
-        if step == 0:
-            references.take_base(evaluator, pictures.images, features, module, context)
+        if step == 0 and pictures.found and references.find_known_base() and references.base is not None:
+            features = references.base.pictures
+        else:
+            images = [pictures.images[key] for key in evaluator.probes.keys]
+            features = evaluator.features(images, module.device)
+            if step == 0:
+                references.take_base(evaluator, pictures.images, features, module, context)
         base, known = references.base, references.photo_base
         if base is None or not due:
             return

@@ -95,6 +95,12 @@ class References:
             self._find_photo_base(photo_settings(self.settings, module.input_ids, []))
             self._find_base(evaluator)
 
+    def find_known_base(self) -> bool:
+        """Take a base whose pictures were all found on disk from the cache too, if that has it."""
+        if self.cache_dir is not None:
+            self.base = DriftBase.load(user_path(self.cache_dir, "clip_drift.cache_dir"), self.settings)
+        return self.base is not None
+
     def take_base(
         self,
         evaluator: DriftEvaluator,

@@ -25,11 +25,15 @@ class GridSampler:
     Args:
         pictures: How each picture of the grid is sampled, by prompt and seed.
         most: Pictures sampled together at most; what did not fit into the memory once is not tried again.
+
+    Attributes:
+        found: Whether all pictures of the last call were in the cache.
     """
 
     def __init__(self, pictures: Mapping[Key, Sampling], most: int) -> None:
         self.pictures = pictures
         self._most = most
+        self.found = False
 
     def together(self, sampling: Sampling) -> int:
         """How many pictures are sampled together in a certain way."""
@@ -53,6 +57,7 @@ class GridSampler:
             cache: Where this model's pictures are kept between runs.
         """
         encode, images = EncodedPrompts(), dict[Key, Image.Image]()
+        self.found = True
         for sampling in dict.fromkeys(self.pictures[key] for key in keys):
             own = [key for key in keys if self.pictures[key] == sampling]
             size = self.together(sampling)
@@ -62,6 +67,7 @@ class GridSampler:
                 images |= known
                 made(known)
             missing = [key for key in own if key not in images]
+            self.found &= not missing
             batch = Batch(size, "seed_grid.batch_size", filled=True)
             waiting = iter(missing)
 

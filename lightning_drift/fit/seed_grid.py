@@ -45,10 +45,12 @@ class GridPictures:
     Attributes:
         step: Optimizer steps; 0 is the base model.
         images: Pictures by (prompt, seed); only the first rank renders, and all others have none.
+        found: Whether all of them are a base's that was rendered before, with the same bits.
     """
 
     step: int
     images: Mapping[tuple[str, int], Image.Image] = field(default_factory=dict)
+    found: bool = False
 
 
 class GridListener(Protocol):
@@ -184,7 +186,7 @@ class SeedGrid(Callback):
                     single = bool if validating else writer.write
                     untouched = step == 0 and not trainer.ckpt_path
                     images = self.sample(trainer, pl_module, keys, title, single, untouched)
-                pictures = GridPictures(step, images)
+                pictures = GridPictures(step, images, self._sampler.found)
                 self._write(place, pictures, writer, over_time=not validating)
             if not validating:
                 self._log(trainer, pictures)

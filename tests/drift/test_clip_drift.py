@@ -28,6 +28,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.drift.base import DriftBase
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.drift.log import COMPARED, charts
+from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.drift.measures.language_probe import FORWARDS, probe, relative, trials
 from lightning_drift.drift.measures.text_similarity import similarity, structure
 from lightning_drift.drift.metric import MEASURES, WITHOUT_CLIP
@@ -566,6 +567,33 @@ def test_the_photos_are_those_the_model_sees_cropped_in_the_middle(tmp_path: Pat
 def test_bad_options_are_refused_in_a_sentence(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         ClipDrift(**options)
+
+
+def test_a_base_whose_pictures_are_on_disk_is_measured_once(
+    trainer: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    embed, seen = FrozenClip.embed_images, []
+
+    def counted(self: FrozenClip, images: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(len(images))
+        return embed(self, images, *args, **kwargs)
+
+    monkeypatch.setattr(FrozenClip, "embed_images", counted)
+
+    def fit(name: str, kept: bool) -> tuple[list[dict[str, Any]], int]:
+        seen.clear()
+        grid, drift = (
+            {"cache_dir": str(tmp_path / kind) if kept else None} for kind in ("pictures", "drift")
+        )
+        done = Fit("pocket", trainer, tmp_path / name, grid=grid, drift=drift)
+        return [done.json(step) for step in (0, 2, 4)], sum(seen)
+
+    alone, pictures = fit("alone", False)
+    first, again = fit("first", True)
+    second, fewer = fit("second", True)
+    assert first == second == alone
+    assert again == pictures
+    assert fewer == pictures - 2 * (1 + len(LANGUAGE))
 
 
 # -- stopping ----------------------------------------------------------------------------------------------
