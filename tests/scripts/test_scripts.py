@@ -138,3 +138,31 @@ def test_prints_lie_beside_their_dreams(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["compare_prints.py", "--prints", str(tmp_path / "sheets"), *paths])
     assert comparison.main() == 1
     assert "holds no prints" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own, which a fit from the command line quiets
+def test_the_shares_of_a_fit_add_up(tiny_sd: str, tmp_path: Path, monkeypatch, capsys):
+    shares = script("scripts/benchmark_shares.py")
+    monkeypatch.chdir(tmp_path)
+    for _, owner, methods in shares.PARTS:  # which the script wraps for good
+        for method in methods:
+            monkeypatch.setattr(owner, method, getattr(owner, method))
+    groups = "--seed_grid.groups={dream: {prompts: a, seeds: 0-1}, language: {prompts: [b, c], seeds: 0-1}}"
+    words = [f"--model.pipeline={tiny_sd}", "--trainer.max_steps=2", "--seed_grid.steps=0,2", groups]
+    assert (
+        shares.main([*words, "--seed_grid.num_inference_steps=1", "--trainer.enable_progress_bar=false"]) == 0
+    )
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[-7:-1]]
+    assert {row[0] for row in table[1:]} == {"steps", "photos", "measures", "grids", "checkpoints"}
+    for column in (2, 3):
+        parts = [float(row[column].rstrip("%")) for row in table[1:] if row[column] != "-"]
+        assert sum(parts) == pytest.approx(100, abs=0.3)
+        assert min(parts) >= 0
+
+
+def test_the_start_is_timed_to_the_first_step(tiny_sd: str, tmp_path: Path):
+    start = script("scripts/benchmark_start.py")
+    few = [f"--model.pipeline={tiny_sd}", "--seed_grid.groups=null", "--step_checkpoint.steps="]
+    assert 0 < start.first_step(tmp_path, few) < 600
+    with pytest.raises(SystemExit, match=r"error: seed_grid\.groups"):
+        start.first_step(tmp_path, ["--seed_grid.groups=3"])
