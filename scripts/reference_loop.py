@@ -1,10 +1,10 @@
 """The training of diffusers' ``train_dreambooth.py`` as one plain process, for the benchmark to compare with.
 
 It is the loop of that script with ``--train_text_encoder``, and with ``--use_8bit_adam`` where 8 bits are
-asked for: each photo read and encoded anew for every step, gradients zeroed and kept, the loss read at
-every step, and the pipeline written at the end. It leaves out accelerate, whose import and wrappers would
-take it some time more, and its own checkpoints. On a GPU it computes in float16 mixed precision, as the
-essay ran it.
+asked for: each photo read and encoded anew for every step, gradients zeroed and kept, the loss read and
+logged at every step, and the pipeline written at the end. It leaves out accelerate, whose import and
+wrappers would take it some time more, and its own checkpoints. On a GPU it computes in float16 mixed
+precision, as the essay ran it.
 
     python scripts/reference_loop.py --pipeline FOLDER --photos FOLDER --steps 300 --out FOLDER
 
@@ -88,6 +88,11 @@ def train(options: argparse.Namespace) -> list[float]:
     ids = tokenizer(
         options.prompt, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
     ).input_ids.to(device)
+    writer = None
+    if options.out is not None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(options.out / "logs")
     times = []
     for step in range(options.steps):
         start = clock(device)
@@ -106,9 +111,13 @@ def train(options: argparse.Namespace) -> list[float]:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=False)
-        loss.detach().item()
+        value = loss.detach().item()
+        if writer is not None:
+            writer.add_scalar("loss", value, step)
+            writer.add_scalar("lr", optimizer.param_groups[0]["lr"], step)
         times.append(clock(device) - start)
-    if options.out is not None:
+    if writer is not None:
+        writer.close()
         StableDiffusionPipeline.from_pretrained(
             folder, unet=unet, text_encoder=text_encoder, safety_checker=None, feature_extractor=None
         ).save_pretrained(options.out)
@@ -125,7 +134,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512, help="pixels")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--eight-bit", action="store_true", help="bitsandbytes' AdamW8bit instead of AdamW")
-    parser.add_argument("--out", type=Path, help="where to write the pipeline at the end")
+    parser.add_argument("--out", type=Path, help="where to log, and to write the pipeline")
     options = parser.parse_args()
     times = train(options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

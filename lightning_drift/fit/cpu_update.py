@@ -30,8 +30,8 @@ class AdamOnCpu(Optimizer2State):  # type: ignore[misc]
     together and large ones in pieces. They lie where they always lay, and the state is bitsandbytes' own.
     Which tensors are updated together, and in how many threads, changes no bit.
 
-    Tensors whose update this is not written for take bitsandbytes' own: with ``max_unorm`` or ``skip_zeros``,
-    with paged states, and where weight or gradient is not float32.
+    With ``max_unorm``, ``skip_zeros`` or paged states, and where a weight is not float32, its tensor
+    takes bitsandbytes' own step.
     """
 
     initialized: bool
@@ -61,16 +61,14 @@ class AdamOnCpu(Optimizer2State):  # type: ignore[misc]
                     alike[_settings(config, state)].append(_part(weight, state))
                 else:
                     self.update_step(group, weight, number, position)
-        # PyTorch's operations on so few numbers start no threads themselves; calls take less of one thread's
-        # time if it has more of them.
+        # PyTorch starts no threads for so few numbers; one thread alone loses less to calls with more.
         largest = PIECE if torch.get_num_threads() > 1 else 4 * PIECE
         _update([(settings, piece) for settings, parts in alike.items() for piece in _pieces(parts, largest)])
         return loss
 
     def _covers(self, weight: Tensor, config: dict[str, Any]) -> bool:
         options = self.is_paged or config["max_unorm"] or config["skip_zeros"]
-        assert weight.grad is not None
-        return not options and weight.dtype == weight.grad.dtype == torch.float32
+        return not options and weight.dtype == torch.float32  # and so is its gradient
 
 
 _KINDS = [getattr(bitsandbytes.optim, f"Adam{w}{bits}") for w in ("", "W") for bits in ("", "8bit", "32bit")]
@@ -271,7 +269,6 @@ class _Codes:
         self._keys, self._other = keys, other
         self._blocks, self._other_blocks = (each.view(-1, _QUANTIZED) for each in (numbers, other))
         self._codes, self._above = torch.empty((2, size), dtype=torch.uint8).unbind()
-        self._is_above = self._above.view(torch.bool)
         self._scales = torch.empty(size // _QUANTIZED)
         self._column = self._scales[:, None]
 
@@ -295,6 +292,6 @@ class _Codes:
         torch.bitwise_right_shift(self._bits, _HALF, out=self._keys).bitwise_and_(_LOWER)
         torch.index_select(self._look_up.first, 0, self._keys, out=self._codes)
         torch.index_select(self._look_up.limits, 0, self._keys, out=self._other)
-        torch.gt(self._numbers, self._other, out=self._is_above)
+        torch.gt(self._numbers, self._other, out=self._above.view(torch.bool))
         self._codes.add_(self._above)
         _scatter(piece, self.name, self._codes)

@@ -479,6 +479,9 @@ class DreamBooth(LightningModule):
             super().optimizer_step(*args, **kwargs)
         self.optimizers(use_pl_optimizer=False).zero_grad(set_to_none=True)  # type: ignore[union-attr]
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Nothing: `optimizer_step` frees the gradients."""
+
     @property
     def loss_scaler(self) -> Any:
         """The loss scaler of float16 training, if there is one."""

@@ -1,6 +1,7 @@
 """bitsandbytes' Adam on a CPU keeps the states of its GPU kernels, and its own state dict."""
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from bitsandbytes.functional import create_dynamic_map
 from helpers import bitsandbytes_cuda
+from helpers.bits import assert_same_bits
+from helpers.fits import fit
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -232,6 +235,18 @@ def test_torchs_adam_is_fused_unless_told_otherwise(kind: Any) -> None:
     # It would take the loss scale off by itself, after the gradients were clipped.
     assert not fused(scaled=True)
     assert not fused(device="meta")
+
+
+def test_a_fit_that_began_unfused_goes_on_fused(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
+    kind = torch.optim.AdamW
+    unbroken = fit(tiny_sd, trainer, tmp_path / "unbroken", 4, optimizer=kind)
+    before = fit(tiny_sd, trainer, tmp_path / "before", 2, optimizer=kind)
+    for group in before["optimizer_states"][0]["param_groups"]:
+        group["fused"] = None  # as it was saved before there was a choice
+    torch.save(before, tmp_path / "before.ckpt")
+    onward = fit(tiny_sd, trainer, tmp_path / "onward", 4, tmp_path / "before.ckpt", optimizer=kind)
+    assert {group["fused"] for group in onward["optimizer_states"][0]["param_groups"]} == {True}
+    assert_same_bits(onward, unbroken)
 
 
 @pytest.mark.parametrize("size", [5000, PIECE, 20 * PIECE + 77])

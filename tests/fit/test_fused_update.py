@@ -115,8 +115,8 @@ def test_the_nearest_code_is_that_of_bitsandbytes_search(signed: bool) -> None:
 
 
 @pytest.mark.parametrize(("signed", "share"), [(True, 0.22), (False, 0.28)])
-def test_a_cpu_does_not_take_the_nearest_code(signed: bool, share: float) -> None:
-    """Why a fit with 8-bit states on a CPU is not the fit of a GPU."""
+def test_bitsandbytes_does_not_take_the_nearest_code_on_a_cpu(signed: bool, share: float) -> None:
+    """Why bitsandbytes' own step is not taken on a CPU (`fit/cpu_update`)."""
     source = torch.Generator().manual_seed(0)
     numbers = 10 ** torch.empty(400 * 256).uniform_(-6, 0, generator=source)
     if signed:
