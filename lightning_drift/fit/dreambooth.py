@@ -345,11 +345,6 @@ class DreamBooth(LightningModule):
             with during(self._this_step, self._less):
                 super().backward(loss, *args, **kwargs)
 
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Free what gradients are left; the Trainer asks for it between forward and backward."""
-        if self._graph is None or not self._graph.has_gradients:
-            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
-
     @property
     def _this_step(self) -> str:
         return f"training step {self.global_step + 1}"
