@@ -53,8 +53,14 @@ def make_optimizer(
             after they were clipped.
 
     Raises:
-        UserError: The class does not take the arguments.
+        UserError: The class does not take the arguments, or would take off the loss scale itself.
     """
+    if scaled and arguments.get("fused"):
+        raise UserError(
+            "fused takes the loss scale off the gradients after they are clipped; leave it out, or set "
+            "trainer.precision bf16-mixed or 32-true",
+            "model.optimizer_args",
+        )
     weights = {name: [*group] for name, group in parameters.items()}
     groups = [{"params": group, "lr": rates[name]} for name, group in weights.items()]
     _check_finite(arguments)

@@ -212,3 +212,13 @@ def test_a_step_updates_every_weight(tiny_sd: str, trainer: Any) -> None:
     after = module.state_dict()
     still = [name for name in before if torch.equal(before[name], after[name])]
     assert not [name for name in still if "weight" in name and "embed" not in name]
+
+
+@pytest.mark.parametrize("memory", ["full", "split"])
+def test_an_optimizer_that_unscales_by_itself_would_clip_scaled_gradients(
+    tiny_sd: str, trainer: Any, memory: str
+) -> None:
+    module = DreamBooth(tiny_sd, optimizer=torch.optim.AdamW, optimizer_args={"fused": True}, memory=memory)
+    with pytest.raises(UserError, match="fused takes the loss scale off the gradients after") as told:
+        trainer(max_steps=1, plugins=half_precision()).fit(module, datamodule=Latents())
+    assert told.value.option == "model.optimizer_args"
