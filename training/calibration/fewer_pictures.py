@@ -4,7 +4,8 @@
     python -m training.calibration.fewer_pictures choose cells 50 4 10 2
 
 ``table`` judges the labelled cells by every combination of sampling steps and seeds of the two groups, the
-dream prompt and the language prompts, and writes to labels/fewer_pictures.csv how often the labels agree.
+dream prompt and the language prompts, and writes to labels/fewer_pictures.csv how often the labels agree,
+and on how many cells the verdict is the ``same`` as by all pictures.
 Seeds are the first ones, as a configuration names them. Which seeds these are is chance, so the combination
 is judged three times more, with the next seeds in their place (``others``). ``width`` is the median width of
 a measure's interval, relative to that of all pictures, and ``inside`` the share of fitted cells whose value
@@ -16,8 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -30,10 +30,18 @@ from lightning_drift.drift.measures.intervals import DRAWS, Interval
 from lightning_drift.drift.metric import DriftMetric, Role
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, ZONES, judge
 from training.calibration import pocket_corridor
-from training.calibration.labelled_cells import FRESH, LABELS, SEEDS, WORDS, cell_name, probes
+from training.calibration.labelled_cells import (
+    FRESH,
+    LABELS,
+    SEEDS,
+    WORDS,
+    Cell,
+    Measures,
+    cell_name,
+    labelled_cells,
+    probes,
+)
 from training.command_line import command_parser, run_command, use_threads
-
-Measures = Mapping[str, Interval]
 
 WIDTHS = ("language", "drift_prompt", "tilt", "spread", "pull", "aim", "likeness")
 """Measures whose intervals are compared; the interval of ``copy`` is mostly a point."""
@@ -70,48 +78,12 @@ def choices() -> list[Choice]:
     """What is judged beside `TODAY`: the dream at its own 50 steps or at those of the language prompts."""
     found = {
         Choice(dream_steps if dream_seeds else 0, dream_seeds, steps, seeds)
-        for steps in (50, 30, 20, 15, 10, 6)
+        for steps in (50, 20, 10, 8, 6)
         for seeds in (4, 3, 2)
         for dream_seeds in (8, 4, 2, 0)
         for dream_steps in (50, steps)
     }
     return sorted(found - {TODAY}, reverse=True)
-
-
-@dataclass
-class Cell:
-    """A labelled cell.
-
-    Attributes:
-        code: What the labels call it.
-        subject: Its photo set.
-        rate: Its learning rate as it is written; empty for the base.
-        step: Optimizer steps.
-        labels: The zone that was seen first, and a second opinion if there was one.
-        measures: What it measured when it was labelled.
-    """
-
-    code: str
-    subject: str
-    rate: str
-    step: int
-    labels: list[str]
-    measures: Measures
-
-
-def labelled_cells(subject: str) -> list[Cell]:
-    """The labelled cells of a photo set, the base among them."""
-
-    def rows(kind: str) -> list[dict[str, str]]:
-        with (LABELS / f"{subject}_{kind}.csv").open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
-    labels = {row["code"]: row["label"].split("/") for row in rows("labels")}
-    cells = []
-    for row in rows("cells"):
-        measures = {name: Interval(*map(float, row[name].split(";"))) for name in DECIDING}
-        cells.append(Cell(row["code"], subject, row["rate"], int(row["step"]), labels[row["code"]], measures))
-    return cells
 
 
 class Measured:
@@ -136,6 +108,11 @@ class Measured:
         files = [f"{self._name(cell)}_{part}" for part in (choice.parts if choice else ())]
         files += [f"{self._name(cell)}_loss"] if cell.rate else []
         return all((self.folder / f"{file}.safetensors").exists() for file in files)
+
+    def cells(self, names: Iterable[str], choice: Choice | None = None) -> list[Cell]:
+        """The cells of photo sets that have been drawn; the base with any of its set."""
+        found = [[cell for cell in labelled_cells(name) if self.has(cell, choice)] for name in names]
+        return [cell for cells in found if any(cell.rate for cell in cells) for cell in cells]
 
     def labelled(self, cell: Cell) -> Measures:
         """What the cell measured when it was labelled, and its loss on the photos."""
@@ -182,13 +159,14 @@ class Measured:
 # -- what the labels say --------------------------------------------------------------------------------
 
 
-def agreement(cells: Sequence[Cell], zones: Sequence[str]) -> tuple[int, int, int]:
-    """How many zones are the first opinion, how many one of both, and how many are two zones off or more."""
+def agreement(cells: Sequence[Cell], zones: Sequence[str]) -> tuple[int, int, int, int]:
+    """How many zones are the first opinion, one of both, two zones off or more, and those by all pictures."""
     pairs = list(zip(cells, zones, strict=True))
     first = sum(zone == cell.labels[0] for cell, zone in pairs)
     either = sum(zone in cell.labels for cell, zone in pairs)
     far = sum(abs(ZONES.index(zone) - ZONES.index(cell.labels[0])) > 1 for cell, zone in pairs)
-    return first, either, far
+    same = sum(zone == judge(cell.measures).zone for cell, zone in pairs)
+    return first, either, far, same
 
 
 def row_of(
@@ -208,7 +186,7 @@ def row_of(
         others: Their zones by other seeds.
     """
     verdicts = [judge(reading) for reading in readings]
-    first, either, far = agreement(cells, [verdict.zone for verdict in verdicts])
+    first, either, far, same = agreement(cells, [verdict.zone for verdict in verdicts])
     by_others = [agreement(cells, zones) for zones in others]
     row = {
         **choice._asdict(),
@@ -218,8 +196,10 @@ def row_of(
         "first": first,
         "either": either,
         "far": far,
+        "same": same,
         "others_first": "/".join(str(counts[0]) for counts in by_others),
         "others_far": "/".join(str(counts[2]) for counts in by_others),
+        "others_same": "/".join(str(counts[3]) for counts in by_others),
         "borderline": sum(verdict.borderline is not None for verdict in verdicts),
     }
     fitted = [(now, cell.measures) for cell, now in zip(cells, readings, strict=True) if cell.rate]
@@ -237,8 +217,7 @@ def table(measured: Measured) -> list[dict[str, Any]]:
     """A row for each combination whose pictures have been drawn of every cell, and each group of sets."""
     rows = []
     for group, names in (("fresh", FRESH), ("bundled", pocket_corridor.SETS)):
-        cells = [cell for name in names for cell in labelled_cells(name) if measured.has(cell)]
-        if not any(cell.rate for cell in cells):
+        if not (cells := measured.cells(names)):
             continue
         whole = [cell for cell in cells if measured.has(cell, TODAY)]
         same = sum(as_written(measured.measures(cell, TODAY)) == as_written(cell.measures) for cell in whole)
@@ -253,7 +232,7 @@ def table(measured: Measured) -> list[dict[str, Any]]:
                 for shift in (1, 2, 3)
             ]
             rows.append(row_of(choice, group, cells, readings, others))
-            print(*list(rows[-1].values())[:12], flush=True)
+            print(*list(rows[-1].values())[:14], flush=True)
     return rows
 
 
@@ -266,7 +245,7 @@ def as_written(measures: Measures, names: Sequence[str] = DECIDING) -> dict[str,
 def measures_of(measured: Measured, choice: Choice) -> list[dict[str, Any]]:
     """The deciding measures of every cell by a combination, as in the labels' files."""
     rows = []
-    for cell in (cell for name in WORDS for cell in labelled_cells(name) if measured.has(cell, choice)):
+    for cell in measured.cells(WORDS, choice):
         named = {"code": cell.code, "subject": cell.subject, "rate": cell.rate, "step": cell.step}
         rows.append(named | as_written(measured.measures(cell, choice), (*DECIDING, *WITH_MODEL)))
     return rows

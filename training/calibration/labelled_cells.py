@@ -7,7 +7,7 @@
 ``fit`` repeats the fits of training/calibration/labels as the packaged configuration makes them, without a
 grid, and keeps the weights of every labelled step, 24 MB each. ``draw`` makes from them the pictures that the
 packaged configuration measures, once for each number of sampling steps, and keeps their features: what
-`training.calibration.fewer_pictures` judges. ``--language 50 20 10 6`` draws the language prompts as the
+`training.calibration.fewer_pictures` judges. ``--language 50 10`` draws the language prompts as the
 labelled cells had them too, which takes longest. Both go on where they were stopped, compute on one thread,
 and take ``--sets`` so that processes can share the work. What is not fitted yet is passed over by ``draw``.
 """
@@ -19,6 +19,7 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,16 @@ from torch import Tensor
 from lightning_drift import assets
 from lightning_drift.common.prompt_lists import read_prompts
 from lightning_drift.drift.evaluator import DriftEvaluator
+from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.probes import Probes, find_probes, instance_photos
-from lightning_drift.drift.verdict import Thresholds
+from lightning_drift.drift.verdict import DECIDING, Thresholds
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.photos.instance_images import InstanceImages
 from lightning_drift.stable_diffusion.sampling import Sampling, dream_all
 from training.calibration import pocket_corridor
 from training.command_line import command_parser, run_command, use_threads
 
+Measures = Mapping[str, Interval]
 LABELS = Path(__file__).parent / "labels"
 FRESH = {name: name for name in ("cat", "tissue", "motorcycle", "retina", "rocket", "astronaut")}
 WORDS = FRESH | pocket_corridor.SETS
@@ -48,14 +51,49 @@ WORDS = FRESH | pocket_corridor.SETS
 SEEDS = {"dream": 8, "language": 4}
 """Seeds of each prompt that the labelled cells were measured with, from 0 on."""
 
-STEPS = {"dream": (50, 10, 20, 6), "language": (10, 20, 6)}
+STEPS = {"dream": (50, 10), "language": (10, 8, 6)}
 """Sampling steps of each group, in the order in which its pictures are drawn."""
+
+
+@dataclass
+class Cell:
+    """A labelled cell.
+
+    Attributes:
+        code: What the labels call it.
+        subject: Its photo set.
+        rate: Its learning rate as it is written; empty for the base.
+        step: Optimizer steps.
+        labels: The zone that was seen first, and a second opinion if there was one.
+        measures: What it measured when it was labelled.
+    """
+
+    code: str
+    subject: str
+    rate: str
+    step: int
+    labels: list[str]
+    measures: Measures
+
+
+def labelled_cells(subject: str) -> list[Cell]:
+    """The labelled cells of a photo set, the base among them."""
+
+    def rows(kind: str) -> list[dict[str, str]]:
+        with (LABELS / f"{subject}_{kind}.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    labels = {row["code"]: row["label"].split("/") for row in rows("labels")}
+    cells = []
+    for row in rows("cells"):
+        measures = {name: Interval(*map(float, row[name].split(";"))) for name in DECIDING}
+        cells.append(Cell(row["code"], subject, row["rate"], int(row["step"]), labels[row["code"]], measures))
+    return cells
 
 
 def labelled(name: str) -> list[tuple[str, int]]:
     """Rate and step of every labelled cell of a photo set but the base, in their order along the corridor."""
-    with (LABELS / f"{name}_cells.csv").open(newline="", encoding="utf-8") as file:
-        cells = [(row["rate"], int(row["step"])) for row in csv.DictReader(file) if row["rate"]]
+    cells = [(cell.rate, cell.step) for cell in labelled_cells(name) if cell.rate]
     return sorted(cells, key=lambda cell: (float(cell[0]), cell[1]))
 
 
@@ -98,9 +136,21 @@ class KeepWeights(Callback):
             keep(file, pl_module.state_dict())
 
 
-def fit(name: str, folder: Path, photos: Path) -> None:
-    """Make the fits of a photo set that are not there yet."""
-    cells = labelled(name)
+def fit(name: str, folder: Path, photos: Path, rates: Sequence[str] | None, until: int | None) -> None:
+    """Make the fits of a photo set that are not there yet.
+
+    Args:
+        name: The photo set.
+        folder: Where the weights go.
+        photos: Folder of the fresh sets.
+        rates: Learning rates, as the labels write them; None for all.
+        until: Leave out what comes after this step; None for nothing.
+    """
+    cells = [
+        (rate, step)
+        for rate, step in labelled(name)
+        if (rates is None or rate in rates) and (until is None or step <= until)
+    ]
     for rate in dict.fromkeys(rate for rate, _ in cells):
         steps = [step for own, step in cells if own == rate]
         files = {step: folder / "weights" / f"{cell_name(name, rate, step)}.safetensors" for step in steps}
@@ -170,7 +220,9 @@ class Drawing:
             if file.exists():
                 continue
             keys = [key for key in self.probes.keys if self.probes.roles[key[0]] == role]
-            sampling = Sampling(num_inference_steps=count, batch_size=8)
+            sampling = Sampling(
+                num_inference_steps=count, batch_size=32
+            )  # rounds otherwise than 8, which fits have
             drawn = dream_all(self.module.stable_diffusion, keys, sampling)
             keep(file, self.evaluator.features(drawn, torch.device("cpu")).tensors())
 
@@ -206,6 +258,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         own.add_argument("folder", type=Path, help="where weights and features lie")
         own.add_argument("--photos", type=Path, default=Path("fresh"), help="folder of the fresh sets")
         own.add_argument("--sets", nargs="+", default=[*WORDS], choices=[*WORDS], help="photo sets")
+    fits = commands.choices["fit"]
+    fits.add_argument("--rates", nargs="+", help="learning rates, as the labels write them; default: all")
+    fits.add_argument("--until", type=int, help="leave out what comes after this step")
     for role, steps in STEPS.items():
         what = f"sampling steps of the {role} group"
         own.add_argument(f"--{role}", nargs="*", type=int, default=[*steps], help=what)
@@ -217,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_threads(1)
     if options.command == "fit":
         for name in options.sets:
-            fit(name, options.folder, options.photos)
+            fit(name, options.folder, options.photos, options.rates, options.until)
         return
     drawing = Drawing(options.folder, {role: getattr(options, role) for role in STEPS})
     drawing.pictures("base")  # before any weights are loaded

@@ -21,7 +21,6 @@ def test_a_cell_is_fitted_drawn_and_judged(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(labelled_cells, "labelled", lambda name: [("4e-5", 1)])
     monkeypatch.setattr(labelled_cells, "probes", few_probes)
     monkeypatch.setattr(fewer_pictures, "probes", few_probes)
-    monkeypatch.setattr(fewer_pictures, "WORDS", {"coffee": "cup"})
     monkeypatch.setattr(fewer_pictures, "TODAY", Choice(1, 8, 1, 4))
     monkeypatch.setattr(
         fewer_pictures, "choices", lambda: [Choice(1, 8, 1, 3), Choice(0, 0, 1, 2), Choice(9, 2, 1, 2)]
@@ -31,7 +30,7 @@ def test_a_cell_is_fitted_drawn_and_judged(tmp_path: Path, monkeypatch: pytest.M
         Cell("c1", "coffee", "", 0, ["under-drifted"], labelled),
         Cell("c2", "coffee", "4e-5", 1, ["cooked", "broken"], labelled),
     ]
-    monkeypatch.setattr(fewer_pictures, "labelled_cells", lambda name: cells)
+    monkeypatch.setattr(fewer_pictures, "labelled_cells", lambda name: cells if name == "coffee" else [])
     where = [str(tmp_path / "cells"), "--sets", "coffee"]
     labelled_cells.main(["fit", *where])
     labelled_cells.main(["draw", *where, "--dream", "1", "--language", "1"])
@@ -63,11 +62,13 @@ def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     labelled_cells.main(["fit", str(tmp_path), "--sets", "coffee"])
 
 
-def test_agreement_counts_first_either_and_far() -> None:
+def test_agreement_counts_first_either_far_and_same() -> None:
     labels = [["dreaming"], ["dreaming", "forgetting"], ["under-drifted"], ["cooked"]]
-    cells = [Cell("", "", "", 0, label, {}) for label in labels]
-    assert agreement(cells, ["dreaming", "forgetting", "forgetting", "broken"]) == (1, 2, 1)
-    assert agreement(cells, ["dreaming", "dreaming", "under-drifted", "cooked"]) == (4, 4, 0)
+    base = dict.fromkeys(DECIDING, Interval(0, 0, 0))
+    base |= dict.fromkeys(("language", "spread"), Interval(1, 1, 1))  # under-drifted
+    cells = [Cell("", "", "", 0, label, base) for label in labels]
+    assert agreement(cells, ["dreaming", "forgetting", "forgetting", "broken"]) == (1, 2, 1, 0)
+    assert agreement(cells, ["dreaming", "dreaming", "under-drifted", "cooked"]) == (4, 4, 0, 1)
 
 
 def test_a_choice_counts_its_sampling_steps() -> None:
