@@ -1,7 +1,8 @@
 """The verdict against labels that were given to anonymous grids on shuffled sheets.
 
 Labels and the measures of their cells lie in training/calibration/labels;
-`python -m training.calibration.blind_labels` makes both.
+`python -m training.calibration.blind_labels` makes both, `python -m training.calibration.fewer_pictures` the
+measures of the same cells by fewer pictures.
 """
 
 import csv
@@ -16,6 +17,9 @@ FOLDER = ROOT / "training" / "calibration" / "labels"
 BUNDLED = ("coffee", "galaxies", "nautilus")
 FRESH = ("astronaut", "cat", "motorcycle", "retina", "rocket", "tissue")
 
+CHOSEN = {"dream_steps": 50, "dream_seeds": 4, "language_steps": 10, "language_seeds": 4}
+"""Sampling steps and seeds of the two groups that fewer_pictures_cells.csv was measured with."""
+
 
 def rows(name: str) -> list[dict[str, str]]:
     with (FOLDER / name).open(newline="", encoding="utf-8") as file:
@@ -24,17 +28,20 @@ def rows(name: str) -> list[dict[str, str]]:
 
 def cells(subject: str) -> list[tuple[list[str], Verdict]]:
     """Labels, the first one first, and the verdict, of every cell."""
-    measured = {row["code"]: row for row in rows(f"{subject}_cells.csv")}
+    measured = rows(f"{subject}_cells.csv")
+    found = judged(subject, measured)
+    assert len(found) == len(measured) == len(rows(f"{subject}_labels.csv"))
+    return found
+
+
+def judged(subject: str, measured: list[dict[str, str]]) -> list[tuple[list[str], Verdict]]:
+    """Labels and verdict of cells with their measures."""
+    labels = {row["code"]: row["label"].split("/") for row in rows(f"{subject}_labels.csv")}
     found = []
-    for row in rows(f"{subject}_labels.csv"):
-        cell = measured[row["code"]]
-        names = [
-            *DECIDING,
-            *(name for name in WITH_MODEL if cell.get(name)),
-        ]  # measured later than some cells
-        intervals = {name: Interval(*map(float, cell[name].split(";"))) for name in names}
-        found.append((row["label"].split("/"), judge(intervals)))
-    assert len(found) == len(measured)
+    for cell in measured:
+        taken = [name for name in WITH_MODEL if cell.get(name)]  # measured later than some cells
+        intervals = {name: Interval(*map(float, cell[name].split(";"))) for name in (*DECIDING, *taken)}
+        found.append((labels[cell["code"]], judge(intervals)))
     return found
 
 
@@ -55,3 +62,26 @@ def test_the_base_is_under_drifted_and_the_end_is_cooked(subject: str) -> None:
     along = [(verdict.position, verdict.zone) for verdict in verdicts if verdict.position is not None]
     assert min(along) == (0, "under-drifted")
     assert max(along)[1] == "cooked"
+
+
+def test_fewer_pictures_say_what_all_of_them_said() -> None:
+    measured = rows("fewer_pictures_cells.csv")
+    found, before = [], []
+    for subject in FRESH:  # the bundled sets have not been drawn again
+        own = [row for row in measured if row["subject"] == subject]
+        codes = {row["code"] for row in own}
+        found += judged(subject, own)
+        labelled = {row["code"]: row for row in rows(f"{subject}_cells.csv") if row["code"] in codes}
+        before += judged(subject, [labelled[row["code"]] for row in own])
+    assert len(found) == len(measured) >= 60
+    first = [sum(verdict.zone == labels[0] for labels, verdict in some) for some in (found, before)]
+    assert first[0] >= first[1]
+    off = [abs(ZONES.index(verdict.zone) - ZONES.index(labels[0])) for labels, verdict in found]
+    assert max(off) <= 1
+    same = sum(now.zone == then.zone for (_, now), (_, then) in zip(found, before, strict=True))
+    assert same >= 0.95 * len(found)
+    # What docs/corridor.md tells of it.
+    table = [row for row in rows("fewer_pictures.csv") if row["sets"] == "fresh"]
+    row = next(row for row in table if {name: int(row[name]) for name in CHOSEN} == CHOSEN)
+    told = {"cells": len(found), "first": first[0], "far": 0, "same": same}
+    assert {name: int(row[name]) for name in told} == told
