@@ -40,7 +40,7 @@ from lightning_drift.drift.state import DriftState
 from lightning_drift.drift.stopping import check_not_ended
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.configuration import TENSORBOARD, class_at, same_class, with_prompts
-from lightning_drift.fit.optimizer import check_rate
+from lightning_drift.fit.learning_rate import check_rate
 from lightning_drift.fit.outcome import finished, stopped
 from lightning_drift.fit.planning import dry_run
 from lightning_drift.fit.progress import StepProgressBar

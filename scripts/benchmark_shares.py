@@ -12,7 +12,7 @@ a first fit of a base.
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,6 +81,14 @@ def arithmetic(words: list[str]) -> dict[str, float]:
     }
 
 
+def arguments(argv: Sequence[str]) -> list[str]:
+    """The command line: options of ``lightning-drift fit``, which checks them."""
+    if "-h" in argv or "--help" in argv:
+        print(__doc__)
+        raise SystemExit
+    return [*argv]
+
+
 def main(words: list[str]) -> int:
     """Time a fit and print the table."""
     watch = Watch()
@@ -103,4 +111,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(arguments(sys.argv[1:])))

@@ -50,14 +50,19 @@ def first_step(folder: Path, options: Sequence[str]) -> float:
     return taken
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Time everything and print it."""
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each is timed")
     parser.add_argument("fit", nargs="*", help="further options of the fit, after --")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Time everything and print it."""
+    options = arguments()
     for words in COMMANDS:
         report(" ".join(words), [seconds_of(words) for _ in range(options.rounds)])
     new, known = [], []

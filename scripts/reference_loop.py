@@ -18,6 +18,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,8 @@ def train(options: argparse.Namespace) -> list[float]:
     return times
 
 
-def main() -> None:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -135,7 +137,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--eight-bit", action="store_true", help="bitsandbytes' AdamW8bit instead of AdamW")
     parser.add_argument("--out", type=Path, help="where to log, and to write the pipeline")
-    options = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    options = arguments()
     times = train(options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(json.dumps({"seconds": warm_median(times), "peak": peak_memory(device)}))

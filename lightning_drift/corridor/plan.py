@@ -15,7 +15,7 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.number_lists import decimals, integers
 from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.fit.configuration import TENSORBOARD, differences, same_class, with_prompts
-from lightning_drift.fit.optimizer import check_rate
+from lightning_drift.fit.learning_rate import check_rate
 from lightning_drift.fit.runs import rate_name, rate_text, safe_name
 
 PLAN, FIT = "plan.yaml", "fit.yaml"

@@ -18,9 +18,10 @@ from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
 from lightning_drift.fit.compiled import compiled
+from lightning_drift.fit.learning_rate import check_rate
 from lightning_drift.fit.less_memory import less_for_a_step
 from lightning_drift.fit.memory import MEMORY_MODES
-from lightning_drift.fit.optimizer import check_rate, group_settings, make_optimizer, set_groups
+from lightning_drift.fit.optimizer import group_settings, make_optimizer, set_groups
 from lightning_drift.fit.planning import start
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
 from lightning_drift.fit.recompute import recompute_activations
