@@ -100,19 +100,19 @@ def _enlarge_batch(
         scene: What decides a step.
         plan: The plan, with its mode; the grid's forecast becomes that of the size.
         count: Counts a mode with the grid as it is.
-        card: The card; None to take the first size.
+        card: The card; None to take the largest size.
     """
     for grid in (callback for callback in trainer.callbacks if isinstance(callback, SeedGrid)):
-        smallest = grid.sampling.batch_size
         for size in grid.batch_sizes(scene.device):
+            smaller = grid.sampling.batch_size
             grid.take_batch(size)
             if count is None or card is None:
-                return
+                continue
             told = count(plan.memory)
-            if needed(told.peak) <= card.free:
-                plan.rehearsals[plan.memory] = told
-                return
-            grid.take_batch(smallest)
+            if needed(told.peak) > card.free:
+                grid.take_batch(smaller)
+                break
+            plan.rehearsals[plan.memory] = told
 
 
 def choose(scene: Scene, count: Callable[[str], Rehearsal], card: Card) -> MemoryChoice:

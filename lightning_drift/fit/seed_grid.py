@@ -244,10 +244,10 @@ class SeedGrid(Callback):
             return self._sampler.sample(model, keys, context, take, cache)
 
     def batch_sizes(self, device: str) -> Sequence[int]:
-        """What "auto" chooses from on a device of a type, the largest first; empty where a size is given."""
+        """What "auto" may grow to on a device of a type, step by step; empty where a size is given."""
         if not self.auto_batch or not self.pictures:
             return []
-        return [16, 8] if device == "cuda" else [8]
+        return [8, 16] if device == "cuda" else [8]
 
     def take_batch(self, size: int) -> None:
         """Sample so many pictures together from now on."""

@@ -96,8 +96,10 @@ def run(kind: type[Eager], tiny_sd: str, trainer: Any, folder: Path, **options: 
     return module
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(folder / "last.ckpt")["state_dict"]
+def check_same_weights(folder: Path) -> None:
+    one, other = (read_checkpoint(folder / name / "last.ckpt")["state_dict"] for name in "ab")
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
 
 
 @pytest.mark.parametrize(
@@ -115,8 +117,7 @@ def test_a_fit_of_replayed_steps_is_the_eager_one(
     assert Replayed.replays == STEPS + 2  # each is tried first
     assert graphed.losses == eager.losses
     assert graphed.norms == eager.norms or half  # infinite ones are not equal to themselves
-    for name, tensor in weights(tmp_path / "a").items():
-        assert torch.equal(tensor, weights(tmp_path / "b")[name]), name
+    check_same_weights(tmp_path)
 
 
 def test_a_resumed_fit_of_replayed_steps_is_the_unbroken_one(
@@ -125,8 +126,7 @@ def test_a_resumed_fit_of_replayed_steps_is_the_unbroken_one(
     run(Eager, tiny_sd, trainer, tmp_path / "a")
     run(Replayed, tiny_sd, trainer, tmp_path / "b", max_steps=4)
     run(Replayed, tiny_sd, trainer, tmp_path / "b", resume=tmp_path / "b" / "last.ckpt")
-    for name, tensor in weights(tmp_path / "a").items():
-        assert torch.equal(tensor, weights(tmp_path / "b")[name]), name
+    check_same_weights(tmp_path)
 
 
 class Wrong(Replayed):
@@ -166,8 +166,7 @@ def test_what_cannot_be_replayed_is_told_once_and_stays_eager(
     told = [line for line in capsys.readouterr().err.splitlines() if "CUDA graph" in line]
     assert len(told) == 1
     assert f"training steps are not replayed as a CUDA graph: {why}" in told[0]
-    for name, tensor in weights(tmp_path / "a").items():
-        assert torch.equal(tensor, weights(tmp_path / "b")[name]), name
+    check_same_weights(tmp_path)
 
 
 def test_inputs_of_another_shape_are_taken_eagerly_and_moved_weights_are_captured_again() -> None:
