@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/benchmark_start.py
 
-Each command runs in a process of its own, several times, and the median of whole seconds by the clock is
-printed. The first step is counted from the start of the command to the first logged loss, twice: of a base
-that is new here, whose grid is rendered first, and of one whose pictures are on disk.
+Each command runs in a process of its own, several times, and the median of seconds by the clock is printed.
+The first step is counted from the start of the command to its mark on the bar, twice: of a base that is new
+here, whose grid is rendered first, and of one whose pictures are on disk.
 """
 
 import argparse

@@ -6,6 +6,7 @@ measured have to be rendered.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -26,10 +27,11 @@ from lightning_drift.drift.metric import DriftMetric, Role
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.drift.state import DriftState
 from lightning_drift.drift.verdict import Thresholds
+from lightning_drift.fit.grid_sampling import GridSampler
 from lightning_drift.stable_diffusion.interpolation import load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
-from lightning_drift.stable_diffusion.sampling import EncodedPrompts, Sampling, dream_all, even
+from lightning_drift.stable_diffusion.sampling import Sampling
 from lightning_drift.weights.files import Weights
 
 SEEDS = 4
@@ -84,7 +86,7 @@ class CheckpointEvaluator:
         self.keys, self.roles, self.index = probe_pictures(self.base)
         self._opened = opened
         self._model: StableDiffusion | None = None
-        self._most: int | None = None  # pictures together, where the memory was full
+        self._sampler = _sampler(self.base, self.keys, self.index)
         self._levels = Batch(things="noise levels of a photo")
 
     def measure(self, weights: Mapping[str, Weights], title: str) -> dict[str, Interval]:
@@ -132,29 +134,20 @@ class CheckpointEvaluator:
 
     def _pictures(self, model: StableDiffusion, title: str) -> list[Any]:
         """The probe pictures, made with the settings that the base's were made with."""
-        encode, images = EncodedPrompts(), dict[tuple[str, int], Any]()
         with tqdm(total=len(self.keys), desc=title, unit="img", leave=False) as bar:
-            for sampling, keys in self._samplings().items():
-                most = self._most or sampling.batch_size
-                batch = Batch(even(len(keys), most), filled=True)
-                made = dream_all(
-                    model, keys, sampling, made=lambda some: bar.update(len(some)), batch=batch, encode=encode
-                )
-                images |= zip(keys, made, strict=True)
-                if batch.size is not None and batch.size < even(len(keys), most):  # the memory was full
-                    self._most = batch.size
+            images = self._sampler.sample(model, self.keys, nullcontext, lambda some: bar.update(len(some)))
         return [images[key] for key in self.keys]
 
-    def _samplings(self) -> dict[Sampling, list[tuple[str, int]]]:
-        """The pictures of each way of sampling: groups may have steps of their own."""
-        fields = Sampling().settings()
-        common = Sampling(**{name: self.base.settings[f"seed_grid.{name}"] for name in fields})
-        found: dict[Sampling, list[tuple[str, int]]] = {}
-        for key, place in zip(self.keys, self.index, strict=True):
-            steps = self.base.settings["seed_grid.groups"][place][3:]
-            sampling = replace(common, num_inference_steps=steps[0]) if steps else common
-            found.setdefault(sampling, []).append(key)
-        return found
+
+def _sampler(base: DriftBase, keys: list[tuple[str, int]], index: list[int]) -> GridSampler:
+    """What samples the probe pictures as the base's were sampled: groups may have steps of their own."""
+    fields = Sampling().settings()
+    common = Sampling(**{name: base.settings[f"seed_grid.{name}"] for name in fields})
+    pictures = {}
+    for key, place in zip(keys, index, strict=True):
+        steps = base.settings["seed_grid.groups"][place][3:]
+        pictures[key] = replace(common, num_inference_steps=steps[0]) if steps else common
+    return GridSampler(pictures, common.batch_size, option="")
 
 
 def _references(opened: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase | None, Thresholds]:

@@ -25,13 +25,17 @@ class GridSampler:
     Args:
         pictures: How each picture of the grid is sampled, by prompt and seed.
         most: Pictures sampled together at most; what did not fit into the memory once is not tried again.
+        option: The option that sets ``most``, for the notice; empty for none.
 
     Attributes:
         found: Whether all pictures of the last call were in the cache.
     """
 
-    def __init__(self, pictures: Mapping[Key, Sampling], most: int) -> None:
+    def __init__(
+        self, pictures: Mapping[Key, Sampling], most: int, option: str = "seed_grid.batch_size"
+    ) -> None:
         self.pictures = pictures
+        self._option = option
         self._most = most
         self.found = False
 
@@ -68,7 +72,7 @@ class GridSampler:
                 made(known)
             missing = [key for key in own if key not in images]
             self.found &= not missing
-            batch = Batch(size, "seed_grid.batch_size", filled=True)
+            batch = Batch(size, self._option, filled=True)
             waiting = iter(missing)
 
             def take(some: Sequence[Image.Image], waiting: Any = waiting) -> None:

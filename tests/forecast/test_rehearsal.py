@@ -65,14 +65,17 @@ def test_adamw_on_a_gpu_updates_all_tensors_at_once() -> None:
     assert step["other"] > 3 * GIB
 
 
-def test_float32_on_the_pocket_is_what_a_step_allocates() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "most"), [({"foreach": False}, 1.02), ({}, 1.03)], ids=["loop", "fused"]
+)
+def test_float32_on_the_pocket_is_what_a_step_allocates(arguments: dict[str, Any], most: float) -> None:
+    """A rehearsal updates the tensors one by one; the fused update needs no memory beside the largest."""
     scene, opened = Scene("cpu", "32-true", side=64), open_pipeline("pocket")
-    module = DreamBooth("pocket")
+    module = DreamBooth("pocket", optimizer_args=arguments)
     forecast = total(rehearse(module, empty_opened(opened), scene).peaks["step"])
     taken = allocated(module, random_weights(empty_opened(opened)), scene)
-    print(f"float32 AdamW: forecast / allocated {forecast / taken:.3f}")
-    # A rehearsal updates the tensors one by one; the fused update needs no memory beside the largest.
-    assert 1 <= forecast / taken < 1.03
+    print(f"float32 AdamW {arguments}: forecast / allocated {forecast / taken:.3f}")
+    assert 0.98 <= forecast / taken < most
 
 
 @pytest.mark.parametrize("mode", MEMORY_MODES)
