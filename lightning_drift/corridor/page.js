@@ -18,12 +18,13 @@
   const build = () => {
     const room = byId("pictures");
     room.append(make("div", { class: "heads" }, make("p", {}, "Base model"), make("p", { id: "now-name" })));
+    const across = Math.min(4, Math.max(...prompts.map(({ seeds }) => seeds.length))); // one size for all rows
     prompts.forEach(({ text, seeds }, p) => {
       const strips = {};
       for (const side of ["base", "now"]) {
         strips[side] = make("div", { class: "seeds" });
-        strips[side].style.setProperty("--across", Math.min(4, seeds.length));
-        strips[side].style.setProperty("--phone", Math.min(4, seeds.length));
+        strips[side].style.setProperty("--across", across);
+        strips[side].style.setProperty("--phone", across);
       }
       seeds.forEach((seed, s) => {
         const slot = { p, s, seed };
