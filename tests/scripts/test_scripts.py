@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers.paths import DATA
 from helpers.scripts import script
 from PIL import Image
 
 from lightning_drift.assets import DEFAULTS, PHOTOS
+from lightning_drift.cli import main
+from lightning_drift.drift.measures.frozen_clip import FrozenClip
+from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.fused_update import FusedUpdate
 from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion
@@ -112,7 +117,7 @@ def test_the_benchmark_of_the_drift_times_all_modes(tmp_path: Path, monkeypatch,
     config["seed_grid"]["num_inference_steps"] = 1
     config["seed_grid"]["groups"]["language"]["prompts"] = ["a desert at dusk", "a golden dome in a city"]
     for group in config["seed_grid"]["groups"].values():
-        group["seeds"] = "0-1"
+        group |= {"seeds": "0-1", "num_inference_steps": 1}
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
     command = ["benchmark_drift.py", "--config", str(tmp_path / "fit.yaml"), "--steps", "2"]
     monkeypatch.setattr(sys, "argv", command)
@@ -147,17 +152,51 @@ def test_the_shares_of_a_fit_add_up(tiny_sd: str, tmp_path: Path, monkeypatch, c
     for _, owner, methods in shares.PARTS:  # which the script wraps for good
         for method in methods:
             monkeypatch.setattr(owner, method, getattr(owner, method))
+    monkeypatch.setattr(DreamBooth, "training_step", DreamBooth.training_step)
     groups = "--seed_grid.groups={dream: {prompts: a, seeds: 0-1}, language: {prompts: [b, c], seeds: 0-1}}"
     words = [f"--model.pipeline={tiny_sd}", "--trainer.max_steps=2", "--seed_grid.steps=0,2", groups]
-    assert (
-        shares.main([*words, "--seed_grid.num_inference_steps=1", "--trainer.enable_progress_bar=false"]) == 0
-    )
-    table = [line.split() for line in capsys.readouterr().out.splitlines()[-7:-1]]
-    assert {row[0] for row in table[1:]} == {"steps", "photos", "measures", "grids", "checkpoints"}
-    for column in (2, 3):
-        parts = [float(row[column].rstrip("%")) for row in table[1:] if row[column] != "-"]
+    words += ["--seed_grid.num_inference_steps=1", "--trainer.enable_progress_bar=false"]
+    assert shares.main(*shares.arguments(["--extrapolate", "8", "5", *words])) == 0
+    head, *lines, last = capsys.readouterr().out.splitlines()[-8:]
+    assert " ".join(head.split()) == "seconds of the clock of the arithmetic of 8 steps"
+    table = {line.split()[0]: line.split()[1:] for line in lines}
+    assert table.keys() == {"start", "photos", "steps", "measures", "grids", "checkpoints"}
+    for column in (1, 2, 3):
+        parts = [float(row[column].rstrip("%")) for row in table.values() if row[column] != "-"]
         assert sum(parts) == pytest.approx(100, abs=0.3)
         assert min(parts) >= 0
+    assert float(last.split()[0][1:]) * 2 == pytest.approx(float(table["steps"][0]), abs=0.1)
+    size, longer = shares.Size(2, 2), shares.Size(8, 5)
+    parts = {"start": 1.0, "photos": 2.0, "steps": 3.0, "grids": 4.0, "checkpoints": 6.0}
+    told = shares.of_a_longer_fit(parts, size, longer)
+    assert told == {"start": 1, "photos": 2, "steps": 12, "grids": 10, "checkpoints": 15}
+    with pytest.raises(SystemExit, match="takes two numbers"):
+        shares.arguments(["--extrapolate", "8", "--trainer.max_steps=2"])
+
+
+def test_the_one_command_for_a_card_runs_commands_that_exist(tmp_path: Path, monkeypatch, capfd):
+    gpu = script("scripts/benchmark_gpu.py")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu.main([]) == 2
+    assert "PyTorch finds none here" in capfd.readouterr().err
+    assert (
+        FrozenClip.load(gpu.random_clip(tmp_path / "clip-random", width=12))
+        .embed_texts(["a tree"])
+        .isfinite()
+        .all()
+    )
+    shutil.copytree(DATA / "tiny_sd", tmp_path / "sd15-random")
+    words = gpu.commands(tmp_path, 100)
+    fit, longer = script("scripts/benchmark_shares.py").arguments(words["benchmark_shares.py"])
+    with pytest.raises(SystemExit):
+        main(["fit", *fit, "--print_config"])
+    config = yaml.safe_load(capfd.readouterr().out)
+    assert (config["trainer"]["max_steps"], config["seed_grid"]["steps"]) == (100, "0,100")
+    assert (config["data"]["init_args"]["instance_dir"], longer) == ("coffee", (1600, 4))
+    for name in ("benchmark_card.py", "benchmark_fit.py"):
+        assert script(f"scripts/{name}").arguments(words[name]).workdir == tmp_path / "sd15-random"
+    assert gpu.run("compare_prints.py", ["--nonsense"], 60) == "compare_prints.py failed with status 2"
+    assert "was ended: the time was over" in gpu.run("benchmark_fit.py", ["--rounds=9"], 0)
 
 
 def test_the_start_is_timed_to_the_first_step(tiny_sd: str, tmp_path: Path):

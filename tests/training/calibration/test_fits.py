@@ -18,7 +18,7 @@ def test_a_corridor_is_fitted_and_lies_on_the_sheet(tmp_path: Path) -> None:
     config["seed_grid"]["num_inference_steps"] = 1
     config["seed_grid"]["groups"]["language"]["prompts"] = ["a desert at dusk", "a golden dome in a city"]
     for group in config["seed_grid"]["groups"].values():
-        group["seeds"] = "0-1"
+        group |= {"seeds": "0-1", "num_inference_steps": 1}
     config["clip_drift"]["language_probe"] = False
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
     few = ["--sets", "coffee", "--rates", "4e-5", "--steps", "1", "--config", str(tmp_path / "fit.yaml")]
