@@ -11,10 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.numbers import real, shown, whole
-
-MAX_SEED_EVERYTHING = 2**32 - 1
-"""The largest seed of a run: NumPy's generator, which Lightning seeds too, takes no larger one."""
+from lightning_drift.common.numbers import MAX_SEED_EVERYTHING, real, shown, whole
 
 _MOST = 2**53
 _WHOLE = {

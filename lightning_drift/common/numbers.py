@@ -10,6 +10,9 @@ MOST_TOGETHER = 1024
 MAX_SEED = 2**63 - 1
 """The largest seed; seeds of other programs reach 2**64, which PyTorch's generators do not tell apart."""
 
+MAX_SEED_EVERYTHING = 2**32 - 1
+"""The largest seed of a run: NumPy's generator, which Lightning seeds too, takes no larger one."""
+
 
 def whole(value: object, option: str, low: int | None = None, high: int | None = None) -> int:
     """A whole number within bounds.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from lightning_drift.common.text import shell_word
 from lightning_drift.corridor.read import CorridorCell, CorridorTable
+from lightning_drift.corridor.spread import siblings, spread
 from lightning_drift.drift.verdict import ZONES
 from lightning_drift.fit.runs import rate_text
 
@@ -28,7 +29,8 @@ class Choice:
 def choose(table: CorridorTable) -> Choice:
     """Choose the farthest checkpoint that still dreams, one without a borderline verdict if there is any.
 
-    Of two in the same position the one with a file wins, then the lower rate.
+    Where a recipe was fitted with several seeds, a step at which all of them dream goes before one at which
+    it is luck. Of two in the same position the one with a file wins, then the lower rate.
     """
     measured = [cell for cell in table.cells.values() if cell.zone is not None]
     dreaming = [cell for cell in measured if cell.zone == "dreaming"]
@@ -36,7 +38,15 @@ def choose(table: CorridorTable) -> Choice:
         return Choice(None, "No verdict is available, so none is chosen; compare the grids by eye.")
     if not dreaming:
         return Choice(None, f"No checkpoint dreams. {_advice(measured)}")
+    kin = siblings(table)
+    over_seeds = {(cell.run, cell.step): spread(table, kin[cell.run], cell.step) for cell in dreaming}
+
+    def agreed(cell: CorridorCell) -> bool:
+        seeds = over_seeds[cell.run, cell.step]
+        return seeds is None or len(seeds.zones) == 1
+
     clear = [cell for cell in dreaming if cell.borderline is None]
+    clear = [cell for cell in clear if agreed(cell)] or clear
     rates = {run.name: run.rate for run in table.runs}
 
     def order(cell: CorridorCell) -> tuple[float, bool, float]:
@@ -44,6 +54,11 @@ def choose(table: CorridorTable) -> Choice:
 
     cell = max(clear or dreaming, key=order)
     where = f"Learning rate {rate_text(rates[cell.run])}, step {cell.step}"
+    run = next(run for run in table.runs if run.name == cell.run)
+    if run.soup:
+        where = f"The soup of learning rate {run.label}, step {cell.step}"
+    elif (seeds := over_seeds[cell.run, cell.step]) is not None:
+        where += f", seed {run.seed} (over seeds: {seeds.verdict})"
     others = len(dreaming) - 1
     if clear:
         why = (

@@ -25,6 +25,7 @@ from lightning_drift.corridor.plan import (
     make_plan,
     milestones,
     take_up,
+    training_seeds,
 )
 from lightning_drift.corridor.report import write_report
 from lightning_drift.photos.folder import find_folder, find_pictures
@@ -43,8 +44,10 @@ _TAKEN = {
     "ckpt_path": None,
 }
 
-USAGE = """usage: lightning-drift corridor [-c FILE] [--lr RATES] [--steps STEPS] [--dry_run] [options of fit]
+USAGE = """usage: lightning-drift corridor [-c FILE] [--lr RATES] [--steps STEPS] [--seeds SEEDS] [--dry_run]
+                                [options of fit]
        lightning-drift corridor report FOLDER [--to FILE]
+       lightning-drift corridor soup FOLDER [--clip CLIP] [--base BASE]
 
 """
 
@@ -54,6 +57,7 @@ def corridor(
     recipe: dict[str, Any],
     lr: str | None = None,
     steps: str | None = None,
+    seeds: str | None = None,
     devices: str | None = None,
     name: str | None = None,
     plan_fit: _PlanFit | None = None,
@@ -63,14 +67,17 @@ def corridor(
 
     The learning rate is constant, so one fit per rate covers all its steps. What is finished is skipped, what
     was stopped goes on, and a fit that fails becomes a failed cell. Any option of ``lightning-drift fit``
-    may follow and holds for all fits. A configuration file may hold a section ``corridor`` with ``lr``,
-    ``steps``, ``devices``, ``name`` and ``recipe``, a configuration beside it to begin from.
+    may follow and holds for all fits. With several seeds every learning rate is fitted once with each, and
+    the page says what of a verdict is the recipe and what the seed. A configuration file may hold a section
+    ``corridor`` with ``lr``, ``steps``, ``seeds``, ``devices``, ``name`` and ``recipe``, a configuration
+    beside it to begin from.
 
     Args:
         fit: Options of the fits.
         recipe: The configurations' ``corridor`` sections, joined.
         lr: Learning rates, such as ``1e-6,2e-6,4e-6``.
         steps: Optimizer steps to look at, such as ``800,1200,1600``.
+        seeds: Seeds of the trainings, such as ``0-2``; by default that of the configuration.
         devices: GPUs such as ``0,1``, for as many fits side by side; ``cpu`` (``cpu,cpu`` for two fits that
             share it); ``auto`` for every visible GPU or else the CPU, the default.
         name: The corridor's folder, ``tb_logs/<subject>/<name>``; by default ``corridor``.
@@ -85,9 +92,8 @@ def corridor(
         Ended: By a signal, after all fits were stopped in order.
     """
     from lightning_drift.corridor.fit_queue import FitQueue, find_slots, refuse_invisible
-    from lightning_drift.fit.runs import rate_text
 
-    command_line = {"lr": lr, "steps": steps, "devices": devices, "name": name}
+    command_line = {"lr": lr, "steps": steps, "seeds": seeds, "devices": devices, "name": name}
     # A section's values are what YAML makes of them: 0 is the first GPU.
     options = recipe | {option: value for option, value in command_line.items() if value is not None}
     for option in ("lr", "steps"):
@@ -103,6 +109,7 @@ def corridor(
 
         check_card(card, dry_run=plan_fit is not None)
     rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
+    own_seeds = training_seeds(options.get("seeds"))
     check_corridor_name(name)
     if devices != "auto":
         refuse_invisible(find_slots(devices, "auto"))
@@ -110,8 +117,8 @@ def corridor(
         if option in ("data.instance_dir", "data.init_args.instance_dir"):
             find_pictures(find_folder(value))
     config = _fit_config(fit)
-    plan = make_plan(config, rates, counts, name)
-    own_rates = list(plan.rates)  # the folder may hold others
+    plan = make_plan(config, rates, counts, name, own_seeds or None)
+    own_rows = plan.rows  # the folder may hold others
     accelerator = str((config.get("trainer") or {}).get("accelerator"))
     slots = find_slots(devices, accelerator)
     if accelerator == "cpu" and any(slot != "cpu" for slot in slots):
@@ -124,11 +131,12 @@ def corridor(
     if plan_fit is not None:
         from lightning_drift.corridor.dry_run import describe
 
-        print(describe(joined(plan), own_rates, slots, plan_fit, card), flush=True)
+        print(describe(joined(plan), own_rows, slots, plan_fit, card), flush=True)
         return 0
     plan = take_up(plan)
     page = plan.folder / "corridor.html"
     shape = f"{_counted(len(plan.rates), 'learning rate')} x {_counted(len(plan.steps), 'step')}"
+    shape += f" x {_counted(len(plan.seeds), 'seed')}" if len(plan.seeds) > 1 else ""
     print(printable(f"{shape} in {plan.folder}"), flush=True)
 
     def renew() -> None:
@@ -138,7 +146,7 @@ def corridor(
             reason = error.strerror or error if isinstance(error, OSError) else error
             notice(f"cannot write {page}: {reason}; the fits go on")
 
-    queue = FitQueue(plan, own_rates, slots, renew)
+    queue = FitQueue(plan, own_rows, slots, renew)
     try:
         queue.run()
     except ends.Ended as end:
@@ -151,8 +159,7 @@ def corridor(
     )
     print(f"TensorBoard:  tensorboard --logdir {shell_word(str(plan.root / plan.subject))}", flush=True)
     if queue.failed:
-        rates_text = ", ".join(rate_text(rate) for rate in queue.failed)
-        notice(f"lr {rates_text} did not reach step {plan.steps[-1]}")
+        notice(f"{'; '.join(row.label for row in queue.failed)} did not reach step {plan.steps[-1]}")
         return 1
     return 0
 
@@ -182,6 +189,35 @@ def report(folder: str, to: str | None = None) -> Path:
     return page
 
 
+def soup(folder: str, clip: str | None = None, base: str | None = None) -> Path:
+    """Make the soups of a corridor with several seeds: the mean weights of each recipe's fits at each step.
+
+    Each is measured like a milestone of the fits and becomes a row of the page; its checkpoint can be dreamed
+    with and exported. What is there already is not made again.
+
+    Args:
+        folder: A corridor's folder, or one of several runs.
+        clip: The CLIP that measured the fits, clip_drift.clip; by default ``pocket`` for the embedded model
+            and else openai/clip-vit-large-patch14.
+        base: The base pipeline, if it no longer lies where the checkpoints say.
+
+    Returns:
+        The page's file.
+
+    Raises:
+        UserError: There are no checkpoints of several seeds, or a file cannot be read or written.
+    """
+    from lightning_drift.corridor.soup import make_soups
+
+    where = user_path(folder, "folder")
+    try:
+        for name, reading in make_soups(where, clip, base):
+            print(printable(f"{name}, {reading.line}"), flush=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {where} ({error.strerror or error})", "folder") from error
+    return report(folder)
+
+
 def main(argv: Sequence[str], plan_fit: _PlanFit) -> int:
     """Run ``lightning-drift corridor`` with its command line.
 
@@ -195,13 +231,14 @@ def main(argv: Sequence[str], plan_fit: _PlanFit) -> int:
     Raises:
         Ended: By a signal.
     """
-    if argv[:1] == ["report"]:
-        about, _, _ = (report.__doc__ or "").partition("\n")
-        parser = TextParser(prog="lightning-drift corridor report", description=about)
+    if argv[:1] in (["report"], ["soup"]):
+        asked = report if argv[0] == "report" else soup
+        about, _, _ = (asked.__doc__ or "").partition("\n")
+        parser = TextParser(prog=f"lightning-drift corridor {argv[0]}", description=about)
         parser.add_argument("folder", type=str, help="A corridor's folder, several runs' or one run's.")
-        parser.add_function_arguments(report, as_positional=False, skip={"folder"})
-        words = mark_texts(argv[1:], text_options(report).get)
-        page = report(**plain(parser.parse_args(words).as_dict()))
+        parser.add_function_arguments(asked, as_positional=False, skip={"folder"})
+        words = mark_texts(argv[1:], text_options(asked).get)
+        page = asked(**plain(parser.parse_args(words).as_dict()))
         print(printable(f"wrote {page} and {page.with_suffix('.png').name} beside it"))
         return 0
     about = " ".join((corridor.__doc__ or "").partition("Args:")[0].split())
@@ -266,7 +303,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if option == "--dry_run":
             own.append(word)
             continue
-        if option in ("--lr", "--steps", "--devices", "--name", "--card"):
+        if option in ("--lr", "--steps", "--seeds", "--devices", "--name", "--card"):
             own += [word] if has_value else [word, *([value] if (value := next(words, None)) else [])]
             continue
         if option.removeprefix("--") in _TAKEN and option.startswith("--"):
@@ -310,7 +347,7 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
             fit += ["-c", value]  # fit says what is wrong with it
             continue
         section = config.pop("corridor")
-        options = {"lr", "steps", "devices", "name", "recipe"}
+        options = {"lr", "steps", "seeds", "devices", "name", "recipe"}
         if not isinstance(section, dict) or set(section) - options:
             raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(options))}")
         recipe |= section

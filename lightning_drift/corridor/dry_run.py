@@ -10,7 +10,7 @@ import yaml
 
 from lightning_drift.common.text import byte_size, duration
 from lightning_drift.corridor.fits import unfinished
-from lightning_drift.corridor.plan import Plan
+from lightning_drift.corridor.plan import Plan, Row
 from lightning_drift.fit.checkpoint_room import room_needed, saved_files
 from lightning_drift.fit.checkpointing import MARGIN
 from lightning_drift.fit.runs import rate_text
@@ -22,22 +22,22 @@ PlanFit = Callable[[list[str]], FitPlan | None]
 
 @dataclass(frozen=True)
 class _Left:
-    """What is left to do of a rate's fit."""
+    """What is left to do of a fit."""
 
-    rate: float
+    row: Row
     steps: list[int]
     checkpoint: Path | None
     begin: int
 
 
 def describe(
-    plan: Plan, rates: Sequence[float], slots: Sequence[str], plan_fit: PlanFit, card: float | None
+    plan: Plan, rows: Sequence[Row], slots: Sequence[str], plan_fit: PlanFit, card: float | None
 ) -> str:
     """What a corridor would do, in lines; nothing is written.
 
     Args:
         plan: The corridor, joined with what its folder holds.
-        rates: The learning rates to run.
+        rows: The fits to run.
         slots: Devices, see ``find_slots``.
         plan_fit: Plans a fit.
         card: GiB of a card to compare with; None for the one that is here.
@@ -45,11 +45,11 @@ def describe(
     Raises:
         UserError: A fit cannot run as it is set up.
     """
-    left = [each for rate in rates if (each := _Left(rate, *unfinished(plan, rate))).steps]
+    left = [each for row in rows if (each := _Left(row, *unfinished(plan, row))).steps]
     shown = ", ".join(map(rate_text, plan.rates))
     lines = [f"corridor  {plan.folder}: {shown}, looked at after {', '.join(map(str, plan.steps))} steps"]
-    for rate in plan.rates:
-        begun = next((each for each in left if each.rate == rate), None)
+    for row in plan.rows:
+        begun = next((each for each in left if each.row == row), None)
         state = (
             "finished"
             if begun is None
@@ -57,11 +57,11 @@ def describe(
             if begun.begin
             else "to be fitted"
         )
-        lines.append(f"          lr {rate_text(rate)}: {state if rate in rates else 'not in this call'}")
+        lines.append(f"          {row.label}: {state if row in rows else 'not in this call'}")
     if not left:
         return "\n".join(lines)
     fit = _plan_of(plan, left[0], slots[0], plan_fit, card)
-    lines += ["", *_together(plan, left, slots, fit), "", f"The fit at lr {rate_text(left[0].rate)}:"]
+    lines += ["", *_together(plan, left, slots, fit), "", f"The fit at {left[0].row.label}:"]
     return "\n".join([*lines, *(f"  {line}".rstrip() for line in fit.describe().splitlines())])
 
 
@@ -69,7 +69,7 @@ def _plan_of(plan: Plan, left: _Left, slot: str, plan_fit: PlanFit, card: float 
     with tempfile.TemporaryDirectory(prefix="corridor-") as scratch:
         shared = Path(scratch) / "fit.yaml"
         shared.write_text(yaml.safe_dump(plan.fit), encoding="utf-8")
-        words = ["fit", "-c", str(shared), *plan.options(left.rate), "--dry_run"]
+        words = ["fit", "-c", str(shared), *plan.options(left.row), "--dry_run"]
         words += [f"--ckpt_path={left.checkpoint}"] if left.checkpoint is not None else []
         words += [f"--card={card:g}"] if card is not None else []
         words += ["--trainer.accelerator=cpu"] if slot == "cpu" else []
@@ -100,7 +100,7 @@ def _together(plan: Plan, left: Sequence[_Left], slots: Sequence[str], fit: FitP
                 each.begin,
                 plan.steps[-1],
                 fit.checkpoint,
-                saved_files(plan.run(each.rate) / "checkpoints"),
+                saved_files(plan.run(each.row) / "checkpoints"),
             )
             for each in left
         ]

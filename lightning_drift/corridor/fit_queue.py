@@ -1,4 +1,4 @@
-"""Run a corridor: one fit per learning rate, as many side by side as there are devices."""
+"""Run a corridor: one fit per learning rate and seed, as many side by side as there are devices."""
 
 import os
 import re
@@ -13,9 +13,8 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.text import duration, printable
 from lightning_drift.corridor.fits import GRACE, Fit, refuse_foreign, unfinished
-from lightning_drift.corridor.plan import Plan
+from lightning_drift.corridor.plan import Plan, Row
 from lightning_drift.corridor.read import CorridorCell, read
-from lightning_drift.fit.runs import rate_text
 
 
 def find_slots(devices: str, accelerator: str) -> list[str]:
@@ -97,32 +96,32 @@ class FitQueue:
 
     Args:
         plan: The corridor.
-        rates: The learning rates to run.
+        rows: The fits to run.
         slots: Devices, see ``find_slots``.
         after: Called after each fit that has ended, to renew the page.
     """
 
-    def __init__(self, plan: Plan, rates: list[float], slots: list[str], after: Callable[[], None]) -> None:
+    def __init__(self, plan: Plan, rows: list[Row], slots: list[str], after: Callable[[], None]) -> None:
         self.plan, self.slots, self.after = plan, slots, after
         self.waiting: list[Fit] = []
         self.running: list[Fit] = []
-        self.failed: list[float] = []
-        self._told: set[tuple[float, int]] = set()
-        self._strays: set[float] = set()
+        self.failed: list[Row] = []
+        self._told: set[tuple[Row, int]] = set()
+        self._strays: set[Row] = set()
         self._steps_done = 0
         self._began = time.monotonic()
         shared = slots.count("cpu")
         self._threads = max(1, (os.cpu_count() or 1) // shared) if shared > 1 else None
-        for rate in rates:
-            left, checkpoint, begin = unfinished(plan, rate)
-            self._told |= {(rate, step) for step in plan.steps if step not in left}
+        for row in rows:
+            left, checkpoint, begin = unfinished(plan, row)
+            self._told |= {(row, step) for step in plan.steps if step not in left}
             if left:
-                self.waiting.append(Fit(plan, rate, checkpoint, begin))
-                if checkpoint is None and plan.run(rate).is_dir():
-                    refuse_foreign(plan.run(rate))
+                self.waiting.append(Fit(plan, row, checkpoint, begin))
+                if checkpoint is None and plan.run(row).is_dir():
+                    refuse_foreign(plan.run(row))
             if len(left) < len(plan.steps):
                 done = ", ".join(str(step) for step in plan.steps if step not in left)
-                _say(f"lr {rate_text(rate)}: {done} {'is' if ',' not in done else 'are'} finished")
+                _say(f"{row.label}: {done} {'is' if ',' not in done else 'are'} finished")
         self._steps_to_do = sum(plan.steps[-1] - fit.begin for fit in self.waiting)
 
     def run(self, poll: float = 1.0) -> None:
@@ -158,13 +157,13 @@ class FitQueue:
             if not free:
                 return
             if not fit.lock():
-                if fit.rate not in self._strays:
-                    self._strays.add(fit.rate)
+                if fit.row not in self._strays:
+                    self._strays.add(fit.row)
                     notice(f"{fit.folder}: the fit of an earlier corridor still runs there; waiting for it")
                 continue
             self.waiting.remove(fit)
             # Another process may have done some of it since this corridor began.
-            left, fit.checkpoint, fit.begin = unfinished(self.plan, fit.rate)
+            left, fit.checkpoint, fit.begin = unfinished(self.plan, fit.row)
             if not left:
                 fit.release()
                 self._tell_cells(fit)
@@ -175,18 +174,18 @@ class FitQueue:
             with held():  # a process that is started is known
                 fit.start(device, self._threads if device == "cpu" else None)
             where = f" from step {fit.begin}" if fit.begin else ""
-            _say(f"lr {rate_text(fit.rate)}: fitting{where} on {_device_name(device)}, log in {fit.log}")
+            _say(f"{fit.row.label}: fitting{where} on {_device_name(device)}, log in {fit.log}")
 
     def _ended(self, fit: Fit, status: int) -> None:
         self.running.remove(fit)
         self._steps_done += self.plan.steps[-1] - fit.begin
         if fit.unreached:
-            self.failed.append(fit.rate)
+            self.failed.append(fit.row)
             said = fit.error_file.read_text(encoding="utf-8").strip()
             state = "stopped" if _by_signal(status) else "failed"
-            _say(f"lr {rate_text(fit.rate)}: {state}. {said}")
+            _say(f"{fit.row.label}: {state}. {said}")
         elif status:
-            _say(f"lr {rate_text(fit.rate)}: complete, though it ended with status {status}; see {fit.log}")
+            _say(f"{fit.row.label}: complete, though it ended with status {status}; see {fit.log}")
         self.after()
 
     def _stop(self) -> None:
@@ -213,8 +212,8 @@ class FitQueue:
 
     def reached(self) -> str:
         """How many of the plan's checkpoints are there, in words."""
-        cells = [(rate, step) for rate in self.plan.rates for step in self.plan.steps]
-        done = sum((rate, step) in self._told for rate, step in cells)
+        cells = [(row, step) for row in self.plan.rows for step in self.plan.steps]
+        done = sum(cell in self._told for cell in cells)
         return f"{done} of {len(cells)} checkpoints done"
 
     # -- what a person sees -----------------------------------------------------------------------------
@@ -224,22 +223,22 @@ class FitQueue:
         due = [
             step
             for step in self.plan.steps
-            if (fit.rate, step) not in self._told
+            if (fit.row, step) not in self._told
             and (fit.folder / "checkpoints" / f"step={step:05d}.ckpt").is_file()
         ]
         if not due:
             return
         cells, left = read(self.plan.folder, own=True, strict=True).cells, self._left()
         for step in due:
-            self._told.add((fit.rate, step))
+            self._told.add((fit.row, step))
             cell = cells[fit.folder.name, step]
-            _say(f"lr {rate_text(fit.rate)} x {step}: {describe(cell)}{f' ({left})' if left else ''}")
+            _say(f"{fit.row.label} x {step}: {describe(cell)}{f' ({left})' if left else ''}")
 
     def _show(self) -> None:
         """A line that is written over: what runs now, and how long the rest may take."""
         if not self.running or not sys.stderr.isatty():
             return
-        now = "; ".join(f"lr {rate_text(fit.rate)} {fit.doing()}" for fit in self.running)
+        now = "; ".join(f"{fit.row.label} {fit.doing()}" for fit in self.running)
         width = shutil.get_terminal_size().columns - 1
         sys.stderr.write("\r\x1b[K" + f"{self._left() or '…'}  {now}"[:width])
         sys.stderr.flush()

@@ -17,17 +17,17 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.lock import LOCK_FILE, FolderLock
 from lightning_drift.common.out_of_memory import sentence as out_of_memory
 from lightning_drift.common.text import listed
-from lightning_drift.corridor.plan import FIT, Plan
+from lightning_drift.corridor.plan import FIT, Plan, Row
 from lightning_drift.corridor.read import ERROR_FILE, read
 from lightning_drift.fit.bar_names import FIT_BAR, GRID_BAR
-from lightning_drift.fit.runs import CHILD_RUN, checkpoint_steps, rate_name
+from lightning_drift.fit.runs import CHILD_RUN, checkpoint_steps
 
 GRACE = 60.0
 """Seconds that an interrupted fit is given to end by itself; it may be writing a checkpoint."""
 
 
-def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
-    """What is left to do of a rate's fit.
+def unfinished(plan: Plan, row: Row) -> tuple[list[int], Path | None, int]:
+    """What is left to do of a fit.
 
     Its files tell, whatever status it ended with. A step is finished if its pictures (or its reading) and a
     checkpoint of that step or a later one are on disk: checkpoints are written last.
@@ -35,9 +35,9 @@ def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
     Returns:
         The steps left, the checkpoint to go on from (None: from the beginning) and its step.
     """
-    folder = plan.run(rate)
+    folder = plan.run(row)
     run = (
-        next((run for run in read(plan.folder, own=True, strict=True).runs if run.rate == rate), None)
+        next((run for run in read(plan.folder, own=True, strict=True).runs if run.name == row.name), None)
         if folder.is_dir()
         else None
     )
@@ -60,11 +60,11 @@ def unfinished(plan: Plan, rate: float) -> tuple[list[int], Path | None, int]:
 
 @dataclass
 class Fit:
-    """A rate's fit, from its newest usable checkpoint to the last step of the plan.
+    """A fit, from its newest usable checkpoint to the last step of the plan.
 
     Args:
         plan: The corridor.
-        rate: Its learning rate.
+        row: Its learning rate and seed.
         checkpoint: What to go on from; None for a fresh start.
         begin: That checkpoint's step.
 
@@ -75,7 +75,7 @@ class Fit:
     """
 
     plan: Plan
-    rate: float
+    row: Row
     checkpoint: Path | None = None
     begin: int = 0
     device: str = field(default="", init=False)
@@ -87,7 +87,7 @@ class Fit:
     @property
     def folder(self) -> Path:
         """Its run folder."""
-        return self.plan.run(self.rate)
+        return self.plan.run(self.row)
 
     @property
     def log(self) -> Path:
@@ -97,7 +97,7 @@ class Fit:
     @property
     def error_file(self) -> Path:
         """Why the fit failed, in a sentence; the file is there only then."""
-        return self.folder.with_name(ERROR_FILE.format(run=rate_name(self.rate)))
+        return self.folder.with_name(ERROR_FILE.format(run=self.row.name))
 
     def start(self, device: str, threads: int | None = None) -> None:
         """Start the process; ``lock`` comes first.
@@ -108,7 +108,7 @@ class Fit:
         """
         self.device = device
         command = [sys.executable, "-m", "lightning_drift", "fit", "-c", str(self.plan.folder / FIT)]
-        command += self.plan.options(self.rate)
+        command += self.plan.options(self.row)
         if self.checkpoint is not None:
             command += [f"--ckpt_path={self.checkpoint}"]
         elif self.folder.exists():
@@ -143,7 +143,7 @@ class Fit:
         status = self.process.poll()
         if status is not None:
             self.release()
-            self.unreached, _, reached = unfinished(self.plan, self.rate)
+            self.unreached, _, reached = unfinished(self.plan, self.row)
             if status == 0 and not any(self.folder.glob("events.out.tfevents.*")):
                 self.unreached = list(self.plan.steps)  # without its curves the page has nothing to show
             if self.unreached:

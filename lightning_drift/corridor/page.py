@@ -11,6 +11,7 @@ from lightning_drift.corridor.choice import Choice
 from lightning_drift.corridor.curves import curves, shade
 from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
 from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.corridor.spread import spreads
 from lightning_drift.drift.verdict import PROVENANCE
 from lightning_drift.pages.page import render
 from lightning_drift.pages.thumbnails import Thumbnails
@@ -90,6 +91,7 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
         choice=choice,
         choice_sentence=wording.choice_sentence(table, choice),
         nothing_ran=wording.nothing_ran(table),
+        spreads=spreads(table),
         shades=[shade(run, count) for run in range(count)],
         deciding=curves(table, decides=True),
         explaining=curves(table, decides=False),

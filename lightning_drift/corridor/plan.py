@@ -3,16 +3,18 @@
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import eq
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.number_lists import decimals, integers
+from lightning_drift.common.numbers import MAX_SEED_EVERYTHING
 from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.fit.configuration import TENSORBOARD, differences, same_class, with_prompts
 from lightning_drift.fit.learning_rate import check_rate
@@ -31,9 +33,31 @@ _FREE = re.compile(
 )
 
 
+class Row(NamedTuple):
+    """A fit of a corridor, which is a row of its map.
+
+    Attributes:
+        rate: The learning rate.
+        seed: The training's seed; None for that of the shared configuration.
+    """
+
+    rate: float
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its run folder."""
+        return rate_name(self.rate) + ("" if self.seed is None else f"_seed{self.seed}")
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return f"lr {rate_text(self.rate)}" + ("" if self.seed is None else f", seed {self.seed}")
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A corridor: one fit per learning rate, looked at after each of the steps.
+    """A corridor: one fit per learning rate and seed, looked at after each of the steps.
 
     The learning rate is constant, so the fit that reaches the last step has passed all the others.
 
@@ -44,6 +68,7 @@ class Plan:
         rates: Learning rates, ascending.
         steps: Optimizer steps above 0, ascending.
         fit: The configuration of ``lightning-drift fit`` that all rates share.
+        seeds: Seeds of the trainings, ascending; empty for that of the configuration.
     """
 
     root: Path
@@ -52,31 +77,59 @@ class Plan:
     rates: tuple[float, ...]
     steps: tuple[int, ...]
     fit: dict[str, Any]
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        """All its fits: ascending in the learning rate, then in the seed."""
+        return rows(self.rates, self.seeds, self.fit)
 
     @property
     def folder(self) -> Path:
         """Where the corridor's runs and its page lie."""
         return self.root / self.subject / self.name
 
-    def run(self, rate: float) -> Path:
-        """The run folder of a rate's fit."""
-        return self.folder / rate_name(rate)
+    def run(self, row: Row) -> Path:
+        """The run folder of a fit."""
+        return self.folder / row.name
 
-    def options(self, rate: float) -> list[str]:
-        """The command line options of a rate's fit beside the shared configuration."""
+    def options(self, row: Row) -> list[str]:
+        """The command line options of a fit beside the shared configuration."""
         steps = ",".join(map(str, self.steps))
         options = {
-            "model.learning_rate": repr(rate),
+            "model.learning_rate": repr(row.rate),
             "trainer.max_steps": str(self.steps[-1]),
             "trainer.logger.init_args.name": self.subject,
-            "trainer.logger.init_args.version": f"{self.name}/{rate_name(rate)}",
+            "trainer.logger.init_args.version": f"{self.name}/{row.name}",
             "step_checkpoint.steps": steps,
             "seed_grid.steps": f"0,{steps}",
         }
         # null measures wherever the seed grid renders, an empty list nowhere
         if (self.fit.get("clip_drift") or {}).get("steps"):
             options["clip_drift.steps"] = f"0,{steps}"
+        if row.seed is not None:
+            options["seed_everything"] = str(row.seed)
         return [f"--{key}={value}" for key, value in options.items()]
+
+
+def same_recipe(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two fits differ at most in what decides no picture, and in their seeds.
+
+    Classes are compared by name: nothing is imported for a configuration of somebody else.
+    """
+    return not differences(one, other, re.compile(f"{_FREE.pattern}|seed_everything"), alike=eq)
+
+
+def rows(rates: Iterable[float], seeds: Sequence[int], fit: Mapping[str, Any]) -> list[Row]:
+    """The fits of learning rates and seeds; the configuration's own seed is that of a corridor without any.
+
+    Args:
+        rates: Learning rates.
+        seeds: Seeds; empty for the configuration's own.
+        fit: The configuration that they share.
+    """
+    own = fit.get("seed_everything")
+    return [Row(rate, None if seed == own else seed) for rate in rates for seed in seeds or (own,)]
 
 
 def check_corridor_name(name: str) -> None:
@@ -96,6 +149,7 @@ def make_plan(
     rates: str | float | Iterable[float],
     steps: str | int | list[int],
     name: str,
+    seeds: str | int | list[int] | None = None,
 ) -> Plan:
     """Place a corridor under its subject.
 
@@ -104,6 +158,7 @@ def make_plan(
         rates: Learning rates, as ``1e-6,2e-6,4e-6`` or numbers.
         steps: Optimizer steps, as ``800,1200,1600`` or numbers.
         name: The corridor's folder in the subject's.
+        seeds: Seeds of the trainings, as ``0-2`` or numbers; None for the configuration's own.
 
     Raises:
         UserError: A list is not one of numbers in range, or the fits would write no event files.
@@ -125,7 +180,13 @@ def make_plan(
     if grid := fit.get("seed_grid"):  # all fits render the prompts of now, whenever they run
         fit["seed_grid"] = {**grid, "groups": with_prompts(grid.get("groups"))}
     return Plan(
-        Path(settings["save_dir"]), subject, name, tuple(learning_rates(rates)), tuple(milestones(steps)), fit
+        Path(settings["save_dir"]),
+        subject,
+        name,
+        tuple(learning_rates(rates)),
+        tuple(milestones(steps)),
+        fit,
+        tuple(training_seeds(seeds)),
     )
 
 
@@ -133,6 +194,8 @@ USUAL_RATE = 1e-2
 """Learning rates beyond it are for optimizers that find their own step size."""
 MOST_STEPS, MOST_LOOKS = 2**53, 1000
 """The last optimizer step, and how many steps are looked at, at most."""
+MOST_SEEDS = 100
+"""Fits of one learning rate at most."""
 _EXAMPLE = "1e-6,2e-6,4e-6"
 
 
@@ -181,20 +244,34 @@ def milestones(value: str | int | list[int]) -> list[int]:
     return steps
 
 
+def training_seeds(value: str | int | list[int] | None) -> list[int]:
+    """Read the seeds of a corridor; ascending, without repetitions; none where none are given.
+
+    Raises:
+        UserError: It is not a list of whole numbers from 0 to 2**32 - 1, or of more than 100.
+    """
+    if value is None:
+        return []
+    seeds = sorted(integers(value, "corridor.seeds", high=MAX_SEED_EVERYTHING))
+    if len(seeds) > MOST_SEEDS:
+        raise UserError(f"{len(seeds):,} seeds are more than {MOST_SEEDS}; give fewer", "corridor.seeds")
+    return seeds
+
+
 def joined(plan: Plan) -> Plan:
     """Join a plan with the one in its folder.
 
-    Rates and steps of earlier calls stay in the corridor. Its fits must not differ in anything else.
+    Rates, steps and seeds of earlier calls stay in the corridor. Its fits must not differ in anything else.
 
     Returns:
-        The plan with the earlier rates and steps.
+        The plan with the earlier rates, steps and seeds.
 
     Raises:
         UserError: The folder holds a corridor whose fits were set up in another way.
     """
     earlier = read_plan(plan.folder)
     if earlier is not None:
-        rates, steps, fit = earlier
+        rates, steps, seeds, fit = earlier
         changes = differences(fit, plan.fit, _FREE)
         if changes:
             changed = [f"{key}: {old} -> {new}" for key, (old, new) in changes.items()]
@@ -204,7 +281,11 @@ def joined(plan: Plan) -> Plan:
                 "that setting to go on with it, or give this corridor another folder with --name"
             )
         all_rates, all_steps = sorted({*plan.rates, *rates}), sorted({*plan.steps, *steps})
-        plan = replace(plan, rates=tuple(all_rates), steps=tuple(all_steps))
+        all_seeds = {*plan.seeds, *seeds}
+        if all_seeds and not (plan.seeds and seeds):  # one of the two was fitted with the configuration's own
+            own = plan.fit.get("seed_everything")
+            all_seeds |= {own} if isinstance(own, int) and not isinstance(own, bool) else set()
+        plan = replace(plan, rates=tuple(all_rates), steps=tuple(all_steps), seeds=tuple(sorted(all_seeds)))
     return plan
 
 
@@ -216,12 +297,14 @@ def take_up(plan: Plan) -> Plan:
     """
     plan = joined(plan)
     _write(plan.folder / FIT, plan.fit, "what all fits of this corridor share")
-    _write(plan.folder / PLAN, {"lr": list(plan.rates), "steps": list(plan.steps)}, "what it covers")
+    covers = {"lr": list(plan.rates), "steps": list(plan.steps)}
+    covers |= {"seeds": list(plan.seeds)} if plan.seeds else {}
+    _write(plan.folder / PLAN, covers, "what it covers")
     return plan
 
 
-def read_plan(folder: Path) -> tuple[list[float], list[int], dict[str, Any]] | None:
-    """The rates, steps and shared configuration in a corridor's folder; None if it is not a corridor's.
+def read_plan(folder: Path) -> tuple[list[float], list[int], list[int], dict[str, Any]] | None:
+    """Rates, steps, seeds and shared configuration in a corridor's folder; None if it is not a corridor's.
 
     Raises:
         UserError: A file is missing or damaged.
@@ -233,11 +316,11 @@ def read_plan(folder: Path) -> tuple[list[float], list[int], dict[str, Any]] | N
         rates, steps = [float(rate) for rate in plan["lr"]], milestones([int(step) for step in plan["steps"]])
         if not all(math.isfinite(rate) and rate > 0 for rate in rates):
             raise ValueError("a learning rate is none")
-        return rates, steps, dict(fit)
+        return rates, steps, training_seeds(plan.get("seeds")), dict(fit)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(
             f"{folder / PLAN} or {FIT} beside it is damaged ({type(error).__name__}); delete {PLAN} and give "
-            "all rates and steps again"
+            "all rates, steps and seeds again"
         ) from error
 
 

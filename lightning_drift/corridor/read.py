@@ -14,7 +14,7 @@ from lightning_drift.common.files import read_text
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.common.text import listed
 from lightning_drift.corridor.event_files import MAX_STEP, PATTERN, Events
-from lightning_drift.corridor.plan import FIT, PLAN, read_plan
+from lightning_drift.corridor.plan import FIT, PLAN, Row, read_plan, rows
 from lightning_drift.corridor.run_config import (
     arguments,
     checked,
@@ -25,10 +25,13 @@ from lightning_drift.corridor.run_config import (
 )
 from lightning_drift.drift.verdict import ZONES
 from lightning_drift.fit.checkpoint_file import read_checkpoint
-from lightning_drift.fit.runs import rate_name, rate_text
+from lightning_drift.fit.runs import rate_text
 
 ERROR_FILE = "{run}.error.txt"
 """Beside a run folder of a corridor: why its fit failed, in a sentence."""
+
+SOUP = "_soup"
+"""Ends the folder's name of the mean of a run and its siblings, which differ in their seeds."""
 
 MOST_PICTURES = 1_000_000
 """Pictures that a page looks for."""
@@ -101,6 +104,16 @@ class RecordedRun:
     def label(self) -> str:
         """The learning rate as people write it."""
         return rate_text(self.rate)
+
+    @property
+    def seed(self) -> object:
+        """The training's seed, as its configuration has it."""
+        return self.config.get("seed_everything")
+
+    @property
+    def soup(self) -> bool:
+        """Whether it is no fit but the mean of fits."""
+        return "soup" in self.config
 
     @cached_property
     def prompts(self) -> dict[str, list[int]]:
@@ -241,9 +254,14 @@ def read(folder: Path, own: bool = False, strict: bool = False) -> CorridorTable
     remarks: list[str] = []
     plan = read_plan(folder) if _all_lie_in((folder / PLAN, folder / FIT), root, remarks) else None
     if plan is not None:
-        rates, steps, fit = plan
+        rates, steps, seeds, fit = plan
         fit = checked(fit, folder / FIT)
-        runs = [_planned_run(folder / rate_name(rate), rate, fit, root, strict) for rate in rates]
+        runs = []
+        for row in rows(rates, seeds, fit):
+            runs.append(_planned_run(folder, row, fit, root, strict))
+            soup = folder / f"{row.name}{SOUP}"
+            runs += [_read_run(soup, root)] if _is_run(soup) else []
+        runs.sort(key=lambda run: (run.rate, run.soup))
     else:
         runs = sorted(_found_runs(folder, root, strict, remarks), key=lambda run: (run.rate, run.name))
         steps = sorted({step for run in runs for step in run.milestones if step})
@@ -295,11 +313,13 @@ def _read_run(folder: Path, root: Path | None) -> RecordedRun:
 
 
 def _planned_run(
-    folder: Path, rate: float, planned: dict[str, Any], root: Path | None, strict: bool
+    corridor: Path, row: Row, planned: dict[str, Any], root: Path | None, strict: bool
 ) -> RecordedRun:
     """A run of a corridor, which may not have begun; its rate and what is damaged are known from the plan."""
-    run = RecordedRun(folder.name, folder, rate, planned, root=root)
-    path = folder / "config.yaml"
+    if row.seed is not None:
+        planned = {**planned, "seed_everything": row.seed}
+    run = RecordedRun(row.name, corridor / row.name, row.rate, planned, root=root)
+    path = run.folder / "config.yaml"
     if os.path.lexists(path) and _all_lie_in((path,), root, run.remarks):
         try:
             run.config = read_run_config(path)

@@ -41,6 +41,7 @@ def options(table: CorridorTable) -> dict[str, str]:
     model, data = _arguments(config, "model"), _arguments(config, "data")
     trainer, grid = config.get("trainer") or {}, config.get("seed_grid") or {}
     rates = dict.fromkeys(run.label for run in table.runs)
+    seeds = dict.fromkeys(str(run.seed) for run in table.runs if run.seed is not None)
     rows = {
         "base model": model.get("pipeline"),
         "instance prompt": model.get("instance_prompt"),
@@ -55,7 +56,7 @@ def options(table: CorridorTable) -> dict[str, str]:
         "latents": model.get("latents"),
         "padding": model.get("pad_tokens"),
         "prior preservation": "none",
-        "seed": config.get("seed_everything"),
+        "seeds" if len(seeds) > 1 else "seed": ", ".join(seeds),
         "guidance": grid.get("guidance_scale"),
         "DDIM steps": grid.get("num_inference_steps"),
     }

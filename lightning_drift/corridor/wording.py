@@ -3,13 +3,23 @@
 import re
 
 from lightning_drift.corridor.choice import Choice
-from lightning_drift.corridor.read import CorridorCell, CorridorTable
+from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.corridor.spread import siblings
 
 
 def labels(table: CorridorTable) -> list[str]:
-    """The runs' names for people: their learning rates, or their folders where runs share a rate."""
-    shared = shared_rates(table)
-    return [run.name if run.label in shared else f"lr {run.label}" for run in table.runs]
+    """The runs' names for people: learning rates, and where runs share one their seeds or folders."""
+    shared, kin = shared_rates(table), siblings(table)
+
+    def label(run: RecordedRun) -> str:
+        if run.label not in shared:
+            return f"lr {run.label}"
+        alike = [other for other in table.runs if other.label == run.label and not other.soup]
+        if run.soup and len(kin[alike[0].name] if alike else []) == len(alike):
+            return f"lr {run.label}, soup"
+        return f"lr {run.label}, seed {run.seed}" if len(kin[run.name]) == len(alike) else run.name
+
+    return [label(run) for run in table.runs]
 
 
 def long_labels(table: CorridorTable) -> list[str]:
@@ -20,8 +30,10 @@ def long_labels(table: CorridorTable) -> list[str]:
 def extent(table: CorridorTable) -> str:
     """How many learning rates (or fits, where some share a rate) and milestones it covers."""
     kind = "fit" if shared_rates(table) else "learning rate"
-    fits, steps = len(table.runs), len(table.steps)
-    return f"Corridor, {fits} {kind}{'s' * (fits != 1)} × {steps} milestone{'s' * (steps != 1)}"
+    soups, steps = sum(run.soup for run in table.runs), len(table.steps)
+    fits = len(table.runs) - soups
+    rows = f"{fits} {kind}{'s' * (fits != 1)}" + (f" and {soups} soup{'s' * (soups != 1)}" if soups else "")
+    return f"Corridor, {rows} × {steps} milestone{'s' * (steps != 1)}"
 
 
 def lead(table: CorridorTable, choice: Choice) -> str:
@@ -40,7 +52,8 @@ def lead(table: CorridorTable, choice: Choice) -> str:
     run = next(run for run in table.runs if run.name == choice.cell.run)
     border = f", on the border of {choice.cell.borderline}" if choice.cell.borderline else ""
     if run.label in shared_rates(table):
-        where = f"After {choice.cell.step} steps of {run.name}"
+        name = dict(zip([other.name for other in table.runs], labels(table), strict=True))[run.name]
+        where = f"After {choice.cell.step} steps of {name}"
     else:
         where = f"At learning rate {run.label} and {choice.cell.step} steps"
     return f"{where} the model dreams{border}: {choice.cell.position:.0f} of 100.{rest}"

@@ -5,7 +5,7 @@ the base's pictures and of the photos, and the photos' latents. Only the picture
 measured have to be rendered.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -27,7 +27,7 @@ from lightning_drift.drift.metric import DriftMetric, Role
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.drift.state import DriftState
 from lightning_drift.drift.verdict import Thresholds
-from lightning_drift.fit.grid_sampling import GridSampler
+from lightning_drift.fit.grid_sampling import GridSampler, Images
 from lightning_drift.stable_diffusion.interpolation import load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
@@ -89,7 +89,9 @@ class CheckpointEvaluator:
         self._sampler = _sampler(self.base, self.keys, self.index)
         self._levels = Batch(things="noise levels of a photo")
 
-    def measure(self, weights: Mapping[str, Weights], title: str) -> dict[str, Interval]:
+    def measure(
+        self, weights: Mapping[str, Weights], title: str, made: Callable[[Images], object] = bool
+    ) -> dict[str, Interval]:
         """All measures of weights, by part, that fit the checkpoint's model.
 
         The loss on the photos is among them where the fit took it.
@@ -97,9 +99,10 @@ class CheckpointEvaluator:
         Args:
             weights: The weights of UNet and text encoder.
             title: What the progress bar says.
+            made: Called with the pictures, by prompt and seed, as they are made.
         """
         with during(f"measuring the pictures of {title}", self._less):
-            return self._measure(weights, title)
+            return self._measure(weights, title, made)
 
     @staticmethod
     def _less(full: Exhausted) -> Remedy | None:
@@ -107,10 +110,12 @@ class CheckpointEvaluator:
             return None
         return Remedy("let the CPU do it, with CUDA_VISIBLE_DEVICES= before the command")
 
-    def _measure(self, weights: Mapping[str, Weights], title: str) -> dict[str, Interval]:
+    def _measure(
+        self, weights: Mapping[str, Weights], title: str, made: Callable[[Images], object]
+    ) -> dict[str, Interval]:
         model = self._loaded()
         load_weights_({part: getattr(model, part) for part in TRAINED}, weights)
-        features = Features.of(self._pictures(model, title), self.clip)
+        features = Features.of(self._pictures(model, title, made), self.clip)
         pictures, texts = self.base.pictures[self.index], self.base.texts
         metric = DriftMetric(self.keys, self.roles, pictures, self.photos, texts, sync=False)
         metric.update(range(len(self.keys)), features)
@@ -132,10 +137,15 @@ class CheckpointEvaluator:
             self._model = model
         return self._model
 
-    def _pictures(self, model: StableDiffusion, title: str) -> list[Any]:
+    def _pictures(self, model: StableDiffusion, title: str, made: Callable[[Images], object]) -> list[Any]:
         """The probe pictures, made with the settings that the base's were made with."""
         with tqdm(total=len(self.keys), desc=title, unit="img", leave=False) as bar:
-            images = self._sampler.sample(model, self.keys, nullcontext, lambda some: bar.update(len(some)))
+
+            def count(some: Images) -> None:
+                bar.update(len(some))
+                made(some)
+
+            images = self._sampler.sample(model, self.keys, nullcontext, count)
         return [images[key] for key in self.keys]
 
 

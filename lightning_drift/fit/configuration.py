@@ -1,7 +1,7 @@
 """Configurations of fits as plain values: how two differ, which classes they name, which prompts."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -10,8 +10,21 @@ from lightning_drift.common.prompt_lists import is_prompt_file, read_prompts
 TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
 
 
+def same_class(one: str, other: str) -> bool:
+    """Whether two class paths lead to one class, such as a class's public name and that of its module.
+
+    >>> same_class("lightning.pytorch.loggers.tensorboard.TensorBoardLogger", TENSORBOARD)
+    True
+    """
+    return one == other or (class_at(one) is not None and class_at(one) is class_at(other))
+
+
 def differences(
-    old: Any, new: Any, ignore: re.Pattern[str], key: str = ""
+    old: Any,
+    new: Any,
+    ignore: re.Pattern[str],
+    key: str = "",
+    alike: Callable[[str, str], bool] = same_class,
 ) -> dict[str, tuple[object, object]]:
     """The settings in which two configurations differ; two names of one class are no difference.
 
@@ -20,6 +33,7 @@ def differences(
         new: Another.
         ignore: Dotted keys to pass over, with all that is in them.
         key: The dotted key that both are the value of; empty for whole configurations.
+        alike: Whether two class paths are those of one class; by default they are imported.
 
     Returns:
         Old and new value by dotted key; None where one has no such setting.
@@ -30,19 +44,10 @@ def differences(
         changes: dict[str, tuple[object, object]] = {}
         for child in {**old, **new}:
             inner = f"{key}.{child}" if key else str(child)
-            changes |= differences(old.get(child), new.get(child), ignore, inner)
+            changes |= differences(old.get(child), new.get(child), ignore, inner, alike)
         return changes
-    same = old == new or (key.endswith("class_path") and same_class(str(old), str(new)))
+    same = old == new or (key.endswith("class_path") and alike(str(old), str(new)))
     return {} if same else {key: (old, new)}
-
-
-def same_class(one: str, other: str) -> bool:
-    """Whether two class paths lead to one class, such as a class's public name and that of its module.
-
-    >>> same_class("lightning.pytorch.loggers.tensorboard.TensorBoardLogger", TENSORBOARD)
-    True
-    """
-    return one == other or (class_at(one) is not None and class_at(one) is class_at(other))
 
 
 def class_at(path: str) -> object | None:

@@ -56,6 +56,10 @@ def check_resumable(path: Path) -> dict[str, Any]:
             that tells another step.
     """
     checkpoint = check_weights(path)
+    if checkpoint["recipe"].get("soup"):
+        raise UserError(
+            f"{path} is the mean of several fits and cannot be trained further; resume one of them"
+        )
     step = checkpoint["global_step"]
     loops = _at(checkpoint, "loops", "fit_loop")
     if isinstance(loops, Mapping) and not all(isinstance(each, Mapping) for each in loops.values()):

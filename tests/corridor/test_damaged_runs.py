@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_drift.cli import main
 from lightning_drift.common.prompt_lists import slug
-from lightning_drift.corridor.plan import make_plan, take_up
+from lightning_drift.corridor.plan import Row, make_plan, take_up
 from lightning_drift.corridor.read import read
 from lightning_drift.corridor.report import write_report
 
@@ -287,8 +287,8 @@ def test_a_corridors_damaged_run_stands_as_planned(
     fit = config(1e-6, (8,))
     fit["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path)
     plan = take_up(make_plan(fit, "1e-6,2e-6", "8", "corridor"))
-    write_run(plan.run(1e-6), 1e-6, (8,), DREAM)
-    (plan.run(1e-6) / "config.yaml").write_text("[1]")
+    write_run(plan.run(Row(1e-6)), 1e-6, (8,), DREAM)
+    (plan.run(Row(1e-6)) / "config.yaml").write_text("[1]")
     status, err, text = report(plan.folder, capsys)
     assert status == 0
     assert "is not a run's config" in err

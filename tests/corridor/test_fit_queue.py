@@ -20,7 +20,7 @@ from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.fit_queue import FitQueue, find_slots, refuse_invisible
 from lightning_drift.corridor.fits import Fit
-from lightning_drift.corridor.plan import Plan, make_plan, take_up
+from lightning_drift.corridor.plan import Plan, Row, make_plan, take_up
 from lightning_drift.corridor.read import read
 from lightning_drift.fit.checkpoint_file import read_checkpoint
 
@@ -113,7 +113,7 @@ def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: 
         assert (run.folder / "grids" / "step=00030" / "a-tree-a-moon_seed0001.png").exists()
 
     plan = Plan(tmp_path / "tb_logs", "coffee", "corridor", (1e-4, 2e-4), (2, 30), {})
-    assert Fit(plan, 1e-4).doing() == "step 30 of 30"  # as its log's progress bar says
+    assert Fit(plan, Row(1e-4)).doing() == "step 30 of 30"  # as its log's progress bar says
 
     files = {path: path.stat().st_mtime_ns for path in place.glob("lr*/**/*")}
     said.write_text("")
@@ -142,11 +142,17 @@ def test_a_rate_that_fails_is_a_cell_and_a_later_step_is_reached_from_the_checkp
     assert failed.verdict in (place / "corridor.html").read_text()
 
     said.write_text("")
-    assert corridor(tmp_path, "--lr=1e-4", "--steps=4", "--devices=cpu").wait(240) == 0, said.read_text()
+    more = ("--lr=1e-4", "--steps=4", "--devices=cpu", "--seeds=0-1")
+    assert corridor(tmp_path, *more).wait(240) == 0, said.read_text()
     assert "lr 1e-4: fitting from step 2 on the CPU" in said.read_text()
-    run = next(run for run in read(place).runs if run.label == "1e-4")
-    assert run.milestones == [0, 2, 4, 8]
+    assert "lr 1e-4, seed 1: fitting on the CPU" in said.read_text()
+    runs = {run.name: run for run in read(place).runs}
+    run, other = runs["lr1e-4"], runs["lr1e-4_seed1"]
+    assert run.milestones == other.milestones == [0, 2, 4, 8]
     assert [step for step, _ in run.scalars["train/loss"]] == list(range(1, 9))
+    assert (run.seed, other.seed) == (0, 1)
+    assert run.scalars["train/loss"] != other.scalars["train/loss"]
+    assert "lr 1e-4, seed 1" in (place / "corridor.html").read_text()
 
 
 def fit_of(folder: Path) -> int | None:
@@ -278,7 +284,7 @@ def test_a_fit_sees_its_own_device_only_and_has_its_folder_to_itself(
         "init_args": {"save_dir": str(tmp_path), "name": "x"},
     }
     plan = take_up(make_plan({"trainer": {"logger": logger}, "data": {}}, "1e-4", "4", "corridor"))
-    fit, other = Fit(plan, 1e-4), Fit(plan, 1e-4)
+    fit, other = Fit(plan, Row(1e-4)), Fit(plan, Row(1e-4))
     assert fit.lock()
     fit.start("3", threads=1)
     try:
@@ -313,7 +319,7 @@ def test_a_fit_sees_its_own_device_only_and_has_its_folder_to_itself(
 )
 def test_a_full_memory_is_told_from_the_log(line: str, said: str, tmp_path: Path) -> None:
     plan = plan_in(tmp_path)
-    fit = Fit(plan, 1e-4)
+    fit = Fit(plan, Row(1e-4))
     fit.log.parent.mkdir(parents=True, exist_ok=True)
     fit.log.write_text(f"lightning-drift: encoding the photos once\n{line}\n")
     assert fit.failure(1).startswith(said)
@@ -329,7 +335,7 @@ def plan_in(folder: Path) -> Plan:
 
 def test_what_no_fit_has_made_is_never_deleted(tmp_path: Path) -> None:
     plan = plan_in(tmp_path)
-    folder = plan.run(1e-4)
+    folder = plan.run(Row(1e-4))
     made = ("config.yaml", "events.out.tfevents.1.host.2.0", "grids/dream_step=00000.png")
     for name in made:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -338,13 +344,13 @@ def test_what_no_fit_has_made_is_never_deleted(tmp_path: Path) -> None:
     for foreign in ("notes.txt", "grids/mine.xcf", "step=00000.png"):
         (folder / foreign).write_text("dear")
         with pytest.raises(UserError, match=f"holds what no fit has made: {foreign}. Move that away"):
-            FitQueue(plan, [1e-4], ["cpu"], lambda: None)
+            FitQueue(plan, [Row(1e-4)], ["cpu"], lambda: None)
         with pytest.raises(UserError, match="no fit has made"):
-            Fit(plan, 1e-4).start("cpu")
+            Fit(plan, Row(1e-4)).start("cpu")
         assert (folder / foreign).read_text() == "dear"
         assert (folder / "config.yaml").exists()
         (folder / foreign).unlink()
-    FitQueue(plan, [1e-4], ["cpu"], lambda: None)
+    FitQueue(plan, [Row(1e-4)], ["cpu"], lambda: None)
 
 
 def test_a_gpu_that_is_not_visible_is_refused(monkeypatch: Any) -> None:

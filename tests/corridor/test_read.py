@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.choice import choose
 from lightning_drift.corridor.fit_queue import unfinished
-from lightning_drift.corridor.plan import learning_rates, make_plan, take_up
+from lightning_drift.corridor.plan import Row, joined, learning_rates, make_plan, take_up
 from lightning_drift.corridor.read import read
 from lightning_drift.fit.runs import rate_name
 
@@ -65,7 +65,7 @@ def test_a_planned_corridor_shows_what_has_not_run_and_what_failed(tmp_path: Pat
         config(1e-6, (8,)) | {"trainer": _trainer(tmp_path)}, "1e-6,2e-6,4e-6", "8,16", "corridor"
     )
     plan = take_up(plan)
-    write_run(plan.run(1e-6), 1e-6, (8,), {8: DREAM})
+    write_run(plan.run(Row(1e-6)), 1e-6, (8,), {8: DREAM})
     (plan.folder / "lr4e-6.error.txt").write_text("the loss is not finite (NaN or inf) at step 3\n")
     table = read(plan.folder)
     states = {key: cell.state for key, cell in table.cells.items()}
@@ -91,8 +91,8 @@ def test_a_corridor_grows_and_is_not_mixed_with_another_one(tmp_path: Path) -> N
     take_up(make_plan(fit, "2e-6", "16", "corridor"))
     grown = take_up(make_plan(fit, ["1e-6", 2e-6], [8], "corridor"))  # type: ignore[list-item]
     assert (grown.rates, grown.steps) == ((1e-6, 2e-6), (8, 16))
-    assert "--trainer.max_steps=16" in grown.options(1e-6)
-    assert "--seed_grid.steps=0,8,16" in grown.options(1e-6)
+    assert "--trainer.max_steps=16" in grown.options(Row(1e-6))
+    assert "--seed_grid.steps=0,8,16" in grown.options(Row(1e-6))
     other = fit | {"model": {"init_args": fit["model"]["init_args"] | {"instance_prompt": "a dog"}}}
     with pytest.raises(UserError, match=r"model.init_args.instance_prompt: a photo of sks cup -> a dog"):
         take_up(make_plan(other, "1e-6", "8", "corridor"))
@@ -213,7 +213,33 @@ def test_mistakes_are_answered_with_a_sentence(tmp_path: Path) -> None:
 def test_a_run_is_named_as_fit_names_it(tmp_path: Path) -> None:
     assert [rate_name(rate) for rate in (1e-5, 1.6e-4, 2e-6)] == ["lr1e-5", "lr1.6e-4", "lr2e-6"]
     plan = make_plan(config(1e-6, (8,)), yaml.safe_load("[1e-6, 2.0e-6]"), 8, "corridor")
-    assert plan.run(2e-6) == Path("tb_logs/coffee/corridor/lr2e-6")
+    assert plan.run(Row(2e-6)) == Path("tb_logs/coffee/corridor/lr2e-6")
+
+
+def test_seeds_are_rows_and_join_those_of_earlier_calls(tmp_path: Path) -> None:
+    fit = config(1e-6, (8,)) | {"trainer": _trainer(tmp_path)}
+    alone = take_up(make_plan(fit, "1e-6,2e-6", "8", "corridor"))
+    assert [row.name for row in alone.rows] == ["lr1e-6", "lr2e-6"]
+    assert "seeds" not in yaml.safe_load((alone.folder / "plan.yaml").read_text())
+    more = take_up(make_plan(fit, "1e-6", "8", "corridor", "1-2"))
+    # 0 is the configuration's own, with which the corridor began.
+    assert more.seeds == (0, 1, 2)
+    assert [row.name for row in more.rows][:3] == ["lr1e-6", "lr1e-6_seed1", "lr1e-6_seed2"]
+    assert [row.label for row in more.rows][3:5] == ["lr 2e-6", "lr 2e-6, seed 1"]
+    assert "--seed_everything=2" in more.options(more.rows[2])
+    assert not any(option.startswith("--seed_everything") for option in more.options(more.rows[0]))
+    assert joined(make_plan(fit, "1e-6", "8", "corridor")).seeds == (0, 1, 2)
+    assert [run.seed for run in read(more.folder).runs] == [0, 1, 2] * 2
+    others = take_up(make_plan(fit, "1e-6", "8", "others", "1-2"))
+    assert [row.name for row in others.rows] == ["lr1e-6_seed1", "lr1e-6_seed2"]
+    assert joined(make_plan(fit, "1e-6", "8", "others", [4])).seeds == (1, 2, 4)
+    for wrong, sentence in (
+        ("a", "is not a whole number"),
+        ("4294967296", "out of range"),
+        ("0-100", "more than 100"),
+    ):
+        with pytest.raises(UserError, match=rf"^corridor.seeds: .*{sentence}"):
+            make_plan(fit, "1e-6", "8", "corridor", wrong)
 
 
 def test_a_fit_that_stopped_itself_says_so_and_has_nothing_left_to_do(tmp_path: Path) -> None:
@@ -223,16 +249,18 @@ def test_a_fit_that_stopped_itself_says_so_and_has_nothing_left_to_do(tmp_path: 
     }
     plan = take_up(make_plan(fit, "1e-6", "8,16", "corridor"))
     assert not any(
-        option.startswith("--clip_drift") for option in plan.options(1e-6)
+        option.startswith("--clip_drift") for option in plan.options(Row(1e-6))
     )  # null is the grid's steps
-    run = write_run(plan.run(1e-6), 1e-6, (8,), {0: ("under-drifted", None, 0.0), 8: ("cooked", None, 90.0)})
+    run = write_run(
+        plan.run(Row(1e-6)), 1e-6, (8,), {0: ("under-drifted", None, 0.0), 8: ("cooked", None, 90.0)}
+    )
     (run / "config.yaml").write_text(yaml.safe_dump(fit))
     torch.save({"state_dict": {}, "global_step": 8}, run / "checkpoints" / "step=00008.ckpt")
     cell = read(plan.folder).cells["lr1e-6", 16]
     assert cell.state == "not run"
     assert cell.verdict == "The fit was ended at step 8, where the model was cooked (clip_drift.stop_when)."
-    assert unfinished(plan, 1e-6) == ([], None, 0)
+    assert unfinished(plan, Row(1e-6)) == ([], None, 0)
     goes_on = take_up(
         make_plan(fit | {"clip_drift": {"stop_when": None, "steps": None}}, "1e-6", "8,16", "corridor")
     )
-    assert unfinished(goes_on, 1e-6) == ([16], run / "checkpoints" / "step=00008.ckpt", 8)
+    assert unfinished(goes_on, Row(1e-6)) == ([16], run / "checkpoints" / "step=00008.ckpt", 8)

@@ -69,7 +69,9 @@ def test_configurations_of_runs(run: Path, text: str) -> None:
 
 
 @given(
-    st.one_of(with_a_wrong_value({"lr": [2e-6, 4e-6], "steps": [8, 16]}).map(json_text), texts),
+    st.one_of(
+        with_a_wrong_value({"lr": [2e-6, 4e-6], "steps": [8, 16], "seeds": [0, 1]}).map(json_text), texts
+    ),
     st.one_of(with_a_wrong_value(RUN).map(json_text), st.just("{}")),
 )
 def test_plans_of_corridors(plan: str, fit: str) -> None:
