@@ -11,6 +11,7 @@ from lightning_drift.assets import PHOTOS
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.corridor.read import CorridorTable
+from lightning_drift.drift.verdict import Thresholds, provenance
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.pages.thumbnails import data_uri
 from lightning_drift.photos.folder import find_folder, find_pictures
@@ -60,6 +61,19 @@ def options(table: CorridorTable) -> dict[str, str]:
         "DDIM steps": grid.get("num_inference_steps"),
     }
     return {name: str(value) for name, value in rows.items() if value not in (None, "")}
+
+
+def provenance_of(table: CorridorTable) -> str:
+    """Where the thresholds of the verdicts come from, as the runs recorded them."""
+    found: dict[str, None] = {}
+    for run in table.runs:
+        recorded = (run.config.get("clip_drift") or {}).get("thresholds")
+        try:
+            thresholds = Thresholds(**recorded) if isinstance(recorded, dict) else Thresholds()
+            found[provenance(thresholds)] = None
+        except (UserError, TypeError):
+            found[f"those of {run.name} are damaged in its record"] = None
+    return "; ".join(found)
 
 
 def instance_prompt(table: CorridorTable) -> str:

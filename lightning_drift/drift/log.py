@@ -15,7 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.metric import MEASURES
-from lightning_drift.drift.verdict import PROVENANCE, WITH_MODEL, ZONES, Thresholds, Verdict
+from lightning_drift.drift.verdict import WITH_MODEL, ZONES, Thresholds, Verdict, provenance
 
 COMPARED = (
     "position",
@@ -94,7 +94,7 @@ class Reading:
             scalars["drift/zone"] = ZONES.index(self.verdict.zone)
             scalars["drift/borderline"] = -1 if border is None else ZONES.index(border)
             scalars["corridor/position_low"], scalars["corridor/position_high"] = DREAMING_BAND
-            scalars |= {f"corridor/{name}": value for name, value in asdict(self.thresholds).items()}
+            scalars |= {f"corridor/{name}": value for name, value in self.thresholds.numbers().items()}
         return scalars
 
     def save(self, path: Path) -> None:
@@ -114,7 +114,7 @@ class Reading:
             "weights": dict(self.weights),
             "doubts": self.doubts,
             "thresholds": asdict(self.thresholds),
-            "provenance": PROVENANCE,
+            "provenance": provenance(self.thresholds),
         }
         with atomic_write(path) as file:
             file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
