@@ -108,6 +108,7 @@ _PATHS = (
     "step_checkpoint.dirpath",
     "image_writer.output_dir",
     "clip_drift.clip",
+    "clip_drift.image_model",
     "clip_drift.cache_dir",
     *(f"model.init_args.{name}" for name in ("pipeline", "base", "supir", "sdxl")),
     *(

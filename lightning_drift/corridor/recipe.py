@@ -41,6 +41,7 @@ def options(table: CorridorTable) -> dict[str, str]:
     config = table.runs[0].config
     model, data = _arguments(config, "model"), _arguments(config, "data")
     trainer, grid = config.get("trainer") or {}, config.get("seed_grid") or {}
+    drift = config.get("clip_drift") or {}
     rates = dict.fromkeys(run.label for run in table.runs)
     rows = {
         "base model": model.get("pipeline"),
@@ -59,6 +60,8 @@ def options(table: CorridorTable) -> dict[str, str]:
         "seed": config.get("seed_everything"),
         "guidance": grid.get("guidance_scale"),
         "DDIM steps": grid.get("num_inference_steps"),
+        "measured by": drift.get("clip"),
+        "pictures compared by": drift.get("image_model"),
     }
     return {name: str(value) for name, value in rows.items() if value not in (None, "")}
 

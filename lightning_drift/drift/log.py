@@ -49,6 +49,7 @@ class Reading:
         weights: Relative change of the weights by block; empty where it is not measured.
         thresholds: Where zones end.
         clip: The CLIP that measured; None without one.
+        image_model: The network by which pictures were compared with pictures; None where the CLIP did.
         doubts: Sentences on why the verdict should be read with care.
     """
 
@@ -60,6 +61,7 @@ class Reading:
     weights: Mapping[str, float]
     thresholds: Thresholds
     clip: str | None
+    image_model: str | None = None
     doubts: list[str] = field(default_factory=list)
 
     @property
@@ -109,6 +111,7 @@ class Reading:
             **verdict,
             "reason": self.verdict.reason if self.verdict else self.markdown,
             "clip": self.clip,
+            "image_model": self.image_model,
             "measures": {name: asdict(interval) for name, interval in self.measures.items()},
             "explaining": dict(self.explaining),
             "weights": dict(self.weights),

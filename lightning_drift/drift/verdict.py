@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
@@ -18,6 +19,7 @@ __all__ = [
     "Thresholds",
     "Verdict",
     "judge",
+    "not_calibrated_for",
     "provenance",
     "zone_of",
 ]
@@ -123,6 +125,25 @@ Diffusion v1.5'
     shipped = Thresholds().numbers()
     own = [f"{name} {value:g}" for name, value in thresholds.numbers().items() if value != shipped[name]]
     return f"{', '.join(own)} set by hand; the others {PROVENANCE}" if own else PROVENANCE
+
+
+def not_calibrated_for(thresholds: Thresholds, network: str) -> str:
+    """Why a verdict by a network should be read with care; empty where thresholds were set with it.
+
+    >>> not_calibrated_for(Thresholds(), "pocket")
+    ''
+
+    Args:
+        thresholds: Where zones end.
+        network: The name of the CLIP, or of the network of pictures, that measured.
+    """
+    with_what = thresholds.source or "the pocket's own CLIP (pocket)"
+    if re.search(rf"(?<![\w./-]){re.escape(network)}(?![\w./-])", with_what):
+        return ""
+    return (
+        f"the thresholds were calibrated with {with_what}, not with {network}; "
+        "lightning-drift corridor label sets them by your eye"
+    )
 
 
 @dataclass(frozen=True)

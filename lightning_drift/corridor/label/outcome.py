@@ -94,4 +94,6 @@ def _counted(labels: int) -> str:
 
 def _clip(cell: BlindCell) -> str:
     path = cell.run.reading(cell.step)
-    return str(read_json(path, "reading").get("clip"))[:100] if path is not None else "none"
+    reading = read_json(path, "reading") if path is not None else {}
+    names = (reading.get("clip"), reading.get("image_model"))
+    return " and ".join(str(name)[:100] for name in names if name is not None)
