@@ -52,7 +52,8 @@ class SiglipTokenizer:
         self.eos, self.pad = (self._number(config, part, path) for part in ("eos_token", "pad_token"))
 
     def __len__(self) -> int:
-        return self._tokenizer.get_vocab_size()
+        """The largest id and one: a damaged vocabulary may number its tokens with gaps."""
+        return max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
     def ids(self, texts: Sequence[str], length: int) -> Tensor:
         """Token ids of prompts, shape (n, length); longer prompts are cut, their end token kept."""

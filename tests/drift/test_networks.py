@@ -114,6 +114,10 @@ def test_what_does_not_measure_is_said_in_a_sentence(tmp_path: Path) -> None:
     (siglip / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="is no tokenizer that can be read"):
         FrozenClip.load(str(siglip))
+    gaps = (siglip / "elsewhere.json").read_text().replace('"night": 11', '"night": 1100')
+    (siglip / "tokenizer.json").write_text(gaps)
+    with pytest.raises(UserError, match="its tokenizer has 1101 tokens, its text encoder only 100"):
+        FrozenClip.load(str(siglip))
     (siglip / "elsewhere.json").rename(siglip / "tokenizer.json")
     about = json.loads((siglip / "tokenizer_config.json").read_text()) | {"pad_token": "<none>"}
     (siglip / "tokenizer_config.json").write_text(json.dumps(about))
