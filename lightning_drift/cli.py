@@ -23,7 +23,8 @@ commands:
   fit       fine-tune a model on photos, rendering seed grids on the way
   validate  render the grids of a checkpoint again
   predict   dream: render prompts and seeds from a checkpoint, an export or a base model
-  corridor  fit several learning rates, look at each after several steps, and write one page about all of it
+  corridor  fit several learning rates, look at each after several steps, and write one page about all of it;
+            corridor label: say the zones of its cells blind, and calibrate the verdict
   export    write a checkpoint as a diffusers folder, one .safetensors file for A1111, Forge and ComfyUI, a
             delta or a LoRA; --drift dials how far it goes
 

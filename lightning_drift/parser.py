@@ -1,12 +1,15 @@
 """The parser of ``fit``, ``validate`` and ``predict``, which reports in sentences."""
 
 import difflib
+import json
 import os
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import Path as ParsedPath
 from lightning.pytorch.cli import LightningArgumentParser
@@ -30,6 +33,7 @@ from lightning_drift.common.text import listed
 from lightning_drift.common.yaml_files import parse_yaml, read_yaml
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
+from lightning_drift.drift.threshold_file import read_thresholds
 from lightning_drift.fit.checkpointing import StepCheckpoint
 from lightning_drift.fit.seed_grid import SeedGrid
 
@@ -55,10 +59,12 @@ _NESTED = re.compile(
 OF_THE_PLAN = ("dry_run", "card")
 """Options that ask what a command would do."""
 
+THRESHOLDS = "clip_drift.thresholds"
+"""May be the name of a file that holds them, on a command line and in a configuration."""
+
 _FILES = {
     *_SECTIONS,
     "trainer",
-    "clip_drift.thresholds",
     *(f"trainer.{name}" for name in ("logger", "callbacks", "plugins", "strategy", "profiler")),
 }
 """What a file may hold that is named in its place."""
@@ -80,6 +86,21 @@ def _text_options() -> dict[str, TextOption]:
     return found
 
 
+def _with_thresholds(words: Sequence[str]) -> list[str]:
+    """A command line with what a file of thresholds holds in its place."""
+    found: list[str] = []
+    for word in words:
+        name, has_value, value = word.partition("=")
+        if name == f"--{THRESHOLDS}" and has_value:
+            found += [name, value]
+        else:
+            found.append(word)
+    for place, word in enumerate(found[1:], 1):
+        if found[place - 1] == f"--{THRESHOLDS}" and word[:1] not in ("{", "-"):
+            found[place] = json.dumps(read_thresholds(user_path(word, THRESHOLDS)))
+    return found
+
+
 _PATHS = (
     "ckpt_path",
     "trainer.default_root_dir",
@@ -87,6 +108,7 @@ _PATHS = (
     "step_checkpoint.dirpath",
     "image_writer.output_dir",
     "clip_drift.clip",
+    "clip_drift.image_model",
     "clip_drift.cache_dir",
     *(f"model.init_args.{name}" for name in ("pipeline", "base", "supir", "sdxl")),
     *(
@@ -130,10 +152,13 @@ class SentenceParser(TextParser, LightningArgumentParser):
     """Reads texts as written, and reports a bad option in a sentence instead of the usage of two hundred."""
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
-        """Parse a command line; the values of options for text are not read as YAML."""
-        return super().parse_args(
-            None if args is None else mark_texts(args, find_text_option), *rest, **kwargs
-        )
+        """Parse a command line; the values of options for text are not read as YAML.
+
+        Raises:
+            UserError: An option is refused, or a file of thresholds.
+        """
+        words = None if args is None else mark_texts(_with_thresholds(args), find_text_option)
+        return super().parse_args(words, *rest, **kwargs)
 
     def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:
         """A configuration as text, without what only asks for a plan: other commands take it too."""
@@ -171,7 +196,12 @@ class SentenceParser(TextParser, LightningArgumentParser):
         Raises:
             UserError: A section holds no options, or one that there is not.
         """
-        self._check_sections(parse_yaml(content), os.fspath(path))
+        config = parse_yaml(content)
+        section = config.get("clip_drift") if isinstance(config, dict) else None
+        if isinstance(section, dict) and isinstance(file := section.get("thresholds"), str):
+            section["thresholds"] = read_thresholds(user_path(file, THRESHOLDS))
+            content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        self._check_sections(config, os.fspath(path))
         parsed: Namespace = super().parse_string(content, os.path.basename(path), *args, **kwargs)
         return parsed
 

@@ -48,6 +48,7 @@ USAGE = """usage: lightning-drift corridor [-c FILE] [--lr RATES] [--steps STEPS
                                 [options of fit]
        lightning-drift corridor report FOLDER [--to FILE]
        lightning-drift corridor soup FOLDER [--clip CLIP] [--base BASE]
+       lightning-drift corridor label FOLDER [FOLDER ...] [--to FILE]
 
 """
 
@@ -241,6 +242,10 @@ def main(argv: Sequence[str], plan_fit: _PlanFit) -> int:
         page = asked(**plain(parser.parse_args(words).as_dict()))
         print(printable(f"wrote {page} and {page.with_suffix('.png').name} beside it"))
         return 0
+    if argv[:1] == ["label"]:
+        from lightning_drift.corridor.label.command import main as label
+
+        return label(argv[1:])
     about = " ".join((corridor.__doc__ or "").partition("Args:")[0].split())
     parser = TextParser(prog="lightning-drift corridor", description=about, add_help=False)
     parser.add_function_arguments(corridor, as_positional=False, skip={"fit", "recipe", "plan_fit", "card"})

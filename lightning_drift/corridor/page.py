@@ -12,7 +12,6 @@ from lightning_drift.corridor.curves import curves, shade
 from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
 from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
 from lightning_drift.corridor.spread import spreads
-from lightning_drift.drift.verdict import PROVENANCE
 from lightning_drift.pages.page import render
 from lightning_drift.pages.thumbnails import Thumbnails
 
@@ -101,7 +100,7 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
         config_of=table.runs[0].name,
         config=yaml.safe_dump(table.runs[0].config, sort_keys=False, allow_unicode=True),
         prompts=prompts,
-        provenance=PROVENANCE if any(cell.zone for cell in table.cells.values()) else None,
+        provenance=recipe.provenance_of(table) if any(cell.zone for cell in table.cells.values()) else None,
         folder=table.folder.as_posix(),
         data={
             "runs": [{"name": run.name, "label": labels[i]} for i, run in enumerate(table.runs)],

@@ -129,6 +129,11 @@ class RecordedRun:
         path = self.folder / "grids" / f"step={step:05d}" / f"{slug(prompt)}_seed{seed:04d}.png"
         return path if os.path.isfile(path) and _lies_in(path, self.root) else None
 
+    def reading(self, step: int) -> Path | None:
+        """The file of a step's reading in ``drift/``; None if it is not there."""
+        path = self.folder / "drift" / f"step={step:05d}.json"
+        return path if os.path.isfile(path) and _lies_in(path, self.root) else None
+
     @cached_property
     def milestones(self) -> list[int]:
         """Steps with pictures or a reading, 0 for the base model included."""

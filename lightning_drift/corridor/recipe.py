@@ -11,6 +11,7 @@ from lightning_drift.assets import PHOTOS
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.corridor.read import CorridorTable
+from lightning_drift.drift.verdict import Thresholds, provenance
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.pages.thumbnails import data_uri
 from lightning_drift.photos.folder import find_folder, find_pictures
@@ -40,6 +41,7 @@ def options(table: CorridorTable) -> dict[str, str]:
     config = table.runs[0].config
     model, data = _arguments(config, "model"), _arguments(config, "data")
     trainer, grid = config.get("trainer") or {}, config.get("seed_grid") or {}
+    drift = config.get("clip_drift") or {}
     rates = dict.fromkeys(run.label for run in table.runs)
     seeds = dict.fromkeys(str(run.seed) for run in table.runs if run.seed is not None)
     rows = {
@@ -59,8 +61,23 @@ def options(table: CorridorTable) -> dict[str, str]:
         "seeds" if len(seeds) > 1 else "seed": ", ".join(seeds),
         "guidance": grid.get("guidance_scale"),
         "DDIM steps": grid.get("num_inference_steps"),
+        "measured by": drift.get("clip"),
+        "pictures compared by": drift.get("image_model"),
     }
     return {name: str(value) for name, value in rows.items() if value not in (None, "")}
+
+
+def provenance_of(table: CorridorTable) -> str:
+    """Where the thresholds of the verdicts come from, as the runs recorded them."""
+    found: dict[str, None] = {}
+    for run in table.runs:
+        recorded = (run.config.get("clip_drift") or {}).get("thresholds")
+        try:
+            thresholds = Thresholds(**recorded) if isinstance(recorded, dict) else Thresholds()
+            found[provenance(thresholds)] = None
+        except (UserError, TypeError):
+            found[f"those of {run.name} are damaged in its record"] = None
+    return "; ".join(found)
 
 
 def instance_prompt(table: CorridorTable) -> str:

@@ -22,6 +22,9 @@ from lightning_drift.drift.measures.features import Features
 
 FORMAT = 1
 
+JUDGES = ("clip_drift.clip", "clip_drift.image_model")
+"""Settings that say what measured. Statistics by another one serve as far as the measures without it go."""
+
 ROUNDING = ("device", "trainer.precision", "seed_grid.batch_size")
 """Settings that change the base's pictures by rounding only: a resume may differ in them."""
 
@@ -50,9 +53,19 @@ class DriftBase:
         name: str | None = self.settings.get("clip_drift.clip")
         return name
 
+    @property
+    def image_hash(self) -> str | None:
+        """The hash of the network of pictures that took its other embeddings; None if none did."""
+        name: str | None = self.settings.get("clip_drift.image_model")
+        return name
+
     def without_clip(self) -> DriftBase:
-        """The same without the embeddings."""
+        """The same without CLIP's embeddings."""
         return replace(self, pictures=replace(self.pictures, clip=None), texts=None)
+
+    def without_image(self) -> DriftBase:
+        """The same without the embeddings of a network of pictures."""
+        return replace(self, pictures=replace(self.pictures, image=None))
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values, as a checkpoint holds them; `from_state` takes them back."""

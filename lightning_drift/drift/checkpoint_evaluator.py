@@ -20,7 +20,7 @@ from lightning_drift.common.out_of_memory import GPU, Exhausted, Remedy, during
 from lightning_drift.drift.base import DriftBase
 from lightning_drift.drift.default_clip import default_clip
 from lightning_drift.drift.measures.features import Features
-from lightning_drift.drift.measures.frozen_clip import FrozenClip
+from lightning_drift.drift.measures.frozen_clip import FrozenClip, FrozenEye
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.measures.photo_loss import photo_errors, photo_loss
 from lightning_drift.drift.metric import DriftMetric, Role
@@ -83,6 +83,7 @@ class CheckpointEvaluator:
                 "fit; name that one (its clip_drift.clip)",
                 "--clip",
             )
+        self.eye = _eye(opened, self.base)
         self.keys, self.roles, self.index = probe_pictures(self.base)
         self._opened = opened
         self._model: StableDiffusion | None = None
@@ -115,7 +116,7 @@ class CheckpointEvaluator:
     ) -> dict[str, Interval]:
         model = self._loaded()
         load_weights_({part: getattr(model, part) for part in TRAINED}, weights)
-        features = Features.of(self._pictures(model, title, made), self.clip)
+        features = Features.of(self._pictures(model, title, made), self.clip, self.eye)
         pictures, texts = self.base.pictures[self.index], self.base.texts
         metric = DriftMetric(self.keys, self.roles, pictures, self.photos, texts, sync=False)
         metric.update(range(len(self.keys)), features)
@@ -134,6 +135,8 @@ class CheckpointEvaluator:
                 torch.nn.Module.to(module, device, torch.float16 if device == "cuda" else torch.float32)
             model.vae.to(device)
             self.clip.to(device)
+            if self.eye is not None:
+                self.eye.to(device)
             self._model = model
         return self._model
 
@@ -177,6 +180,24 @@ def _references(opened: OpenedPipeline) -> tuple[DriftBase, Features, PhotoBase 
     if base.texts is None or base.pictures.clip is None or photos.clip is None:
         raise NoReferences(f"{opened.source} was measured without a CLIP", _ADVICE)
     return base, photos, photo_base, thresholds
+
+
+def _eye(opened: OpenedPipeline, base: DriftBase) -> FrozenEye | None:
+    """The network by which the fit compared pictures; None where the CLIP did.
+
+    Raises:
+        UserError: It is not there any more, or another.
+    """
+    if base.pictures.image is None:
+        return None
+    name, option = DriftState.from_checkpoint(opened.source).image_model(), "clip_drift.image_model"
+    eye = FrozenEye.load(name, option=option) if name is not None else None
+    if eye is None or eye.hash != base.image_hash:
+        raise UserError(
+            f"{name} is not the network by which pictures were compared during the fit of {opened.source}",
+            option,
+        )
+    return eye
 
 
 def probe_pictures(base: DriftBase) -> tuple[list[tuple[str, int]], dict[str, Role], list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
@@ -14,18 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from lightning_drift.common.errors import notice
-from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import whole
 from lightning_drift.common.out_of_memory import Exhausted, Remedy, during
-from lightning_drift.drift.default_clip import VIT_L, VIT_L_CONFIG, VIT_L_WEIGHTS
+from lightning_drift.drift.default_clip import VIT_L
 from lightning_drift.drift.evaluator import DriftEvaluator
+from lightning_drift.drift.judges import Judges
 from lightning_drift.drift.log import Reading, describe_run, log_reading, log_scalars
-from lightning_drift.drift.measures.frozen_clip import (
-    TOGETHER,
-    is_here,
-    refuse_missing,
-    rehearse_clip,
-)
 from lightning_drift.drift.measures.language_probe import FORWARDS as PROBE_FORWARDS
 from lightning_drift.drift.measures.language_probe import relative
 from lightning_drift.drift.measures.photo_loss import FORWARDS as PHOTO_FORWARDS
@@ -57,8 +50,11 @@ class ClipDrift(Callback):
     checkpoints, so that a resumed run compares with the same base. Training is not changed by a bit.
 
     Args:
-        clip: The CLIP that measures: a hub id, a local folder, or ``pocket`` for the one that comes with the
-            package and knows the pocket's world only; null for the measures that need none, and no verdict.
+        clip: The CLIP or SigLIP that measures: a hub id, a local folder, or ``pocket`` for the one that comes
+            with the package and knows the pocket's world only; null for the measures that need none, and no
+            verdict.
+        image_model: A DINOv2, by hub id or folder, that compares pictures with pictures in the CLIP's place;
+            null for the CLIP.
         steps: Optimizer steps to measure at, of those that the seed grid renders; null for all of them, empty
             for none.
         dream: The seed grid's group with the artwork's prompts; null for none.
@@ -76,6 +72,7 @@ class ClipDrift(Callback):
     def __init__(
         self,
         clip: str | None = VIT_L,
+        image_model: str | None = None,
         steps: str | int | list[int] | None = None,
         dream: str | None = "dream",
         language: str | None = "language",
@@ -87,6 +84,8 @@ class ClipDrift(Callback):
     ) -> None:
         whole(text_every_n_steps, "clip_drift.text_every_n_steps", 0)
         self.clip = clip
+        self.image_model = image_model
+        self._judges = Judges(clip, image_model)
         self.steps = None if steps is None else Milestones(steps, "clip_drift.steps").steps
         self.dream = dream
         self.language = language
@@ -112,30 +111,19 @@ class ClipDrift(Callback):
         grid = self._grid
         if grid is None or self.steps == [] or not grid.phases():
             return []
-        clip, language = self.clip, grid.groups.get(self.language or "")
+        language = grid.groups.get(self.language or "")
         prompts = len(language.prompts) if language else 0
         together = max(len(NOISE_LEVELS), prompts + 1 if language else 0)
         asked = PHOTO_FORWARDS + (PROBE_FORWARDS if self.language_probe and prompts > 1 else 0)
         # Pictures are encoded too, which takes what decoding them takes.
         measures = partial(rehearse_step, pictures=together, sampling=Sampling(guidance_scale=1.0))
         phases = [Phase("measures", measures, times=asked / together)]
-        if clip is not None:
-            seen = sum(
-                len(grid.groups[name].keys) for name in (self.dream, self.language) if name in grid.groups
-            )
-            embed = partial(rehearse_clip, clip, VIT_L_CONFIG, TOGETHER)
-            phases.append(Phase("CLIP", lambda *_: embed(), moves=True, times=seen / TOGETHER))
-        return phases
+        seen = sum(len(grid.groups[name].keys) for name in (self.dream, self.language) if name in grid.groups)
+        return phases + self._judges.phases(seen)
 
     def to_fetch(self) -> dict[str, int | None]:
-        """The CLIP, if it is to be downloaded, with its bytes where they are known; reaches no hub."""
-        if (
-            self.clip is None
-            or not any(phase.name == "CLIP" for phase in self.phases())
-            or is_here(self.clip)
-        ):
-            return {}
-        return {self.clip: 4 * VIT_L_WEIGHTS if self.clip == VIT_L else None}
+        """What embeds, if it is to be downloaded, with its bytes where they are known; reaches no hub."""
+        return self._judges.to_fetch() if self.phases() else {}
 
     # -- when -------------------------------------------------------------------------------------------
 
@@ -149,10 +137,9 @@ class ClipDrift(Callback):
         """Find the probe pictures and the CLIP, and say early what is missing.
 
         Raises:
-            UserError: The CLIP is a local folder and cannot be loaded.
+            UserError: What measures is a local folder and cannot be loaded.
         """
-        if self.clip is not None and _is_local(self.clip):  # though no milestone asks for it
-            refuse_missing(self.clip, "clip_drift.clip")
+        self._judges.refuse_missing()  # though no milestone asks for it
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
         self._begun = False
         self._prepare(trainer, pl_module)
@@ -216,11 +203,16 @@ class ClipDrift(Callback):
         if not probes.keys:
             notice("clip_drift: none of the seed grid's pictures is a probe; the drift is not measured")
             return
-        self.evaluator = DriftEvaluator(probes, self.clip, self.thresholds, self.language_probe)
-        if self.evaluator.refusal is not None and trainer.state.fn == "fit" and _is_local(str(self.clip)):
-            raise self.evaluator.refusal
+        self.evaluator = DriftEvaluator(
+            probes, self.clip, self.thresholds, self.language_probe, self.image_model
+        )
+        refusal = self.evaluator.refusal
+        if refusal is not None and trainer.state.fn == "fit" and self._judges.is_local(refusal.option):
+            raise refusal
         if self.evaluator.unavailable:
             notice(f"clip_drift: verdict not available: {self.evaluator.unavailable}")
+        if self.evaluator.blind:
+            notice(f"clip_drift: {self.evaluator.blind}")
         self._references.settings = self.evaluator.settings(module, grid, str(trainer.precision))
 
     def _begin(self, trainer: Trainer, module: Any) -> None:
@@ -313,7 +305,8 @@ class ClipDrift(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The base's statistics, the verdicts so far and the thresholds: tensors and plain values."""
         entries = self._references.state(self.evaluator, self.stop_rule.zones).entries
-        return {**entries, "thresholds": asdict(self.thresholds)}
+        named = {"thresholds": asdict(self.thresholds), "image_model": self.image_model}
+        return {**entries, **named}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember what a checkpoint holds; Lightning hands over a copy."""
@@ -329,14 +322,10 @@ class ClipDrift(Callback):
             "pipeline": getattr(module, "pipeline", ""),
             "instance_dir": getattr(trainer.datamodule, "instance_dir", ""),  # type: ignore[attr-defined]
             "clip": self.clip,
+            "image_model": str(self.image_model or self.clip),
         }
 
 
 def _measuring_less(module: Any, full: Exhausted) -> Remedy:
     smaller = Remedy("take a smaller CLIP (clip_drift.clip), or clip_drift.language_probe false")
     return more_room(module, full) or smaller
-
-
-def _is_local(clip: str) -> bool:
-    """Whether a CLIP is a folder: one of the hub may be out of reach, a folder is there or named wrongly."""
-    return not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", clip) or user_path(clip).exists()

@@ -30,3 +30,12 @@ VIT_L_CONFIG = {
     },
 }
 """The shapes of `VIT_L`, for a forecast before it is fetched."""
+
+DINO_B_CONFIG = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "patch_size": 14,
+    "image_size": 224,
+}
+"""The shapes of facebook/dinov2-base, likewise for an image model, with what its preprocessing gives it."""

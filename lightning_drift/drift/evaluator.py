@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -19,13 +20,13 @@ from lightning_drift.drift.base import FORMAT, DriftBase
 from lightning_drift.drift.log import Reading
 from lightning_drift.drift.measures import language_probe, text_similarity
 from lightning_drift.drift.measures.features import Features
-from lightning_drift.drift.measures.frozen_clip import FrozenClip
+from lightning_drift.drift.measures.frozen_clip import FrozenClip, FrozenEye
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.measures.photo_loss import photo_errors, photo_loss, shown
 from lightning_drift.drift.metric import DriftMetric
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.drift.probes import Probes
-from lightning_drift.drift.verdict import Thresholds, judge
+from lightning_drift.drift.verdict import Thresholds, judge, not_calibrated_for
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.stable_diffusion.autoencoder import encode_pictures
 from lightning_drift.stable_diffusion.sampling import NOISE_SCHEDULE
@@ -38,22 +39,32 @@ Context = Callable[[], AbstractContextManager[Any]]
 class DriftEvaluator:
     """Measures a model and its pictures against the base.
 
-    The CLIP rests on the CPU and is on the model's device only while it embeds.
+    What embeds rests on the CPU and is on the model's device only while it embeds.
 
     Args:
         probes: The pictures that are measured.
         clip: What `FrozenClip.load` takes; None to measure without.
         thresholds: Where zones end.
         with_probe: Whether the language probe is taken.
+        image_model: What `FrozenEye.load` takes, to compare pictures with pictures; None for the CLIP.
     """
 
-    def __init__(self, probes: Probes, clip: str | None, thresholds: Thresholds, with_probe: bool) -> None:
+    def __init__(
+        self,
+        probes: Probes,
+        clip: str | None,
+        thresholds: Thresholds,
+        with_probe: bool,
+        image_model: str | None = None,
+    ) -> None:
         self.probes = probes
         self.thresholds = thresholds
         self.with_probe = with_probe and not probes.no_language
         self.clip: FrozenClip | None = None
+        self.eye: FrozenEye | None = None
+        self.blind = ""  # why the CLIP compares pictures, though a network of pictures was asked for
         self.unavailable = ""  # why there is no verdict
-        self.refusal: UserError | None = None  # why the CLIP could not be loaded
+        self.refusal: UserError | None = None  # why what measures could not be loaded
         self._levels = Batch(things="noise levels of a photo")
         self._asked = Batch(things="language prompts")
         if clip is None:
@@ -65,6 +76,11 @@ class DriftEvaluator:
                 self.clip = FrozenClip.load(clip, option="clip_drift.clip")
             except UserError as error:
                 self.unavailable, self.refusal = f"no CLIP; {error}", error
+        if image_model is not None:
+            try:
+                self.eye = FrozenEye.load(image_model, option="clip_drift.image_model")
+            except UserError as error:
+                self.blind, self.refusal = f"the CLIP compares pictures; {error}", self.refusal or error
 
     def settings(self, module: Any, grid: SeedGrid, precision: str) -> dict[str, Any]:
         """Everything that the base's pictures and embeddings follow from, by option.
@@ -83,6 +99,7 @@ class DriftEvaluator:
             "seed_grid.groups": [self._probe_settings(key, grid) for key in self.probes.keys],
             **{f"seed_grid.{name}": value for name, value in grid.sampling.settings().items()},
             "clip_drift.clip": self.clip.hash if self.clip else None,
+            "clip_drift.image_model": self.eye.hash if self.eye else None,
             "trainer.precision": precision,
             "device": module.device.type,
         }
@@ -96,23 +113,30 @@ class DriftEvaluator:
     # -- features ---------------------------------------------------------------------------------------
 
     def features(self, images: Sequence[Image.Image], device: torch.device) -> Features:
-        """Features of pictures, with CLIP embeddings if there is a CLIP.
+        """Features of pictures, with embeddings by whatever there is to embed.
 
-        A CLIP with damaged weights is reported and done without from then on.
+        A network with damaged weights is reported and done without from then on.
         """
-        try:
-            return self._with_clip(device, lambda: Features.of(images, self.clip))
-        except UserError as error:
-            notice(str(error))
-            self.clip, self.unavailable = None, str(error)
-            return Features.of(images)
+        features = Features.of(images)
+        for network in (self.clip, self.eye):
+            if network is None:
+                continue
+            try:
+                vectors = self._with(network, device, partial(network.embed_images, images))
+            except UserError as error:
+                notice(str(error))
+                if network is self.eye:
+                    self.eye, self.blind = None, f"the CLIP compares pictures; {error}"
+                else:
+                    self.clip, self.unavailable = None, str(error)
+            else:
+                features = replace(features, **{"image" if network is self.eye else "clip": vectors})
+        return features
 
-    def _with_clip(self, device: torch.device, work: Callable[[], T]) -> T:
-        """Do work with the CLIP on a device, or on the CPU if it has no room there."""
-        if self.clip is None:
-            return work()
+    def _with(self, network: FrozenEye, device: torch.device, work: Callable[[], T]) -> T:
+        """Do work with a network on a device, or on the CPU if it has no room there."""
         try:
-            self.clip.to(device)
+            network.to(device)
             return work()
         except Exception as error:
             full = exhausted(error)
@@ -120,9 +144,9 @@ class DriftEvaluator:
                 raise
             forget(error)
         finally:
-            self.clip.to("cpu")
+            network.to("cpu")
         give_back()
-        notice(f"clip_drift.clip: {self.clip.name} has no room on {device}; it measures on the CPU")
+        notice(f"{network.option}: {network.name} has no room on {device}; it measures on the CPU")
         return work()
 
     # -- the base ---------------------------------------------------------------------------------------
@@ -142,7 +166,7 @@ class DriftEvaluator:
         texts = None
         if self.clip is not None:
             clip, prompts = self.clip, list(self.probes.roles)
-            texts = self._with_clip(module.device, lambda: clip.embed_texts(prompts))
+            texts = self._with(clip, module.device, lambda: clip.embed_texts(prompts))
         latents, energies = None, {}
         if self.with_probe:
             latents = self._encode(module, [pictures[key] for key in self._trial_keys()])
@@ -272,7 +296,24 @@ class DriftEvaluator:
         if clip is None:
             base = base.without_clip()
             features, photos = replace(features, clip=None), replace(photos, clip=None)
+        eye, doubts = self.eye, [self.blind] if self.blind else []
+        if eye is not None and (base.image_hash != eye.hash or photos.image is None):
+            eye = None
+            doubts.append(
+                "the base model's pictures were not taken with this clip_drift.image_model when this run "
+                "began, so the CLIP compares pictures; begin a new fit to use it"
+            )
+        elif eye is None and base.pictures.image is not None and not self.blind:
+            doubts.append(
+                "when this run began, pictures were compared by a clip_drift.image_model, and now by the CLIP"
+            )
+        if eye is None:
+            base = base.without_image()
+            features, photos = replace(features, image=None), replace(photos, image=None)
         keys, roles = self.probes.keys, self.probes.roles
+        names = [network.name for network in (clip, eye) if network is not None]
+        uncalibrated = [not_calibrated_for(self.thresholds, name) for name in names] if clip else []
+        doubts += [sentence for sentence in uncalibrated if sentence]
         metric = DriftMetric(keys, roles, base.pictures, photos, base.texts, sync=False)
         metric.update(range(len(keys)), features)
         measures = metric.compute() | ({} if loss is None else {"photo_loss": loss})
@@ -285,5 +326,6 @@ class DriftEvaluator:
             weights=weights,
             thresholds=self.thresholds,
             clip=clip.name if clip else None,
-            doubts=metric.doubts(),
+            image_model=eye.name if eye else None,
+            doubts=[*doubts, *metric.doubts()],
         )

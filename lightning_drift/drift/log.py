@@ -15,7 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.metric import MEASURES
-from lightning_drift.drift.verdict import PROVENANCE, WITH_MODEL, ZONES, Thresholds, Verdict
+from lightning_drift.drift.verdict import WITH_MODEL, ZONES, Thresholds, Verdict, provenance
 
 COMPARED = (
     "position",
@@ -49,6 +49,7 @@ class Reading:
         weights: Relative change of the weights by block; empty where it is not measured.
         thresholds: Where zones end.
         clip: The CLIP that measured; None without one.
+        image_model: The network by which pictures were compared with pictures; None where the CLIP did.
         doubts: Sentences on why the verdict should be read with care.
     """
 
@@ -60,6 +61,7 @@ class Reading:
     weights: Mapping[str, float]
     thresholds: Thresholds
     clip: str | None
+    image_model: str | None = None
     doubts: list[str] = field(default_factory=list)
 
     @property
@@ -94,7 +96,7 @@ class Reading:
             scalars["drift/zone"] = ZONES.index(self.verdict.zone)
             scalars["drift/borderline"] = -1 if border is None else ZONES.index(border)
             scalars["corridor/position_low"], scalars["corridor/position_high"] = DREAMING_BAND
-            scalars |= {f"corridor/{name}": value for name, value in asdict(self.thresholds).items()}
+            scalars |= {f"corridor/{name}": value for name, value in self.thresholds.numbers().items()}
         return scalars
 
     def save(self, path: Path) -> None:
@@ -109,12 +111,13 @@ class Reading:
             **verdict,
             "reason": self.verdict.reason if self.verdict else self.markdown,
             "clip": self.clip,
+            "image_model": self.image_model,
             "measures": {name: asdict(interval) for name, interval in self.measures.items()},
             "explaining": dict(self.explaining),
             "weights": dict(self.weights),
             "doubts": self.doubts,
             "thresholds": asdict(self.thresholds),
-            "provenance": PROVENANCE,
+            "provenance": provenance(self.thresholds),
         }
         with atomic_write(path) as file:
             file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")

@@ -54,7 +54,9 @@ class DriftMetric(Metric):
       palette_pull, copy, likeness and diversity. Each prompt weighs the same, however many seeds it has.
 
     No prompt may contain the identifier, which asks for the photos. Diversity explains and decides nothing.
-    Without embeddings (``base.clip`` None) only ``WITHOUT_CLIP`` is measured.
+    Where embeddings are used, pictures are compared with prompts by the CLIP, and with pictures by
+    ``Features.seen``: a network of pictures where there is one, else the CLIP. Without embeddings only
+    ``WITHOUT_CLIP`` is measured.
 
     Every rank may bring any part of the pictures, in any order and batches, one picture even twice; the
     numbers are the same to the bit.
@@ -72,7 +74,7 @@ class DriftMetric(Metric):
 
     Raises:
         UserError: A prompt has fewer than two seeds, there are fewer than two language prompts, or no photo.
-        ValueError: The arguments' lengths do not fit, or only some of them have CLIP embeddings.
+        ValueError: The arguments' lengths do not fit, or only some of them have embeddings.
     """
 
     full_state_update = False
@@ -83,6 +85,7 @@ class DriftMetric(Metric):
     lab: Tensor
     thumbnail: Tensor
     clip: Tensor
+    image: Tensor
 
     def __init__(
         self,
@@ -104,6 +107,8 @@ class DriftMetric(Metric):
         embedded = {base.clip is not None, photos.clip is not None, texts is not None}
         if len(embedded) > 1:
             raise ValueError("base, photos and texts: all of them have CLIP embeddings, or none")
+        if (base.image is None) != (photos.image is None):
+            raise ValueError("base and photos: both have embeddings of pictures alone, or none")
         if texts is not None and len(texts) != len(roles):
             raise ValueError(f"{len(texts)} text embeddings for {len(roles)} prompts")
         if len(photos) == 0:
@@ -166,7 +171,7 @@ class DriftMetric(Metric):
         )
         measures = {name: self.draws.interval(*self._bounded(name, value)) for name, value in self._all(now)}
         if now.clip is not None:
-            part, values = self._language(now.clip)
+            part, values = self._language(now)
             measures |= {name: part.interval(*self._bounded(name, value)) for name, value in values.items()}
         return {name: measures[name] for name in MEASURES if name in measures}
 
@@ -202,7 +207,7 @@ class DriftMetric(Metric):
             ("copy", copying.copy(draws, base.thumbnail, now.thumbnail, photos.thumbnail)),
             ("likeness", copying.likeness(draws, base.thumbnail, now.thumbnail, photos.thumbnail)),
         ]
-        if base.clip is None or now.clip is None or photos.clip is None:
+        if base.seen is None or now.seen is None or photos.seen is None:
             return measures
         by_photos: list[Callable[[SeedDraws, Tensor, Tensor, Tensor], Tensor]] = [by_clip.pull, by_clip.aim]
         by_base: list[Callable[[SeedDraws, Tensor, Tensor], Tensor]] = [
@@ -211,24 +216,28 @@ class DriftMetric(Metric):
             by_clip.coherence,
             by_clip.diversity,
         ]
-        measures += [(f.__name__, f(draws, base.clip, now.clip, photos.clip)) for f in by_photos]
-        return measures + [(f.__name__, f(draws, base.clip, now.clip)) for f in by_base]
+        measures += [(f.__name__, f(draws, base.seen, now.seen, photos.seen)) for f in by_photos]
+        return measures + [(f.__name__, f(draws, base.seen, now.seen)) for f in by_base]
 
-    def _language(self, now: Tensor) -> tuple[SeedDraws, dict[str, Tensor]]:
+    def _language(self, now: Features) -> tuple[SeedDraws, dict[str, Tensor]]:
         """Measures over the language prompts."""
         assert self.base.clip is not None
+        assert now.clip is not None
+        assert self.base.seen is not None
+        assert now.seen is not None
         assert self.texts is not None
         part, index = self.draws.only(self.language_prompts)
         # `only` keeps the order of keys, which need not be that of the roles.
         texts = self.texts[[self.language_prompts.index(prompt) for prompt in part.prompts]]
-        before, after = self.base.clip[index], now[index]
+        before, after = self.base.clip[index], now.clip[index]
+        seen = self.base.seen[index], now.seen[index]
         adherence = by_clip.adherence(part, before, after, texts)
         retrieval = by_clip.retrieval(part, before, after, texts)
         return part, {
             "language": by_clip.language(adherence, retrieval),
             "adherence": adherence,
             "retrieval": retrieval,
-            "spread": by_clip.spread(part, before, after),
-            "vendi": by_clip.vendi(part, before, after),
+            "spread": by_clip.spread(part, *seen),
+            "vendi": by_clip.vendi(part, *seen),
             "clip_t": by_clip.clip_t(part, after, texts),
         }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import user_path
-from lightning_drift.drift.base import DriftBase, differences, tensors_of
+from lightning_drift.drift.base import JUDGES, DriftBase, differences, tensors_of
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.drift.verdict import ZONES, Thresholds
@@ -120,6 +120,11 @@ class DriftState:
         except TypeError as error:
             raise UserError(f"its thresholds are of another version: {error}") from error
 
+    def image_model(self) -> str | None:
+        """The name of the network by which pictures were compared; None for the CLIP."""
+        name = self.entries.get("image_model")
+        return name if isinstance(name, str) else None
+
     def zones(self) -> dict[int, str]:
         """Verdicts by step."""
         zones = self.entries.get("zones")
@@ -154,7 +159,7 @@ class DriftState:
             different = differences(base.settings, settings)
             if not different:
                 return base, ""
-            if different != ["clip_drift.clip"]:
+            if not set(different) <= set(JUDGES):
                 base, reason = None, f"the checkpoint's were made with another {', another '.join(different)}"
         cached = DriftBase.load(user_path(cache_dir, "clip_drift.cache_dir"), settings) if cache_dir else None
         return cached or base, reason

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import shown
 from lightning_drift.drift.measures.intervals import Interval
 
-__all__ = ["DECIDING", "PROVENANCE", "WITH_MODEL", "ZONES", "Interval", "Thresholds", "Verdict", "judge"]
+__all__ = [
+    "DECIDING",
+    "PROVENANCE",
+    "WITH_MODEL",
+    "ZONES",
+    "Interval",
+    "Thresholds",
+    "Verdict",
+    "judge",
+    "not_calibrated_for",
+    "provenance",
+    "zone_of",
+]
 
 ZONES = ("under-drifted", "dreaming", "forgetting", "cooked", "broken")
 DECIDING = ("language", "drift_prompt", "tilt", "spread", "copy", "pull", "aim", "likeness")
@@ -21,6 +35,9 @@ LATE_DREAM = 0.45
 """``drift_prompt`` at which forgetting mostly begins on the pocket; it moves the position, not the zone."""
 
 PROVENANCE = "calibrated on the pocket model; not yet checked on Stable Diffusion v1.5"
+"""Where the default thresholds come from."""
+
+_LONGEST_SOURCE = 1000
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,8 @@ class Thresholds:
             and more once pictures had drifted. A value of 100 lets the pictures alone decide.
         likeness: See ``pull``. Noise and empty pictures resemble no photo, even where a CLIP finds them near
             the photos. Set on the labels of one photo set (galaxies).
+        source: What thresholds other than these were calibrated on, in words for pages and records;
+            ``corridor label`` writes it.
     """
 
     drift_prompt: float = 0.06
@@ -69,20 +88,62 @@ class Thresholds:
     stray: float = 0.15
     photo_loss: float = 1.0
     likeness: float = 0.03
+    source: str = ""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "photo_loss":
+        if not isinstance(self.source, str) or len(self.source) > _LONGEST_SOURCE:
+            raise UserError(
+                f"{shown(self.source)} is no text of at most {_LONGEST_SOURCE} characters",
+                "clip_drift.thresholds.source",
+            )
+        for name, value in self.numbers().items():
+            if name == "photo_loss":
                 if not value > 0:
                     raise UserError(f"{value} is not above 0", "clip_drift.thresholds.photo_loss")
             elif not 0 < value < 1:
-                raise UserError(f"{value} is not between 0 and 1", f"clip_drift.thresholds.{field.name}")
+                raise UserError(f"{value} is not between 0 and 1", f"clip_drift.thresholds.{name}")
         if self.language_lost > self.language_keep:
             raise UserError(
                 f"{self.language_lost} is above language_keep ({self.language_keep}); give less",
                 "clip_drift.thresholds.language_lost",
             )
+
+    def numbers(self) -> dict[str, float]:
+        """The thresholds by name, without where they come from."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "source"}
+
+
+def provenance(thresholds: Thresholds) -> str:
+    """Where thresholds come from, as the rest of a sentence that begins with them.
+
+    >>> provenance(Thresholds(language_keep=0.7))
+    'language_keep 0.7 set by hand; the others calibrated on the pocket model; not yet checked on Stable \
+Diffusion v1.5'
+    """
+    if thresholds.source:
+        return f"calibrated on {thresholds.source}"
+    shipped = Thresholds().numbers()
+    own = [f"{name} {value:g}" for name, value in thresholds.numbers().items() if value != shipped[name]]
+    return f"{', '.join(own)} set by hand; the others {PROVENANCE}" if own else PROVENANCE
+
+
+def not_calibrated_for(thresholds: Thresholds, network: str) -> str:
+    """Why a verdict by a network should be read with care; empty where thresholds were set with it.
+
+    >>> not_calibrated_for(Thresholds(), "pocket")
+    ''
+
+    Args:
+        thresholds: Where zones end.
+        network: The name of the CLIP, or of the network of pictures, that measured.
+    """
+    with_what = thresholds.source or "the pocket's own CLIP (pocket)"
+    if re.search(rf"(?<![\w./-]){re.escape(network)}(?![\w./-])", with_what):
+        return ""
+    return (
+        f"the thresholds were calibrated with {with_what}, not with {network}; "
+        "lightning-drift corridor label sets them by your eye"
+    )
 
 
 @dataclass(frozen=True)
@@ -126,7 +187,7 @@ def judge(measures: Mapping[str, Interval], thresholds: Thresholds | None = None
         raise ValueError(f"no verdict without {', '.join(missing)}")
     limits = thresholds or Thresholds()
     values = {name: interval.value for name, interval in measures.items()}
-    zone = _zone(values, limits)
+    zone = zone_of(values, limits)
     return Verdict(
         zone=zone,
         borderline=_borderline(measures, values, zone, limits),
@@ -135,7 +196,8 @@ def judge(measures: Mapping[str, Interval], thresholds: Thresholds | None = None
     )
 
 
-def _zone(m: Mapping[str, float], limits: Thresholds) -> str:
+def zone_of(m: Mapping[str, float], limits: Thresholds) -> str:
+    """The zone alone, of a checkpoint whose measures (at least ``DECIDING``) are these numbers."""
     if m["copy"] > limits.copy:
         return "cooked"
     if _lost(m, limits):
@@ -175,7 +237,7 @@ def _borderline(
     share: dict[str, float] = {}
     for name in (*DECIDING, *(name for name in WITH_MODEL if name in measures)):
         low, high = measures[name].low, measures[name].high
-        zones = [_zone({**values, name: low + (high - low) * i / parts}, limits) for i in range(parts + 1)]
+        zones = [zone_of({**values, name: low + (high - low) * i / parts}, limits) for i in range(parts + 1)]
         for other in set(zones) - {zone} - ({"broken"} if better else set()):
             share[other] = max(share.get(other, 0.0), zones.count(other) / len(zones))
     return max(share, key=lambda other: share[other]) if share else None

@@ -174,6 +174,25 @@ def test_prompts_are_never_read_as_html(odd_page: Path, page: Path) -> None:
     assert [groups["dream"]["prompts"], *groups["language"]["prompts"]] == list(ODD_TEXTS)
 
 
+def test_the_page_names_what_measured_and_where_the_thresholds_come_from(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 2e-6, (8,), {8: ("dreaming", None, 41.0)})
+    plain = yaml.safe_load((run / "config.yaml").read_text())
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({}, "calibrated on the pocket model; not yet checked on Stable Diffusion v1.5"),
+        ({"tilt": 0.4}, "tilt 0.4 set by hand; the others calibrated on the pocket model"),
+        ({"source": "7 labels of <b>"}, "calibrated on 7 labels of &lt;b&gt;."),
+        ({"tilt": "x"}, "those of run are damaged in its record"),
+    ]
+    for thresholds, said in cases:
+        drift = {"clip": "some/clip", "image_model": "some/dino", "thresholds": thresholds}
+        (run / "config.yaml").write_text(yaml.safe_dump(plain | {"clip_drift": drift}))
+        write_report(tmp_path, tmp_path / "page.html")
+        text = (tmp_path / "page.html").read_text()
+        assert f"Thresholds of the verdicts: {said}" in text
+        assert "<dt>measured by</dt><dd>some/clip</dd>" in text
+        assert "<dt>pictures compared by</dt><dd>some/dino</dd>" in text
+
+
 def test_many_large_pictures_stay_within_the_budget(tmp_path: Path) -> None:
     paths = []
     for index in range(40):

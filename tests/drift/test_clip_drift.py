@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import networks
 from helpers.bits import assert_same_bits, tensors
 from helpers.full_memory import full_above
 from helpers.paths import DATA
@@ -26,6 +27,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.drift.base import DriftBase
+from lightning_drift.drift.checkpoint_evaluator import CheckpointEvaluator
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.drift.log import COMPARED, charts
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
@@ -40,7 +42,7 @@ from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.photos.instance_images import InstanceImages
 from lightning_drift.stable_diffusion.autoencoder import encode_pictures
-from lightning_drift.stable_diffusion.loading import load_stable_diffusion
+from lightning_drift.stable_diffusion.loading import load_stable_diffusion, open_pipeline
 
 LANGUAGE = ["a desert at dusk", "a forest in snow", "a red house by the sea at night"]
 GROUPS = {
@@ -762,3 +764,66 @@ def test_two_ranks_measure_once_and_stop_together(tiny_sd: str, tmp_path: Path) 
     assert result.stdout.count("step 3: ") == 1
     assert result.stderr.count("the fit ends at step 3 because it is") == 1
     assert read_checkpoint(run / "checkpoints" / "step=00003.ckpt")["global_step"] == 3
+
+
+# -- networks that are not the model's own -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: Any) -> Path:
+    """A SigLIP and two networks of pictures."""
+    folder = tmp_path_factory.mktemp("others")
+    networks.siglip(folder / "siglip")
+    networks.dino(folder / "dino")
+    networks.dino(folder / "registers", registers=2)
+    return folder
+
+
+def test_other_networks_measure_are_named_and_kept_apart(
+    tiny_sd: str, trainer: Any, tmp_path: Path, others: Path, capsys: Any
+) -> None:
+    judges = {"clip": str(others / "siglip"), "image_model": str(others / "dino")}
+    options = judges | {"language_probe": False}
+    fit = Fit(tiny_sd, trainer, tmp_path / "one", steps=2, grid_steps="0,2", drift=options)
+    reading = fit.json(2)
+    assert (reading["clip"], reading["image_model"]) == tuple(judges.values())
+    assert reading["zone"] in ZONES
+    for name in judges.values():
+        said = f"the thresholds were calibrated with the pocket's own CLIP (pocket), not with {name}"
+        assert any(said in doubt for doubt in reading["doubts"])
+        assert said in fit.texts()[2]
+        assert said in capsys.readouterr().out or name == judges["image_model"]
+    assert fit.json(0)["measures"]["drift"]["value"] == 0
+    # A checkpoint is measured again by both.
+    opened = open_pipeline(str(fit.last))
+    evaluator = CheckpointEvaluator(opened, open_pipeline(tiny_sd), judges["clip"])
+    assert evaluator.eye is not None
+    assert evaluator.eye.hash == evaluator.base.image_hash
+
+    def resumed(name: str, **changes: Any) -> dict[str, Any]:
+        drift = options | changes
+        again = Fit(tiny_sd, trainer, tmp_path / name, 3, fit.last, grid_steps="0,3", drift=drift)
+        return again.json(3)
+
+    same = resumed("same")
+    assert same["image_model"] == judges["image_model"]
+    other = resumed("other", image_model=str(others / "registers"))
+    assert other["image_model"] is None
+    assert other["zone"] in ZONES
+    assert any("were not taken with this clip_drift.image_model" in doubt for doubt in other["doubts"])
+    without = resumed("without", image_model=None)
+    assert any(
+        "were compared by a clip_drift.image_model, and now by the CLIP" in d for d in without["doubts"]
+    )
+    for name in ("drift", "pull", "spread"):
+        assert other["measures"][name] == without["measures"][name] != same["measures"][name]
+    assert other["measures"]["language"] == same["measures"]["language"]  # by pictures and prompts
+
+
+def test_an_image_model_that_is_a_folder_is_there_before_the_first_step(
+    tiny_sd: str, trainer: Any, tmp_path: Path, others: Path
+) -> None:
+    for name in ("nowhere/at/all", str(others / "siglip")):
+        with pytest.raises(UserError, match=rf"^clip_drift\.image_model: .*{name}"):
+            Fit(tiny_sd, trainer, tmp_path / "run", steps=1, drift={"image_model": name})
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -11,7 +11,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 
 from lightning_drift.assets import POCKET_CLIP
 from lightning_drift.common.errors import UserError
-from lightning_drift.drift.measures.frozen_clip import FrozenClip, Preprocessing
+from lightning_drift.drift.measures.frozen_clip import FrozenClip
+from lightning_drift.drift.measures.preprocessing import Preprocessing
 
 SIZES = [(64, 64), (32, 32), (20, 20), (50, 31), (31, 77), (200, 33)]
 
@@ -148,8 +149,8 @@ def test_what_is_no_clip_is_said_in_a_sentence(folder: Path) -> None:
     with pytest.raises(UserError, match="holds no weights"):
         FrozenClip.load(str(folder))
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "siglip"}))
-    with pytest.raises(UserError, match="is siglip, not a CLIP"):
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(UserError, match="is bert, not a CLIP or SigLIP; give one such as openai/clip-vit"):
         FrozenClip.load(str(folder))
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match="not complete"):

@@ -10,8 +10,9 @@ import csv
 import pytest
 from helpers.paths import ROOT
 
+from lightning_drift.drift.calibration import Labelled, best_thresholds
 from lightning_drift.drift.measures.intervals import Interval
-from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, ZONES, Verdict, judge
+from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, ZONES, Thresholds, Verdict, judge
 
 FOLDER = ROOT / "training" / "calibration" / "labels"
 BUNDLED = ("coffee", "galaxies", "nautilus")
@@ -34,15 +35,31 @@ def cells(subject: str) -> list[tuple[list[str], Verdict]]:
     return found
 
 
+def opinions(subject: str) -> dict[str, list[str]]:
+    return {row["code"]: row["label"].split("/") for row in rows(f"{subject}_labels.csv")}
+
+
+def intervals(cell: dict[str, str]) -> dict[str, Interval]:
+    taken = [name for name in WITH_MODEL if cell.get(name)]  # measured later than some cells
+    return {name: Interval(*map(float, cell[name].split(";"))) for name in (*DECIDING, *taken)}
+
+
 def judged(subject: str, measured: list[dict[str, str]]) -> list[tuple[list[str], Verdict]]:
     """Labels and verdict of cells with their measures."""
-    labels = {row["code"]: row["label"].split("/") for row in rows(f"{subject}_labels.csv")}
-    found = []
-    for cell in measured:
-        taken = [name for name in WITH_MODEL if cell.get(name)]  # measured later than some cells
-        intervals = {name: Interval(*map(float, cell[name].split(";"))) for name in (*DECIDING, *taken)}
-        found.append((labels[cell["code"]], judge(intervals)))
-    return found
+    labels = opinions(subject)
+    return [(labels[cell["code"]], judge(intervals(cell))) for cell in measured]
+
+
+def test_no_thresholds_near_the_shipped_agree_with_more_labels() -> None:
+    """The search of ``corridor label``, given all labels of the pocket, moves nothing."""
+    said = []
+    for subject in (*BUNDLED, *FRESH):
+        labels = opinions(subject)
+        for cell in rows(f"{subject}_cells.csv"):
+            values = {name: interval.value for name, interval in intervals(cell).items()}
+            said.append(Labelled(values, labels[cell["code"]][0]))
+    assert len(said) == 156
+    assert best_thresholds(said, Thresholds()) == Thresholds()
 
 
 @pytest.mark.parametrize("subjects", [BUNDLED, FRESH], ids=["bundled", "fresh"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -356,3 +357,32 @@ def test_what_cannot_be_measured_is_said() -> None:
         metric.update([0], Features.of(images(world()[:1, :1])))
     with pytest.raises(ValueError, match="2 indices for 1 pictures"):
         metric.update([0, 1], base[[0]])
+
+
+def test_a_network_of_pictures_compares_them_in_the_clips_place() -> None:
+    """Vectors of pictures decide what has no prompt in it, and nothing else."""
+    base, subject, texts = known("coffee")
+    now = Features.of(images(np.roll(world(), 1, axis=1)), pocket_clip())
+    turned = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(0))).Q
+
+    def compared(some: Features) -> Features:
+        return replace(some, image=torch.nn.functional.normalize(some.lab.repeat(1, 3) @ turned, dim=1))
+
+    def found(before: Features, photos: Features, after: Features, words: Any) -> dict[str, Interval]:
+        metric = DriftMetric(KEYS, ROLES, before, photos, words)
+        metric.update(range(len(KEYS)), after)
+        return metric.compute()
+
+    both = found(compared(base), compared(subject), compared(now), texts)
+    by_clip = found(base, subject, now, texts)
+    alone = [replace(compared(some), clip=None) for some in (base, subject, now)]
+    by_pictures = found(*alone, None)
+    words = {"language", "adherence", "retrieval", "clip_t"}
+    assert tuple(both) == MEASURES
+    assert all(both[name] == by_clip[name] for name in {*words, "tilt", "copy"})
+    seen = {"drift", "drift_prompt", "pull", "aim", "coherence", "diversity"}
+    assert all(both[name] == by_pictures[name] != by_clip[name] for name in seen)
+    assert both["spread"] != by_clip["spread"]
+    with pytest.raises(ValueError, match="both have embeddings of pictures alone, or none"):
+        DriftMetric(KEYS, ROLES, compared(base), subject, texts)
+    assert torch.equal(Features.from_tensors(compared(base).tensors()).image, compared(base).image)  # type: ignore[arg-type]

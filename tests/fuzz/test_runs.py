@@ -18,13 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lightning_drift.corridor.blind import measures_at
+from lightning_drift.corridor.label.labels import Labels
 from lightning_drift.corridor.plan import read_plan
-from lightning_drift.corridor.read import read
+from lightning_drift.corridor.read import CorridorTable, RecordedRun, read
 from lightning_drift.drift.base import FORMAT, DriftBase
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.photo_base import PhotoBase
 from lightning_drift.drift.state import DriftState
-from lightning_drift.drift.verdict import Thresholds
+from lightning_drift.drift.threshold_file import read_thresholds
+from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, Thresholds, zone_of
 from lightning_drift.photos.posteriors import cached_posteriors
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion
 
@@ -142,3 +145,26 @@ def test_caches_of_photos(vae: Any, data: st.DataObject) -> None:
         assert mean.shape == std.shape == (1, 4, 8, 8)
         assert mean.dtype == std.dtype == torch.float32
         assert bool(mean.isfinite().all() and std.isfinite().all() and (std >= 0).all())
+
+
+MEASURES = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in (*DECIDING, *WITH_MODEL)}
+SAID = {"made_by": "lightning-drift corridor label", "labels": [{"run": "a", "step": 8, "zone": "cooked"}]}
+
+
+@FEWER
+@given(
+    st.one_of(with_a_wrong_value(dict(vars(Thresholds()))).map(json_text), texts),
+    st.one_of(with_a_wrong_value(SAID).map(json_text), texts),
+    st.one_of(with_a_wrong_value({"measures": MEASURES}).map(json_text), texts),
+)
+def test_what_blind_labels_are_made_of(thresholds: str, labels: str, reading: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "drift").mkdir()
+        places = ("thresholds.yaml", "labels.json", "drift/step=00008.json")
+        for place, text in zip(places, (thresholds, labels, reading), strict=True):
+            (folder / place).write_bytes(text.encode("utf-8", "surrogatepass"))
+        run = RecordedRun("a", folder, 1e-6, {}, root=folder)
+        value_or_sentence(lambda: Thresholds(**read_thresholds(folder / "thresholds.yaml")))
+        value_or_sentence(lambda: Labels(CorridorTable(folder, "a", [run], [8], {})))
+        value_or_sentence(lambda: zone_of({n: i.value for n, i in measures_at(run, 8).items()}, Thresholds()))

@@ -1,6 +1,8 @@
 """Run folders as fits leave them, written with TensorBoard's own writer, for the tests of the corridor."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_drift.common.prompt_lists import slug
+from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.verdict import ZONES
 
 PROMPTS = ("monumental, dramatic", "a green forest </script> <b>")
@@ -88,3 +91,10 @@ def write_run(
             checkpoint.write_bytes(b"weights")
     writer.close()
     return folder
+
+
+def write_reading(run: Path, step: int, measures: Mapping[str, Interval], clip: str = "pocket") -> None:
+    """What was measured of a checkpoint, as a fit leaves it in ``drift/``."""
+    (run / "drift").mkdir(exist_ok=True)
+    content = {"clip": clip, "measures": {name: asdict(interval) for name, interval in measures.items()}}
+    (run / "drift" / f"step={step:05d}.json").write_text(json.dumps(content))

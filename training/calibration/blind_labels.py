@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.prompt_lists import read_prompts
-from lightning_drift.common.rng import generator
+from lightning_drift.corridor.blind import measures_at, shuffled
 from lightning_drift.corridor.read import RecordedRun, read
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, ZONES, judge
@@ -56,11 +55,10 @@ def sheets(corridors: list[Path], to: Path, seed: int = 0) -> None:
     key: list[dict[str, Any]] = []
     number = 0
     for subject, cells in by_subject.items():
-        order = torch.randperm(len(cells), generator=generator(seed, "blind", subject)).tolist()
-        shuffled = [cells[i] for i in order]
-        for start in range(0, len(shuffled), PER_SHEET):
+        order = shuffled(cells, seed, subject)
+        for start in range(0, len(order), PER_SHEET):
             strips = []
-            for run, step in shuffled[start : start + PER_SHEET]:
+            for run, step in order[start : start + PER_SHEET]:
                 number += 1
                 code = f"c{number:03d}"
                 strips.append((code, _strip(run, step)))
@@ -109,13 +107,9 @@ def compare(labels: Path, cells: Path) -> None:
 
 
 def _measures(run: RecordedRun, step: int) -> dict[str, str]:
-    path = run.folder / "drift" / f"step={step:05d}.json"
-    readings = json.loads(path.read_text(encoding="utf-8"))["measures"]
-    measures = {}
-    for name in (*DECIDING, *WITH_MODEL):
-        parts = [readings[name][part] for part in ("value", "low", "high")] if name in readings else []
-        measures[name] = ";".join(f"{part:.4g}" for part in parts)  # empty where a run did not take it
-    return measures
+    found = measures_at(run, step)
+    measures = {name: ";".join(f"{part:.4g}" for part in astuple(each)) for name, each in found.items()}
+    return dict.fromkeys((*DECIDING, *WITH_MODEL), "") | measures  # empty where a run did not take it
 
 
 def _intervals(row: dict[str, str]) -> dict[str, Interval]:

@@ -16,32 +16,42 @@ from lightning_drift.drift.measures.composition import SIDE as LAYOUT_SIDE
 from lightning_drift.drift.measures.composition import layout
 from lightning_drift.drift.measures.copying import SIDE as THUMBNAIL_SIDE
 from lightning_drift.drift.measures.copying import thumbnail
-from lightning_drift.drift.measures.frozen_clip import FrozenClip
+from lightning_drift.drift.measures.frozen_clip import FrozenClip, FrozenEye
 
 
 @dataclass
 class Features:
-    """Features of n pictures, float32 on the CPU; 4 KB per picture, and its CLIP embedding.
+    """Features of n pictures, float32 on the CPU; 4 KB per picture, and its embeddings.
 
     Attributes:
         layout: Mean L* in 8x8 fields, shape (n, 8, 8), 0..100.
         lab: Mean L*a*b*, shape (n, 3).
         thumbnail: Mean sRGB in 16x16 fields, shape (n, 3, 16, 16), 0..1.
         clip: Unit CLIP embeddings, shape (n, d); None where there is no CLIP.
+        image: Unit embeddings of a network of pictures alone, shape (n, e); None where there is none.
     """
 
     layout: Tensor
     lab: Tensor
     thumbnail: Tensor
     clip: Tensor | None = None
+    image: Tensor | None = None
+
+    @property
+    def seen(self) -> Tensor | None:
+        """The embeddings by which pictures are compared with pictures: those made for it, or else CLIP's."""
+        return self.clip if self.image is None else self.image
 
     @classmethod
-    def of(cls, images: Sequence[Image.Image], clip: FrozenClip | None = None) -> Features:
+    def of(
+        cls, images: Sequence[Image.Image], clip: FrozenClip | None = None, eye: FrozenEye | None = None
+    ) -> Features:
         """The features of pictures of any size.
 
         Args:
             images: One picture or more, in any mode that Pillow turns into RGB.
             clip: What embeds them; None for the features that need no CLIP.
+            eye: What embeds them to be compared with one another; None for the CLIP.
         """
         if not images:
             raise ValueError("no pictures")
@@ -53,7 +63,10 @@ class Features:
             features["lab"].append(lab.mean((0, 1))[None])
             features["thumbnail"].append(thumbnail(pixels.movedim(-1, 0)[None]))
         embedded = clip.embed_images(images) if clip else None
-        return cls(**{name: torch.cat(parts) for name, parts in features.items()}, clip=embedded)
+        compared = eye.embed_images(images) if eye else None
+        return cls(
+            **{name: torch.cat(parts) for name, parts in features.items()}, clip=embedded, image=compared
+        )
 
     def __len__(self) -> int:
         return len(self.lab)
@@ -70,7 +83,8 @@ class Features:
             "lab": self.lab,
             "thumbnail": self.thumbnail,
         }
-        return named if self.clip is None else named | {"clip": self.clip}
+        embedded = {"clip": self.clip, "image": self.image}
+        return named | {name: tensor for name, tensor in embedded.items() if tensor is not None}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Features:
@@ -86,9 +100,9 @@ class Features:
         }
         lengths = {len(tensor) for tensor in tensors.values() if tensor.ndim}
         fits = all(name in tensors and tuple(tensors[name].shape[1:]) == shapes[name] for name in shapes)
-        clip = tensors.get("clip")
-        fits = fits and (clip is None or clip.ndim == 2)
-        if not fits or len(lengths) != 1 or set(tensors) - set(shapes) - {"clip"} or 0 in lengths:
+        embedded = [tensors[name] for name in ("clip", "image") if name in tensors]
+        fits = fits and all(tensor.ndim == 2 for tensor in embedded)
+        if not fits or len(lengths) != 1 or set(tensors) - {*shapes, "clip", "image"} or 0 in lengths:
             raise UserError("these are not features of pictures: their tensors have other names or shapes")
         if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors.values()):
             raise UserError("these are not features of pictures: they hold NaN, infinity or whole numbers")

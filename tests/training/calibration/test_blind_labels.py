@@ -1,14 +1,12 @@
 """Sheets hide what their cells are, and labels are compared with the verdicts of the same cells."""
 
 import csv
-import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers.corridor_runs import write_run
+from helpers.corridor_runs import write_reading, write_run
 from PIL import Image
 
 from lightning_drift.common.errors import UserError
@@ -34,11 +32,9 @@ def corridor(tmp_path: Path) -> Path:
             for seed in (1, 2):
                 shutil.copy(picture, picture.with_name(picture.name.replace("0000.png", f"{seed:04d}.png")))
         Image.new("RGB", (64, 32)).save(run / "instance_images.png")
-        (run / "drift").mkdir()
         for step in (0, 8, 16):
             measures = BASE | ({WITH_MODEL[0]: Interval(0.5, 0.4, 0.6)} if rate == 4e-6 else {})
-            content = {"measures": {name: asdict(interval) for name, interval in measures.items()}}
-            (run / "drift" / f"step={step:05d}.json").write_text(json.dumps(content))
+            write_reading(run, step, measures)
     return tmp_path / "corridor"
 
 
