@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -14,7 +13,6 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.modules import without_autocast
 from lightning_drift.common.numbers import whole
 from lightning_drift.common.out_of_memory import Exhausted, Remedy, during
-from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
 from lightning_drift.fit.compiled import compiled
@@ -24,12 +22,17 @@ from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.optimizer import group_settings, make_optimizer, set_groups
 from lightning_drift.fit.planning import start
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
-from lightning_drift.fit.recompute import recompute_activations
 from lightning_drift.fit.resume import check_optimizer_state
 from lightning_drift.fit.split_optimizer import SplitOptimizer, check_split
 from lightning_drift.fit.step_graph import Record, StepGraph, why_eager
 from lightning_drift.fit.step_log import LogSteps
 from lightning_drift.fit.step_watch import StepWatch
+from lightning_drift.fit.trainable_model import (
+    check_trainer,
+    make_trainable,
+    prompt_ids,
+    training_schedule,
+)
 from lightning_drift.fit.weight_change import WeightChange
 from lightning_drift.stable_diffusion.autoencoder import vae_factor
 from lightning_drift.stable_diffusion.loading import (
@@ -155,22 +158,7 @@ class DreamBooth(LightningModule):
         Raises:
             UserError: The data hold no photos, or the Trainer would turn the weights to another precision.
         """
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and self.latents_mode == "cached" and not hasattr(data, "encode"):
-            raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
-        precision = str(self.trainer.precision)
-        if precision == "64-true":
-            raise UserError(
-                "64-true trains weights twice as long as float32, which the models do not compute with; give "
-                "32-true",
-                "trainer.precision",
-            )
-        if precision in ("16-true", "bf16-true"):
-            raise UserError(
-                f"{precision} trains half-precision weights, and small steps are lost in them; give "
-                f"{precision.removesuffix('true')}mixed or 32-true",
-                "trainer.precision",
-            )
+        check_trainer(self, self.trainer, stage)
         if stage == "fit" and self.stable_diffusion is None:
             self._opened = open_pipeline(self.pipeline, base=self.base)
             start(self, self.trainer, empty_opened(self._opened))
@@ -192,30 +180,10 @@ class DreamBooth(LightningModule):
         # UNet and text encoder are this module's weights; the autoencoder is a tool and stays out of its
         # state.
         self.unet, self.text_encoder = model.unet, model.text_encoder
-        model.vae.requires_grad_(False)
-        self.unet.requires_grad_(True)
-        self.text_encoder.requires_grad_(self.train_text_encoder)
-        for name, module in self.trained().items():
-            if not any(parameter.numel() for parameter in module.parameters() if parameter.requires_grad):
-                raise UserError(
-                    f"the {name} of {self.pipeline} holds no trainable parameter; this base cannot be trained"
-                )
-        if self.gradient_checkpointing:
-            self.unet.enable_gradient_checkpointing()
-            if self.train_text_encoder:
-                old = "gradient_checkpointing_enable"  # its name before transformers renamed it
-                enable = getattr(self.text_encoder, "activation_checkpointing_enable", None)
-                (enable or getattr(self.text_encoder, old))()
-        elif MEMORY_MODES[self.memory].recompute:
-            recompute_activations(self.unet)
+        make_trainable(self, model)
         self._compiled = compiled(self.unet.forward) if self.torch_compile else None
-        self.scheduler = DDPMScheduler.from_config(model.scheduler_config)
-        if self.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-            kind = self.scheduler.config.prediction_type
-            raise UserError(
-                f"{self.pipeline} predicts {kind!r}; only epsilon and v_prediction models can be trained"
-            )
-        self.input_ids = self._tokenize()
+        self.scheduler = training_schedule(model, self.pipeline)
+        self.input_ids = prompt_ids(model.tokenizer, self.instance_prompt, self.pad_tokens)
         self._weight_change = WeightChange(self.trained()) if self.weight_change_every_n_steps else None
 
     def over(self, model: StableDiffusion, trainer: Any) -> "DreamBooth":
@@ -245,19 +213,6 @@ class DreamBooth(LightningModule):
         """The side in pixels that the base model was trained at."""
         assert self.stable_diffusion is not None, "configure_model comes first"
         return native_size(self.stable_diffusion)
-
-    def _tokenize(self) -> Tensor:
-        """Token ids of the instance prompt, [1, tokens]."""
-        assert self.stable_diffusion is not None
-        tokenizer = self.stable_diffusion.tokenizer
-        longest = tokenizer.model_max_length
-        tell_cut(tokenizer, [self.instance_prompt])
-        padding = "max_length" if self.pad_tokens == "maximum" else "do_not_pad"
-        tokens = tokenizer(
-            self.instance_prompt, padding=padding, max_length=longest, truncation=True, return_tensors="pt"
-        )
-        ids: Tensor = tokens.input_ids
-        return ids
 
     # -- the training step ------------------------------------------------------------------------------
 
