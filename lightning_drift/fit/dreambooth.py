@@ -28,6 +28,7 @@ from lightning_drift.fit.step_graph import Record, StepGraph, why_eager
 from lightning_drift.fit.step_log import LogSteps
 from lightning_drift.fit.step_watch import StepWatch
 from lightning_drift.fit.trainable_model import (
+    check_text_encoder_steps,
     check_trainer,
     make_trainable,
     prompt_ids,
@@ -65,6 +66,9 @@ class DreamBooth(LightningModule):
             their own step size take (Prodigy, D-Adaptation).
         train_text_encoder: Train the text encoder too, as the recipe does; false leaves it frozen, which
             makes the corridor several times wider.
+        train_text_encoder_steps: The text encoder is trained in the first so many optimizer steps and stands
+            still afterwards, without gradient, weight decay or momentum; null trains it to the end. Other
+            programs call it the step at which text-encoder training stops.
         text_encoder_learning_rate: The text encoder's own rate; null means the same as the UNet's.
         optimizer: Optimizer class, for example bitsandbytes.optim.AdamW8bit.
         optimizer_args: Further arguments of the optimizer, such as ``{weight_decay: 0.01}``; null for its
@@ -101,6 +105,7 @@ class DreamBooth(LightningModule):
         instance_prompt: str = "a photo of sks person",
         learning_rate: float = 2e-6,
         train_text_encoder: bool = True,
+        train_text_encoder_steps: int | None = None,
         text_encoder_learning_rate: float | None = None,
         optimizer: type[Optimizer] = torch.optim.AdamW,
         optimizer_args: dict[str, Any] | None = None,
@@ -122,6 +127,7 @@ class DreamBooth(LightningModule):
         ):
             if rate is not None:
                 check_rate(rate, f"model.{name}")
+        check_text_encoder_steps(train_text_encoder_steps, train_text_encoder)
         check_text(instance_prompt, "model.instance_prompt")
         whole(log_every_n_steps, "model.log_every_n_steps", 1)
         whole(weight_change_every_n_steps, "model.weight_change_every_n_steps", 0)
@@ -129,6 +135,7 @@ class DreamBooth(LightningModule):
         self.instance_prompt = instance_prompt
         self.learning_rate = learning_rate
         self.train_text_encoder = train_text_encoder
+        self.train_text_encoder_steps = train_text_encoder_steps
         self.text_encoder_learning_rate = text_encoder_learning_rate
         self.optimizer = optimizer
         self.optimizer_args = optimizer_args or {}
@@ -202,7 +209,7 @@ class DreamBooth(LightningModule):
         return twin.to(model.unet.device)
 
     def trained(self) -> dict[str, torch.nn.Module]:
-        """The modules that are trained, by name."""
+        """The modules that are trained in some step, by name."""
         modules: dict[str, torch.nn.Module] = {"unet": self.unet}
         if self.train_text_encoder:
             modules["text_encoder"] = self.text_encoder
@@ -257,6 +264,22 @@ class DreamBooth(LightningModule):
         if self._graph is not None:
             self._graph.release()
 
+    @property
+    def text_encoder_trains(self) -> bool:
+        """Whether the present step trains the text encoder: a function of the number of steps taken."""
+        stop = self.train_text_encoder_steps
+        return self.train_text_encoder and (stop is None or self.global_step < stop)
+
+    def _stop_text_encoder(self) -> None:
+        """Let the text encoder rest from its stop on; a step's graph is then captured again without it.
+
+        Its weights get no gradient any more, so no optimizer touches them, and what it keeps of them is saved
+        as it was.
+        """
+        if self.text_encoder.training and not self.text_encoder_trains:
+            self.text_encoder.requires_grad_(False).eval()  # type: ignore[no-untyped-call]
+            self.release_graph()
+
     def draw(self, position: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Everything random about one sample, as a function of the seed and its position; drawn on the CPU.
 
@@ -277,6 +300,7 @@ class DreamBooth(LightningModule):
         photos' posteriors or ``pixel_values`` [B, 3, H, W] in [-1, 1].
         """
         with during(self._this_step, self._less):
+            self._stop_text_encoder()
             shape = self._latent_shape(batch)
             draws = [self.draw(position, shape) for position in batch["position"]]
             posterior_noise, noise, timesteps = (
@@ -362,11 +386,11 @@ class DreamBooth(LightningModule):
         return loss
 
     def condition(self) -> Tensor:
-        """Text-encoder states of the instance prompt, [1, tokens, width]; computed once if it is frozen."""
+        """Text-encoder states of the instance prompt, [1, tokens, width]; computed once where it rests."""
         if self._frozen_condition is not None:
             return self._frozen_condition
         states: Tensor = self.text_encoder(self.input_ids.to(self.text_encoder.device))[0]
-        if not self.train_text_encoder:
+        if not self.text_encoder_trains:
             self._frozen_condition = states
         return states
 
@@ -378,6 +402,9 @@ class DreamBooth(LightningModule):
         Raises:
             UserError: The optimizer does not take the arguments.
         """
+        # An earlier fit of this module may have stopped it.
+        self.text_encoder.requires_grad_(self.train_text_encoder)
+        self._frozen_condition = None
         rates = {
             "unet": self.learning_rate,
             "text_encoder": self.text_encoder_learning_rate or self.learning_rate,
@@ -403,7 +430,7 @@ class DreamBooth(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Measure the global gradient norm over UNet and text encoder, and clip to it where asked."""
+        """Measure the global gradient norm over what the step trains, and clip to it where asked."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if isinstance(optimizer, SplitOptimizer):
             norm = optimizer.total_norm(self.loss_scaler._get_scale_async())

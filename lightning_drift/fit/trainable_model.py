@@ -6,6 +6,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.numbers import whole
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.recompute import recompute_activations
@@ -13,6 +14,28 @@ from lightning_drift.stable_diffusion.loading import StableDiffusion
 
 if TYPE_CHECKING:
     from lightning_drift.fit.dreambooth import DreamBooth
+
+
+def check_text_encoder_steps(steps: int | None, trained: bool) -> None:
+    """Refuse a stop of the text encoder that is none.
+
+    Args:
+        steps: How many steps it is to be trained; None for all.
+        trained: Whether it is trained at all.
+
+    Raises:
+        UserError: It is below 1, or the text encoder is not trained.
+    """
+    option = "model.train_text_encoder_steps"
+    if steps is None:
+        return
+    whole(steps, option, 1)
+    if not trained:
+        raise UserError(
+            f"the text encoder is frozen (model.train_text_encoder false) and cannot stop at step {steps}; "
+            "give null, or train it",
+            option,
+        )
 
 
 def check_trainer(module: "DreamBooth", trainer: Any, stage: str) -> None:
@@ -24,11 +47,18 @@ def check_trainer(module: "DreamBooth", trainer: Any, stage: str) -> None:
         stage: Lightning's name of what is run, such as ``fit``.
 
     Raises:
-        UserError: The data hold no photos, or the Trainer would turn the weights to another precision.
+        UserError: The data hold no photos, the Trainer would turn the weights to another precision, or
+            several devices would exchange the gradients of a text encoder that stops.
     """
     data: Any = getattr(trainer, "datamodule", None)
     if stage == "fit" and module.latents_mode == "cached" and not hasattr(data, "encode"):
         raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
+    if module.train_text_encoder_steps is not None and trainer.world_size > 1:
+        raise UserError(
+            f"there are {trainer.world_size} devices, which exchange the gradients of all weights at every "
+            "step; the text encoder can stop on one device alone",
+            "model.train_text_encoder_steps",
+        )
     precision = str(trainer.precision)
     if precision == "64-true":
         raise UserError(
