@@ -49,7 +49,7 @@ def options(table: CorridorTable) -> dict[str, str]:
         "instance prompt": model.get("instance_prompt"),
         "learning rates": f"{', '.join(rates)}, constant",
         "steps": ", ".join(map(str, table.steps)),
-        "text encoder": "trained" if model.get("train_text_encoder") else "frozen",
+        "text encoder": _text_encoder(model),
         "optimizer": str(model.get("optimizer") or "").rpartition(".")[2],
         "batch": _batch(data, trainer),
         "resolution": data.get("resolution") or "the model's own",
@@ -132,6 +132,13 @@ def _shown_folder(table: CorridorTable, name: str) -> Path:
 
 def _arguments(config: Mapping[str, Any], part: str) -> dict[str, Any]:
     return (config.get(part) or {}).get("init_args") or {}
+
+
+def _text_encoder(model: Mapping[str, Any]) -> str:
+    if not model.get("train_text_encoder"):
+        return "frozen"
+    steps = model.get("train_text_encoder_steps")
+    return "trained" if steps is None else f"trained for {steps} steps"
 
 
 def _batch(data: Mapping[str, Any], trainer: Mapping[str, Any]) -> str:

@@ -19,7 +19,8 @@ from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
-from lightning_drift.stable_diffusion.interpolation import base_of, check_drift, interpolated
+from lightning_drift.stable_diffusion.drift_dial import Drift, read_drift
+from lightning_drift.stable_diffusion.interpolation import base_of, interpolated, refuse_untrained
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened, open_pipeline
 from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream, native_size
 from lightning_drift.weights.hashes import files_hash
@@ -85,7 +86,7 @@ class Prompts(LightningDataModule):
 
 
 def dream_text(
-    prompt: str, seed: int, sampling: Sampling, model: tuple[str, str], drift: tuple[float, str] | None
+    prompt: str, seed: int, sampling: Sampling, model: tuple[str, str], drift: tuple[Drift, str] | None
 ) -> str:
     """The ``parameters`` text of a dream: everything that decides it, but rounding.
 
@@ -127,7 +128,8 @@ class Dreamer(LightningModule):
             file, a delta, a hub id, or ``pocket`` for the embedded model.
         base: Where to find the base pipeline of a fine-tune, if not where the fine-tune says.
         drift: Dream of W0 + drift (W - W0) instead of the model W, with its base's W0: 0 is the base, 1 the
-            model, and up to 1.5 the drift goes on the way it went.
+            model, and up to 1.5 the drift goes on the way it went. ``unet=1,text_encoder=0.5`` turns each
+            part by itself; one that is left out stays at 1.
         guidance_scale: Classifier-free guidance; at 3.0 the model mostly ignores the prompt, at 7-10 it
             obeys.
         num_inference_steps: DDIM steps.
@@ -143,7 +145,7 @@ class Dreamer(LightningModule):
         self,
         pipeline: str = "pocket",
         base: str | None = None,
-        drift: float = 1.0,
+        drift: float | str = 1.0,
         guidance_scale: float = 3.0,
         num_inference_steps: int = 50,
         negative_prompt: str = "",
@@ -155,7 +157,7 @@ class Dreamer(LightningModule):
         super().__init__()
         self.pipeline = pipeline
         self.base = base
-        self.drift = check_drift(drift, "model.drift")
+        self.drift = read_drift(drift, "model.drift")
         self.sampling = Sampling.read(
             "model",
             num_inference_steps=num_inference_steps,
@@ -181,6 +183,7 @@ class Dreamer(LightningModule):
             return
         found = open_pipeline(self.pipeline, base=self.base)
         if self.drift != 1:
+            refuse_untrained(found, self.drift, "model.drift")
             base = base_of(found, self.base)
             found = interpolated(found, base, self.drift)
             self._base_hash = files_hash(base.files)[:10]

@@ -28,7 +28,8 @@ from lightning_drift.export.target import (
     target_path,
 )
 from lightning_drift.export.whole_model import export_whole
-from lightning_drift.stable_diffusion.interpolation import base_of, check_drift, interpolated
+from lightning_drift.stable_diffusion.drift_dial import EXAMPLE, Drift, read_drift
+from lightning_drift.stable_diffusion.interpolation import base_of, interpolated, refuse_untrained
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 
@@ -43,7 +44,7 @@ def export(
     author: str | None = None,
     description: str | None = None,
     base: str | None = None,
-    drift: float | Literal["auto"] = 1.0,
+    drift: float | str = 1.0,
     clip: str | None = None,
     rank: int | None = None,
     measure: bool | None = None,
@@ -66,8 +67,9 @@ def export(
         description: One sentence about the model, for the metadata and the model card.
         base: The base pipeline, if it no longer lies where the checkpoint says.
         drift: Export the weights W0 + drift (W - W0), where W are the model's and W0 its base's: 0 is the
-            base, 1 the model, and up to 1.5 it goes on in the same direction. ``auto`` finds the largest
-            drift at which the probe pictures of a fit with ClipDrift are still dreaming, and reports what it
+            base, 1 the model, and up to 1.5 it goes on in the same direction. ``unet=1,text_encoder=0.5``
+            turns each part by itself; one that is left out stays at 1. ``auto`` finds the largest drift at
+            which the probe pictures of a fit with ClipDrift are still dreaming, and reports what it
             measured.
         clip: The CLIP that measures for ``--drift auto`` and ``--measure``: the same as the fit's
             clip_drift.clip. By default ``pocket`` for the embedded model and else
@@ -85,7 +87,7 @@ def export(
         UserError: The model cannot be read or does not fit half precision; the place is taken, full or
             forbidden; or what was written does not compute as the source does.
     """
-    _check_options(format, drift, clip, rank, measure)
+    dial = _check_options(format, drift, clip, rank, measure)
     title, author, description = (
         _checked_text(text, option, length)
         for text, option, length in (
@@ -99,11 +101,13 @@ def export(
     base = None if base is None else _source(base, "--base")
     opened, search_report = open_pipeline(ckpt_path, base=base), ""
     check_recipe(opened)
-    origin = base_of(opened, base) if drift != 1 or format in CHANGES else None
+    if dial is not None:
+        refuse_untrained(opened, dial, "--drift")
+    origin = base_of(opened, base) if dial != 1 or format in CHANGES else None
     if title or names_file(place) or format == "diffusers":  # before a search of minutes
         _target(place, opened, title, format, overwrite)
     if origin is not None:
-        opened, search_report = _at_drift(opened, origin, drift, clip)
+        opened, search_report = _at_drift(opened, origin, dial, clip)
     title = title or default_title(opened)
     target = _target(place, opened, title, format, overwrite)
     facts = provenance(opened, title, author, description)
@@ -148,9 +152,13 @@ def _target(place: Path, opened: OpenedPipeline, title: str | None, form: str, o
 
 
 def _check_options(
-    form: str, drift: float | Literal["auto"], clip: str | None, rank: int | None, measure: bool | None
-) -> None:
-    """Refuse options that would have no effect, and values out of range."""
+    form: str, drift: float | str, clip: str | None, rank: int | None, measure: bool | None
+) -> Drift | None:
+    """Refuse options that would have no effect, and values out of range.
+
+    Returns:
+        The drift; None where it is to be found.
+    """
     if clip is not None and drift != "auto" and (form not in CHANGES or measure is False):
         raise UserError(
             "it measures for --drift auto and --measure alone; add one, or leave it out", "--clip"
@@ -161,16 +169,22 @@ def _check_options(
         raise UserError("only a LoRA has a rank; add --format lora, or leave it out", "--rank")
     if rank is not None and whole(rank, "--rank", high=_MOST_RANK) < 1:
         raise UserError(f"{rank} keeps nothing; give 1 or more", "--rank")
-    if drift != "auto":
-        check_drift(drift, "--drift")
+    if drift == "auto":
+        return None
+    if isinstance(drift, str) and "=" not in drift:
+        raise UserError(
+            f"{shown(drift)} is not a number or 'auto', nor one for each part, such as {EXAMPLE}",
+            "--drift",
+        )
+    return read_drift(drift, "--drift")
 
 
 def _at_drift(
-    opened: OpenedPipeline, base: OpenedPipeline, drift: float | Literal["auto"], clip: str | None
+    opened: OpenedPipeline, base: OpenedPipeline, drift: Drift | None, clip: str | None
 ) -> tuple[OpenedPipeline, str]:
     """The pipeline at a drift, its recipe naming its base; and what was measured to find the drift."""
     search_report = ""
-    if drift == "auto":
+    if drift is None:
         # Loads Lightning and a CLIP's classes, only where they are needed.
         from lightning_drift.export.drift_search import search
 

@@ -1,7 +1,9 @@
-"""The largest drift at which a checkpoint still dreams, found by bisection, for ``export --drift auto``.
+"""The drift at which a checkpoint still dreams, and has most of the photos, for ``export --drift auto``.
 
-Only the checkpoint's own probe pictures are rendered again, at each drift that is tried, and judged as the
-fit judged its milestones; what they are compared with lies in the checkpoint (see ``CheckpointEvaluator``).
+First the largest drift of the whole model, by bisection; then each part is kept and the other taken back
+(`export/part_search`). Only the checkpoint's own probe pictures are rendered again, at each drift that is
+tried, and judged as the fit judged its milestones; what they are compared with lies in the checkpoint (see
+``CheckpointEvaluator``).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,12 +14,16 @@ from tqdm import tqdm
 from lightning_drift.common.errors import UserError
 from lightning_drift.drift.checkpoint_evaluator import CheckpointEvaluator, NoReferences
 from lightning_drift.drift.measures.intervals import Interval
-from lightning_drift.drift.verdict import Verdict, judge
-from lightning_drift.stable_diffusion.interpolation import MOST, interpolated
-from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
+from lightning_drift.drift.verdict import Thresholds, Verdict, judge
+from lightning_drift.export.part_search import farthest_keeping
+from lightning_drift.stable_diffusion.drift_dial import MOST, Drift, PartDrifts, dial_title, in_part
+from lightning_drift.stable_diffusion.interpolation import interpolated
+from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 
 PRECISION = 0.05
 """How near the end of dreaming the search goes; few seeds do not measure it finer."""
+PARTS_PRECISION = 0.1
+"""The same where one part is kept."""
 _OPTION = "--drift auto"
 _COLUMNS = ("language", "drift_prompt", "tilt", "spread", "pull", "copy", "photo_loss")
 
@@ -26,15 +32,25 @@ _COLUMNS = ("language", "drift_prompt", "tilt", "spread", "pull", "copy", "photo
 class Attempt:
     """What was measured at one drift."""
 
-    drift: float
+    drift: Drift
     measures: Mapping[str, Interval]
     verdict: Verdict
+
+    @property
+    def title(self) -> str:
+        """``drift 0.7``, or the parts with their own."""
+        return dial_title(self.drift) if isinstance(self.drift, PartDrifts) else f"drift {self.drift:g}"
 
     @property
     def line(self) -> str:
         """One line for a terminal."""
         border = f" (borderline {self.verdict.borderline})" if self.verdict.borderline else ""
-        return f"drift {self.drift:g}: {self.verdict.zone}{border}. {self.verdict.reason}"
+        return f"{self.title}: {self.verdict.zone}{border}. {self.verdict.reason}"
+
+    @property
+    def pull(self) -> float:
+        """How far its pictures went towards the photos."""
+        return self.measures["pull"].value
 
 
 @dataclass
@@ -42,12 +58,16 @@ class Search:
     """The outcome of a search.
 
     Attributes:
-        drift: The largest drift of those that were tried at which the model dreams.
+        drift: The drift that was chosen of those that were tried at which the model dreams.
         attempts: What was measured at each drift, in the order of attempt.
+        single: The largest drift of the whole model that dreams.
+        kept: For each part that was kept the farthest drift that dreams; None where none does.
     """
 
-    drift: float
+    drift: Drift
     attempts: list[Attempt] = field(default_factory=list)
+    single: float = 1.0
+    kept: dict[str, Drift | None] = field(default_factory=dict)
 
     @property
     def markdown(self) -> str:
@@ -55,15 +75,48 @@ class Search:
         columns = [name for name in _COLUMNS if all(name in attempt.measures for attempt in self.attempts)]
         heads = ["drift", "zone", "position", *(name.replace("_", " ") for name in columns)]
         lines = [heads, ["---"] * len(heads)]
-        for attempt in sorted(self.attempts, key=lambda attempt: attempt.drift):
+        for attempt in sorted(self.attempts, key=_order):
             values = [f"{attempt.measures[name].value:.2f}" for name in columns]
             position = "-" if attempt.verdict.position is None else f"{attempt.verdict.position:.0f}"
-            lines.append([f"{attempt.drift:g}", attempt.verdict.zone, position, *values])
+            lines.append([dial_title(attempt.drift), attempt.verdict.zone, position, *values])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return (
-            f"{table}\n\nThe drift of {self.drift:g} is the largest, to {PRECISION:g}, at which the model "
+            f"{table}\n\nThe drift of {self.single:g} is the largest, to {PRECISION:g}, at which the model "
             f"was still dreaming. 0 is the base, 1 the model as trained, and {MOST} the end of the search."
+            + "".join(f"\n\n{sentence}" for sentence in self._parts())
         )
+
+    def _parts(self) -> list[str]:
+        """What each part gives back, and which drift was chosen, in sentences."""
+        if not self.kept:
+            return []
+        told = []
+        for part, drift in self.kept.items():
+            name = _NAMES[part]
+            if drift is None:
+                told.append(f"With the {name} kept, nothing that was tried dreams.")
+            else:
+                told.append(f"With the {name} kept it dreams up to {dial_title(drift)}: {self._at(drift)}.")
+        told.append(f"One dial for both gives {self._at(self.single)}.")
+        told.append(
+            f"{dial_title(self.drift)} was chosen, which has the largest pull towards the photos of these; "
+            f"{len(self.attempts)} drifts were rendered."
+        )
+        return [" ".join(told)]
+
+    def _at(self, drift: Drift) -> str:
+        measures = next(a.measures for a in self.attempts if a.drift == drift)
+        loss = f", loss on the photos {measures['photo_loss'].value:.2f}" if "photo_loss" in measures else ""
+        return f"pull {measures['pull'].value:.2f}, language {measures['language'].value:.2f}{loss}"
+
+
+_NAMES = {"unet": "UNet", "text_encoder": "text encoder"}
+
+
+def _order(attempt: Attempt) -> tuple[bool, float, float]:
+    """Drifts of the whole model first."""
+    drift = attempt.drift
+    return isinstance(drift, PartDrifts), in_part(drift, TRAINED[0]), in_part(drift, TRAINED[1])
 
 
 def largest_dreaming(zone: Callable[[float], str]) -> float:
@@ -107,9 +160,11 @@ def largest_dreaming(zone: Callable[[float], str]) -> float:
 
 
 def search(opened: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> Search:
-    """Find the largest drift at which a checkpoint of a fit with ClipDrift is still dreaming.
+    """Find the drift at which a checkpoint of a fit with ClipDrift still dreams, and has most of the photos.
 
-    Each drift that is tried is reported in a line. Computes on a CUDA device if there is one.
+    Of the largest drift of the whole model and the farthest that keep one part, it is the one with the
+    largest pull. A model that dreams as it is is not searched by part. Each drift that is tried is reported
+    in a line. Computes on a CUDA device if there is one.
 
     Args:
         opened: The checkpoint.
@@ -125,13 +180,42 @@ def search(opened: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> Se
         advice = f"{error.advice}, or " if error.advice else ""
         raise UserError(f"{error.message}; {advice}give --drift a number", _OPTION) from error
     outcome = Search(1.0)
+    known: dict[Drift, Attempt] = {}
 
-    def zone(drift: float) -> str:
-        measures = evaluator.measure(interpolated(opened, base, drift).weights, f"drift {drift:g}")
-        attempt = Attempt(drift, measures, judge(measures, evaluator.thresholds))
-        outcome.attempts.append(attempt)
-        tqdm.write(attempt.line)
-        return attempt.verdict.zone
+    def zone(drift: Drift) -> str:
+        if drift not in known:
+            measures = evaluator.measure(interpolated(opened, base, drift).weights, f"drift {drift:g}")
+            known[drift] = Attempt(drift, measures, judge(measures, evaluator.thresholds))
+            outcome.attempts.append(known[drift])
+            tqdm.write(known[drift].line)
+        return known[drift].verdict.zone
 
-    outcome.drift = largest_dreaming(zone)
+    outcome.drift = outcome.single = largest_dreaming(zone)
+    if outcome.single < 1 and (opened.recipe or {}).get("train_text_encoder") is not False:
+
+        def place(drift: Drift) -> str:
+            zone(drift)
+            return _place(known[drift], evaluator.thresholds)
+
+        outcome.kept = _keeping_parts(place, outcome)
+        dreaming = [outcome.single, *(drift for drift in outcome.kept.values() if drift is not None)]
+        outcome.drift = max(dreaming, key=lambda drift: known[drift].pull)
     return outcome
+
+
+def _place(attempt: Attempt, thresholds: Thresholds) -> str:
+    """Where a drift is on a line on which one part is kept.
+
+    A text encoder without its UNet changes pictures that nothing of the photos comes into: that is called
+    broken, and is no end of dreaming.
+    """
+    zone = attempt.verdict.zone
+    astray = zone == "broken" and attempt.measures["language"].value >= thresholds.language_keep
+    return zone if zone == "dreaming" else "short" if astray or zone == "under-drifted" else "beyond"
+
+
+def _keeping_parts(place: Callable[[Drift], str], outcome: Search) -> dict[str, Drift | None]:
+    """For each part the farthest drift that dreams and keeps most of it."""
+    tried = {a.drift: a.verdict.zone for a in outcome.attempts if not isinstance(a.drift, PartDrifts)}
+    high = min(drift for drift in tried if drift > outcome.single)
+    return {part: farthest_keeping(part, place, outcome.single, high, PARTS_PRECISION) for part in TRAINED}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.numbers import real, shown, whole
+from lightning_drift.common.numbers import shown, whole
+from lightning_drift.stable_diffusion.drift_dial import dial_title, from_recipe
 from lightning_drift.stable_diffusion.opened_pipeline import PARTS, OpenedPipeline
 from lightning_drift.stable_diffusion.sd15 import sd15_models
 
@@ -66,7 +67,8 @@ class Provenance:
         if not self.recipe:
             return f"Exported from {self.base_name} without fine-tuning."
         steps = f", {self.step} steps" if self.step is not None else ""
-        drift = f", its drift dialled to {self.recipe['drift']:g}" if "drift" in self.recipe else ""
+        dialled = self.recipe.get("drift")
+        drift = f", its drift dialled to {dial_title(from_recipe(dialled))}" if dialled is not None else ""
         return f"{self.base_name}, modified by full DreamBooth fine-tuning{steps}{drift}."
 
 
@@ -88,8 +90,8 @@ def check_recipe(opened: OpenedPipeline) -> None:
             raise UserError(f"{where}: its {name} is {shown(recipe[name])}, which is no text")
     if "drift" in recipe:
         try:
-            real(recipe["drift"], "")
-        except UserError as error:
+            from_recipe(recipe["drift"])
+        except ValueError as error:
             raise UserError(f"{where}: its drift is {shown(recipe['drift'])}, which is no number") from error
     if opened.step is not None:
         try:

@@ -14,6 +14,7 @@ from lightning_drift.common.model_name import model_name
 from lightning_drift.common.text import byte_size, listed
 from lightning_drift.export.manifest import foreign
 from lightning_drift.export.model_card import OPENRAIL_FILE
+from lightning_drift.stable_diffusion.drift_dial import dial_name, from_recipe
 from lightning_drift.stable_diffusion.loading import FILE_ENDINGS
 from lightning_drift.stable_diffusion.opened_pipeline import OpenedPipeline
 
@@ -30,11 +31,13 @@ _MARGIN = 64 * 2**20  # bytes left free beside the export
 def default_title(opened: OpenedPipeline) -> str:
     """``<subject>-<run>-step01200`` for a checkpoint in a run folder, else the name of the file or folder.
 
-    A drift other than 1 is appended: ``<subject>-<run>-step01200-drift0.8``.
+    A drift other than 1 is appended: ``<subject>-<run>-step01200-drift0.8``, or with each part's own
+    ``…-drift-unet1-text_encoder0.5``.
     """
     path = Path(opened.source)
     step = f"step{opened.step:05d}" if opened.step is not None else None
-    drift = f"-drift{opened.recipe['drift']:g}" if opened.recipe and "drift" in opened.recipe else ""
+    dialled = (opened.recipe or {}).get("drift")
+    drift = "" if dialled is None else f"-{dial_name(from_recipe(dialled))}"
     if step and path.parent.name == "checkpoints":
         return "-".join((*path.parts[-4:-2], step)) + drift
     name = model_name(opened.source)

@@ -6,9 +6,9 @@ from typing import Any
 from PIL import Image
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.number_lists import decimals
 from lightning_drift.images.contact_sheet import contact_sheet
-from lightning_drift.stable_diffusion.interpolation import check_drift, interpolating
+from lightning_drift.stable_diffusion.drift_dial import Drift, dial_title, read_drifts
+from lightning_drift.stable_diffusion.interpolation import interpolating
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED
 
@@ -16,22 +16,22 @@ MOST_VALUES = 100
 """Pictures in a row at most."""
 
 
-def read_values(values: str | float | Iterable[float] | None, option: str) -> list[float]:
+def read_values(values: str | float | Iterable[float | str] | None, option: str) -> list[Drift]:
     """Drift values from 0 to 1.5; an empty list for None.
 
     Raises:
-        UserError: They are not numbers, or out of range.
+        UserError: They are no drifts, or out of range.
     """
     if values is None:
         return []
-    drifts = [check_drift(value, option) for value in decimals(values, option)]
+    drifts = read_drifts(values, option)
     if len(drifts) > MOST_VALUES:
         raise UserError(f"the list holds {len(drifts):,} numbers; give at most {MOST_VALUES}", option)
     return drifts
 
 
 def dial_pictures(
-    pl_module: Any, values: Sequence[float], picture: Callable[[str], Image.Image]
+    pl_module: Any, values: Sequence[Drift], picture: Callable[[str], Image.Image]
 ) -> list[Image.Image]:
     """A picture at each drift of a fit's model; afterwards its weights have their own bits again.
 
@@ -50,11 +50,15 @@ def dial_pictures(
     with interpolating(modules, base) as turn:
         for value in values:
             turn(value)
-            images.append(picture(f"drift {value:g}"))
+            images.append(picture(_title(value)))
     return images
 
 
-def dial_sheet(images: Sequence[Image.Image], values: Sequence[float], prompt: str, seed: int) -> Image.Image:
+def dial_sheet(images: Sequence[Image.Image], values: Sequence[Drift], prompt: str, seed: int) -> Image.Image:
     """The row as a sheet with its drifts above."""
     row = f"{prompt or '(empty prompt)'} (seed {seed})"
-    return contact_sheet(images, rows=[row], columns=[f"drift {value:g}" for value in values])
+    return contact_sheet(images, rows=[row], columns=[*map(_title, values)])
+
+
+def _title(value: Drift) -> str:
+    return f"drift {value:g}" if isinstance(value, float) else dial_title(value)

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -14,7 +13,6 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.modules import without_autocast
 from lightning_drift.common.numbers import whole
 from lightning_drift.common.out_of_memory import Exhausted, Remedy, during
-from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.rng import generator
 from lightning_drift.fit.compiled import compiled
@@ -24,12 +22,18 @@ from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.optimizer import group_settings, make_optimizer, set_groups
 from lightning_drift.fit.planning import start
 from lightning_drift.fit.recipe import check_checkpoint, recipe_changes, recipe_of
-from lightning_drift.fit.recompute import recompute_activations
 from lightning_drift.fit.resume import check_optimizer_state
 from lightning_drift.fit.split_optimizer import SplitOptimizer, check_split
 from lightning_drift.fit.step_graph import Record, StepGraph, why_eager
 from lightning_drift.fit.step_log import LogSteps
 from lightning_drift.fit.step_watch import StepWatch
+from lightning_drift.fit.trainable_model import (
+    check_text_encoder_steps,
+    check_trainer,
+    make_trainable,
+    prompt_ids,
+    training_schedule,
+)
 from lightning_drift.fit.weight_change import WeightChange
 from lightning_drift.stable_diffusion.autoencoder import vae_factor
 from lightning_drift.stable_diffusion.loading import (
@@ -62,6 +66,9 @@ class DreamBooth(LightningModule):
             their own step size take (Prodigy, D-Adaptation).
         train_text_encoder: Train the text encoder too, as the recipe does; false leaves it frozen, which
             makes the corridor several times wider.
+        train_text_encoder_steps: The text encoder is trained in the first so many optimizer steps and stands
+            still afterwards, without gradient, weight decay or momentum; null trains it to the end. Other
+            programs call it the step at which text-encoder training stops.
         text_encoder_learning_rate: The text encoder's own rate; null means the same as the UNet's.
         optimizer: Optimizer class, for example bitsandbytes.optim.AdamW8bit.
         optimizer_args: Further arguments of the optimizer, such as ``{weight_decay: 0.01}``; null for its
@@ -98,6 +105,7 @@ class DreamBooth(LightningModule):
         instance_prompt: str = "a photo of sks person",
         learning_rate: float = 2e-6,
         train_text_encoder: bool = True,
+        train_text_encoder_steps: int | None = None,
         text_encoder_learning_rate: float | None = None,
         optimizer: type[Optimizer] = torch.optim.AdamW,
         optimizer_args: dict[str, Any] | None = None,
@@ -119,6 +127,7 @@ class DreamBooth(LightningModule):
         ):
             if rate is not None:
                 check_rate(rate, f"model.{name}")
+        check_text_encoder_steps(train_text_encoder_steps, train_text_encoder)
         check_text(instance_prompt, "model.instance_prompt")
         whole(log_every_n_steps, "model.log_every_n_steps", 1)
         whole(weight_change_every_n_steps, "model.weight_change_every_n_steps", 0)
@@ -126,6 +135,7 @@ class DreamBooth(LightningModule):
         self.instance_prompt = instance_prompt
         self.learning_rate = learning_rate
         self.train_text_encoder = train_text_encoder
+        self.train_text_encoder_steps = train_text_encoder_steps
         self.text_encoder_learning_rate = text_encoder_learning_rate
         self.optimizer = optimizer
         self.optimizer_args = optimizer_args or {}
@@ -155,22 +165,7 @@ class DreamBooth(LightningModule):
         Raises:
             UserError: The data hold no photos, or the Trainer would turn the weights to another precision.
         """
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and self.latents_mode == "cached" and not hasattr(data, "encode"):
-            raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
-        precision = str(self.trainer.precision)
-        if precision == "64-true":
-            raise UserError(
-                "64-true trains weights twice as long as float32, which the models do not compute with; give "
-                "32-true",
-                "trainer.precision",
-            )
-        if precision in ("16-true", "bf16-true"):
-            raise UserError(
-                f"{precision} trains half-precision weights, and small steps are lost in them; give "
-                f"{precision.removesuffix('true')}mixed or 32-true",
-                "trainer.precision",
-            )
+        check_trainer(self, self.trainer, stage)
         if stage == "fit" and self.stable_diffusion is None:
             self._opened = open_pipeline(self.pipeline, base=self.base)
             start(self, self.trainer, empty_opened(self._opened))
@@ -192,30 +187,10 @@ class DreamBooth(LightningModule):
         # UNet and text encoder are this module's weights; the autoencoder is a tool and stays out of its
         # state.
         self.unet, self.text_encoder = model.unet, model.text_encoder
-        model.vae.requires_grad_(False)
-        self.unet.requires_grad_(True)
-        self.text_encoder.requires_grad_(self.train_text_encoder)
-        for name, module in self.trained().items():
-            if not any(parameter.numel() for parameter in module.parameters() if parameter.requires_grad):
-                raise UserError(
-                    f"the {name} of {self.pipeline} holds no trainable parameter; this base cannot be trained"
-                )
-        if self.gradient_checkpointing:
-            self.unet.enable_gradient_checkpointing()
-            if self.train_text_encoder:
-                old = "gradient_checkpointing_enable"  # its name before transformers renamed it
-                enable = getattr(self.text_encoder, "activation_checkpointing_enable", None)
-                (enable or getattr(self.text_encoder, old))()
-        elif MEMORY_MODES[self.memory].recompute:
-            recompute_activations(self.unet)
+        make_trainable(self, model)
         self._compiled = compiled(self.unet.forward) if self.torch_compile else None
-        self.scheduler = DDPMScheduler.from_config(model.scheduler_config)
-        if self.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-            kind = self.scheduler.config.prediction_type
-            raise UserError(
-                f"{self.pipeline} predicts {kind!r}; only epsilon and v_prediction models can be trained"
-            )
-        self.input_ids = self._tokenize()
+        self.scheduler = training_schedule(model, self.pipeline)
+        self.input_ids = prompt_ids(model.tokenizer, self.instance_prompt, self.pad_tokens)
         self._weight_change = WeightChange(self.trained()) if self.weight_change_every_n_steps else None
 
     def over(self, model: StableDiffusion, trainer: Any) -> "DreamBooth":
@@ -234,7 +209,7 @@ class DreamBooth(LightningModule):
         return twin.to(model.unet.device)
 
     def trained(self) -> dict[str, torch.nn.Module]:
-        """The modules that are trained, by name."""
+        """The modules that are trained in some step, by name."""
         modules: dict[str, torch.nn.Module] = {"unet": self.unet}
         if self.train_text_encoder:
             modules["text_encoder"] = self.text_encoder
@@ -245,19 +220,6 @@ class DreamBooth(LightningModule):
         """The side in pixels that the base model was trained at."""
         assert self.stable_diffusion is not None, "configure_model comes first"
         return native_size(self.stable_diffusion)
-
-    def _tokenize(self) -> Tensor:
-        """Token ids of the instance prompt, [1, tokens]."""
-        assert self.stable_diffusion is not None
-        tokenizer = self.stable_diffusion.tokenizer
-        longest = tokenizer.model_max_length
-        tell_cut(tokenizer, [self.instance_prompt])
-        padding = "max_length" if self.pad_tokens == "maximum" else "do_not_pad"
-        tokens = tokenizer(
-            self.instance_prompt, padding=padding, max_length=longest, truncation=True, return_tensors="pt"
-        )
-        ids: Tensor = tokens.input_ids
-        return ids
 
     # -- the training step ------------------------------------------------------------------------------
 
@@ -302,6 +264,22 @@ class DreamBooth(LightningModule):
         if self._graph is not None:
             self._graph.release()
 
+    @property
+    def text_encoder_trains(self) -> bool:
+        """Whether the present step trains the text encoder: a function of the number of steps taken."""
+        stop = self.train_text_encoder_steps
+        return self.train_text_encoder and (stop is None or self.global_step < stop)
+
+    def _stop_text_encoder(self) -> None:
+        """Let the text encoder rest from its stop on; a step's graph is then captured again without it.
+
+        Its weights get no gradient any more, so no optimizer touches them, and what it keeps of them is saved
+        as it was.
+        """
+        if self.text_encoder.training and not self.text_encoder_trains:
+            self.text_encoder.requires_grad_(False).eval()  # type: ignore[no-untyped-call]
+            self.release_graph()
+
     def draw(self, position: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Everything random about one sample, as a function of the seed and its position; drawn on the CPU.
 
@@ -322,6 +300,7 @@ class DreamBooth(LightningModule):
         photos' posteriors or ``pixel_values`` [B, 3, H, W] in [-1, 1].
         """
         with during(self._this_step, self._less):
+            self._stop_text_encoder()
             shape = self._latent_shape(batch)
             draws = [self.draw(position, shape) for position in batch["position"]]
             posterior_noise, noise, timesteps = (
@@ -407,11 +386,11 @@ class DreamBooth(LightningModule):
         return loss
 
     def condition(self) -> Tensor:
-        """Text-encoder states of the instance prompt, [1, tokens, width]; computed once if it is frozen."""
+        """Text-encoder states of the instance prompt, [1, tokens, width]; computed once where it rests."""
         if self._frozen_condition is not None:
             return self._frozen_condition
         states: Tensor = self.text_encoder(self.input_ids.to(self.text_encoder.device))[0]
-        if not self.train_text_encoder:
+        if not self.text_encoder_trains:
             self._frozen_condition = states
         return states
 
@@ -423,6 +402,9 @@ class DreamBooth(LightningModule):
         Raises:
             UserError: The optimizer does not take the arguments.
         """
+        # An earlier fit of this module may have stopped it.
+        self.text_encoder.requires_grad_(self.train_text_encoder)
+        self._frozen_condition = None
         rates = {
             "unet": self.learning_rate,
             "text_encoder": self.text_encoder_learning_rate or self.learning_rate,
@@ -448,7 +430,7 @@ class DreamBooth(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Measure the global gradient norm over UNet and text encoder, and clip to it where asked."""
+        """Measure the global gradient norm over what the step trains, and clip to it where asked."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if isinstance(optimizer, SplitOptimizer):
             norm = optimizer.total_norm(self.loss_scaler._get_scale_async())

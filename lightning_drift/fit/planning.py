@@ -225,6 +225,7 @@ def plan_fit(module: "DreamBooth", trainer: Any, base: Base, scene: Scene, begin
         grid_bytes=len(grids) * pictures * _COPIES * 3 * sides[0] * sides[1],
         free=free_bytes(folder),
         memory=module.memory,
+        stop=module.train_text_encoder_steps,
     )
 
 
@@ -241,6 +242,8 @@ def _what(
         parts = "UNet and text encoder"
     kind = module.optimizer
     clipped = f"clipped to {scene.gradient_clip_val:g}" if scene.gradient_clip_val else "not clipped"
+    stop = module.train_text_encoder_steps
+    until = f"; the text encoder to step {stop:,}" if stop is not None else ""
     rate = f"learning rate {rate_text(module.learning_rate)}"
     if module.train_text_encoder and module.text_encoder_learning_rate:
         rate += f" ({rate_text(module.text_encoder_learning_rate)} for the text encoder)"
@@ -251,7 +254,7 @@ def _what(
         ("base", f"{module.pipeline}{assumed}"),
         ("photos", f"{photos}, {scene.batch_size} per step; prompt: {module.instance_prompt}"),
         ("steps", f"{steps}, {rate}"),
-        ("trains", f"{parts}, {weights:,} weights, {scene.precision}"),
+        ("trains", f"{parts}, {weights:,} weights, {scene.precision}{until}"),
         ("optimizer", f"{kind.__module__.partition('.')[0]} {kind.__name__}, gradients {clipped}"),
     ]
     callbacks: Sequence[Any] = trainer.callbacks

@@ -26,6 +26,7 @@ def recipe_of(module: "DreamBooth", trainer: Any) -> dict[str, Any]:
         "instance_prompt": module.instance_prompt,
         "learning_rate": module.learning_rate,
         "train_text_encoder": module.train_text_encoder,
+        "train_text_encoder_steps": module.train_text_encoder_steps,
         "text_encoder_learning_rate": module.text_encoder_learning_rate,
         "optimizer": f"{module.optimizer.__module__}.{module.optimizer.__qualname__}",
         "optimizer_args": dict(module.optimizer_args),

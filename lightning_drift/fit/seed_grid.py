@@ -30,6 +30,7 @@ from lightning_drift.fit.milestones import Milestones
 from lightning_drift.forecast.rehearsal import Phase
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.png import save_png
+from lightning_drift.stable_diffusion.drift_dial import check_parts
 from lightning_drift.stable_diffusion.picture_cache import PictureCache
 from lightning_drift.stable_diffusion.sampling import Sampling, check_size
 from lightning_drift.stable_diffusion.sampling_peaks import rehearse_decoding, rehearse_step
@@ -87,8 +88,9 @@ class SeedGrid(Callback):
         drift_dial: Values such as ``0.5,1,1.25`` for one more row at each milestone after 0: the first
             group's first prompt and seed with the drift turned to each (W0 + value (W - W0), 0 to 1.5), on
             ``dial_step=01200.png`` and in TensorBoard as ``dial/<prompt>``. It shows whether taking back some
-            of the change, or adding to it, would be better. Needs a copy of the weights in the computer's
-            memory while it is made; null for no row.
+            of the change, or adding to it, would be better; ``text_encoder=0.5`` turns one part alone, and
+            ``;`` stands between two values of parts. Needs a copy of the weights in the computer's memory
+            while it is made; null for no row.
         cache_dir: Folder where the base model's pictures are kept for all fits of that base; null for none.
 
     Attributes:
@@ -105,7 +107,7 @@ class SeedGrid(Callback):
         batch_size: int | Literal["auto"] = 4,
         height: int | None = None,
         width: int | None = None,
-        drift_dial: str | float | list[float] | None = None,
+        drift_dial: str | float | list[float | str] | None = None,
         cache_dir: str | None = None,
     ) -> None:
         self.sampling = Sampling.read(
@@ -135,10 +137,13 @@ class SeedGrid(Callback):
         """Say early which milestones will never be reached, and which prompts are longer than the model sees.
 
         Raises:
-            UserError: The picture size does not suit the model.
+            UserError: The picture size does not suit the model, or the dial turns a part that is not trained.
         """
         if self.groups:
             check_size(pl_module.stable_diffusion, "seed_grid", self.sampling.height, self.sampling.width)
+            trains = getattr(pl_module, "train_text_encoder", True)
+            for value in self.dial_values:
+                check_parts(value, trains, "this run", "seed_grid.drift_dial")
             self.milestones.announce(trainer)
             if self.milestones.steps:
                 prompts = [*seeds_by_prompt(self.groups), self.sampling.negative_prompt]

@@ -32,7 +32,7 @@ class StepGraph:
     Args:
         loss: Gives the loss [] of the inputs.
         scaled: Multiplies a loss with the loss scale of the moment, which lies on the device.
-        parameters: All that get gradients.
+        parameters: All that may get gradients; those that require one when a graph is captured do.
         record: Runs a step and gives what runs it again; see `capture`, which it is on a GPU.
     """
 
@@ -44,7 +44,7 @@ class StepGraph:
         record: Record | None = None,
     ) -> None:
         self._loss_of, self._scaled = loss, scaled
-        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self._all, self._parameters = parameters, [*parameters]
         self._record = record or capture
         self._inputs: list[Tensor] = []
         self._loss = torch.empty(0)
@@ -95,6 +95,7 @@ class StepGraph:
 
     def _prepare(self, inputs: Sequence[Tensor]) -> bool:
         """Capture a step and compare it with an eager one."""
+        self._parameters = [parameter for parameter in self._all if parameter.requires_grad]
         self._inputs = [given.clone() for given in inputs]
         self._free()
         try:

@@ -27,8 +27,11 @@ class LogSteps(Callback):
         if step % module.log_every_n_steps == 0 or step == trainer.max_steps:
             module.check_finite()
             metrics = {"train/loss": float(loss), "train/learning_rate": module.learning_rate}
-            if module.train_text_encoder and module.text_encoder_learning_rate is not None:
-                metrics["train/text_encoder_learning_rate"] = module.text_encoder_learning_rate
+            own, stop = module.text_encoder_learning_rate, module.train_text_encoder_steps
+            if module.train_text_encoder and (own is not None or stop is not None):
+                trains = stop is None or step <= stop
+                rate = (own or module.learning_rate) if trains else 0.0
+                metrics["train/text_encoder_learning_rate"] = rate
             if module.watch.grad_norm is not None:
                 metrics["train/grad_norm"] = float(module.watch.grad_norm)
             if module.loss_scaler is not None:

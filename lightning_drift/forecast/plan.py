@@ -9,6 +9,8 @@ from lightning_drift.forecast.card import CONTEXT, FRAGMENTS, GIB, MARGIN, Card,
 from lightning_drift.forecast.ledger import PARTS, total
 from lightning_drift.forecast.rehearsal import Rehearsal
 
+_NOT_MEASURES = {"step", "late step", "photos", "grids", "decoding"}
+
 
 @dataclass(frozen=True)
 class Times:
@@ -18,11 +20,13 @@ class Times:
         step: An optimizer step.
         grid: The pictures of one milestone; None where there are none.
         how: How that is known, such as "timed on NVIDIA L4".
+        late: An optimizer step in which the text encoder has stopped; None where it never does.
     """
 
     step: float
     grid: float | None
     how: str
+    late: float | None = None
 
 
 @dataclass
@@ -49,6 +53,7 @@ class FitPlan:
         times: Seconds; None where nothing is known.
         untimed: Why not.
         fetched: What will be downloaded, with its bytes where they are known.
+        stop: The step from which on the text encoder stands still; None if it never does.
     """
 
     what: list[tuple[str, str]]
@@ -70,6 +75,14 @@ class FitPlan:
     times: Times | None = None
     untimed: str = ""
     fetched: dict[str, int | None] = field(default_factory=dict)
+    stop: int | None = None
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """How many steps are left to the end, and how many of them come after the text encoder's stop."""
+        end = max(self.end or 0, self.begin)
+        stop = end if self.stop is None else min(max(self.stop, self.begin), end)
+        return end - self.begin, end - stop
 
     @property
     def lacks_disk(self) -> bool:
@@ -120,9 +133,11 @@ class FitPlan:
         told = self.rehearsals.get(self.memory) or next(iter(self.rehearsals.values()), None)
         if told is None or self.end is None:
             return ""
-        steps = told.arithmetic("step") * (self.end - self.begin)
+        count, after = self.steps
+        late = told.arithmetic("late step" if "late step" in told.work else "step")
+        steps = told.arithmetic("step") * (count - after) + late * after
         pictures, grids = told.arithmetic("grids", "decoding"), len(self.grids)
-        others = told.arithmetic(*(told.work.keys() - {"step", "photos", "grids", "decoding"})) * grids
+        others = told.arithmetic(*(told.work.keys() - _NOT_MEASURES)) * grids
         if not steps or not grids:
             return ""
 
@@ -140,8 +155,10 @@ class FitPlan:
     def _time(self) -> str:
         if self.times is None:
             return f"not known: {self.untimed}"
-        rest = max(0, (self.end or 0) - self.begin)
-        parts = [f"steps about {duration(rest * self.times.step)}" if self.end else ""]
+        count, after = self.steps
+        late = self.times.step if self.times.late is None else self.times.late
+        seconds = (count - after) * self.times.step + after * late
+        parts = [f"steps about {duration(seconds)}" if self.end else ""]
         if self.times.grid is not None and self.grids:
             parts.append(f"grids about {duration(len(self.grids) * self.times.grid)}")
         return f"{', '.join(filter(None, parts))} ({self.times.how})"

@@ -98,7 +98,8 @@ class Rehearsal:
     """What was counted.
 
     Attributes:
-        peaks: For each phase ("step", "photos", "grid", ...) the bytes by part, when most was alive.
+        peaks: For each phase ("step", "photos", "grid", ...) the bytes by part, when most was alive. A step
+            in which the text encoder has stopped ("late step") has work alone: it takes less than others.
         movable: The phases that are done on the CPU where the device has no room.
         work: For each phase arithmetic in FLOP and bytes moved, operation by operation.
         times: How often each phase's work is done at one milestone.
@@ -171,6 +172,10 @@ def rehearse(
             ledger.see_lasting(tensor, "optimizer state")
         told.peaks["step"] = ledger.peak(begin)
         told.work["step"] = ledger.work[begun:]
+        if module.train_text_encoder_steps is not None and told.peak <= limit:
+            begun, twin._trainer.global_step = len(ledger.work), module.train_text_encoder_steps
+            training_step(twin, optimizer, scene, scene.forward_context, replay, between)
+            told.work["late step"] = ledger.work[begun:]
         for phase in beside if told.peak <= limit else ():
             begin, begun = ledger.mark(), len(ledger.work)
             with torch.no_grad(), eval_mode(twin.unet, twin.text_encoder), CudaAutocast(scene.device):

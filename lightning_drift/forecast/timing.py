@@ -56,7 +56,8 @@ def calculated(told: Rehearsal, grid: TimedGrid | None, card: Card) -> Times | N
         assert forward is not None
         assert decoding is not None
         pictures = forward * sum(grid.steps) / grid.together + decoding * len(grid.steps)
-    return Times(step, pictures, f"calculated from the arithmetic and the data sheet of {card.name}")
+    late = card.seconds(told.work.get("late step", told.work["step"]))
+    return Times(step, pictures, f"calculated from the arithmetic and the data sheet of {card.name}", late)
 
 
 def timed(
@@ -77,7 +78,10 @@ def timed(
     model = _random(base, device)
     context = _Context(device, scene)
     twin, optimizer = trained_over(module, model, scene)
-    step = _seconds(lambda: training_step(twin, optimizer, scene, context), device, count=2)
+    step = late = _seconds(lambda: training_step(twin, optimizer, scene, context), device, count=2)
+    if module.train_text_encoder_steps is not None:
+        twin._trainer.global_step = module.train_text_encoder_steps
+        late = _seconds(lambda: training_step(twin, optimizer, scene, context), device, count=2)
     pictures = None
     if grid is not None:
         sampling = replace(grid.sampling, batch_size=grid.together)
@@ -88,7 +92,7 @@ def timed(
         rest = max(0.0, short - slope) * len(grid.steps)
         pictures = (slope * sum(grid.steps) + rest) / grid.together
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
-    return Times(step, pictures, f"timed on {name} with random weights")
+    return Times(step, pictures, f"timed on {name} with random weights", late)
 
 
 class _Context:

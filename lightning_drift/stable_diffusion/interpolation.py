@@ -1,6 +1,7 @@
 """Models on the line from a base W0 through its fine-tune W: W(a) = W0 + a (W - W0), where a is the drift.
 
-0 is the base, 1 the fine-tune, and above 1 the weights go on in the same direction. Between 0 and 1 this is
+0 is the base, 1 the fine-tune, and above 1 the weights go on in the same direction. UNet and text encoder may
+have drifts of their own. Between 0 and 1 this is
 WiSE-FT (Wortsman et al. 2022, eq. 1); beyond, it is task arithmetic with the one task vector W - W0 (Ilharco
 et al. 2023, eq. 1).
 """
@@ -13,33 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.numbers import real
 from lightning_drift.common.text import listed
+from lightning_drift.stable_diffusion.drift_dial import (
+    Drift,
+    check_parts,
+    from_recipe,
+    in_part,
+    product,
+    recorded,
+)
 from lightning_drift.stable_diffusion.loading import open_base
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.weights.files import Weights
 from lightning_drift.weights.split_weights import set_weight_
-
-MOST = 1.5
-"""The largest drift."""
-
-
-def check_drift(value: float, option: str) -> float:
-    """The value, if it is a drift in 0 to 1.5.
-
-    Args:
-        value: The drift.
-        option: The option that holds it, for the message.
-
-    Raises:
-        UserError: It is no number, or out of range.
-    """
-    number = real(value, option)
-    if not 0 <= number <= MOST:
-        raise UserError(
-            f"{number:g} is out of range; give 0 (the base) to {MOST}, 1 is the model as trained", option
-        )
-    return number
 
 
 def base_of(opened: OpenedPipeline, base: str | None = None) -> OpenedPipeline:
@@ -81,14 +68,24 @@ def _size(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel()
 
 
-def interpolated(opened: OpenedPipeline, base: OpenedPipeline, drift: float) -> OpenedPipeline:
+def refuse_untrained(opened: OpenedPipeline, drift: Drift, option: str) -> None:
+    """Refuse a drift for a part that a fine-tune's fit did not train, as far as its recipe tells.
+
+    Raises:
+        UserError: It has one of its own.
+    """
+    trained = (opened.recipe or {}).get("train_text_encoder")
+    check_parts(drift, trained is not False, opened.source, option)
+
+
+def interpolated(opened: OpenedPipeline, base: OpenedPipeline, drift: Drift) -> OpenedPipeline:
     """A fine-tune at another drift.
 
     Args:
         opened: The fine-tune.
         base: What it was fine-tuned from; see ``base_of``.
-        drift: The a in W(a) = W0 + a (W - W0), for UNet and text encoder; 0 gives the base's bits, 1 the
-            fine-tune's. Autoencoder, tokenizer and schedule are the fine-tune's own.
+        drift: The a in W(a) = W0 + a (W - W0), for UNet and text encoder or for each; 0 gives a part the
+            base's bits, 1 the fine-tune's. Autoencoder, tokenizer and schedule are the fine-tune's own.
 
     Returns:
         The same pipeline with weights that are computed in float32 when they are read, one tensor at a time.
@@ -97,8 +94,10 @@ def interpolated(opened: OpenedPipeline, base: OpenedPipeline, drift: float) -> 
     if drift == 1:
         return opened
     recipe = dict(opened.recipe or {"base": base.source})
-    recipe["drift"] = round(drift * recipe.get("drift", 1.0), 6)
-    weights = {part: lerped(base.weights[part], opened.weights[part], drift) for part in TRAINED}
+    recipe["drift"] = recorded(product(drift, from_recipe(recipe.get("drift", 1.0))))
+    weights = {
+        part: lerped(base.weights[part], opened.weights[part], in_part(drift, part)) for part in TRAINED
+    }
     return replace(opened, weights={**opened.weights, **weights}, recipe=recipe)
 
 
@@ -138,7 +137,7 @@ def load_weights_(modules: Mapping[str, nn.Module], weights: Mapping[str, Weight
 @contextmanager
 def interpolating(
     modules: Mapping[str, nn.Module], base: Mapping[str, Weights]
-) -> Iterator[Callable[[float], None]]:
+) -> Iterator[Callable[[Drift], None]]:
     """Give modules that are being trained another drift for a while; then each weight has its own bits again.
 
     Meanwhile their own weights lie on the CPU (SD v1.5: 3.7 GiB in float32), and the device holds one model
@@ -153,7 +152,9 @@ def interpolating(
     """
     own = {part: _copy(part, module) for part, module in modules.items()}
     try:
-        yield lambda drift: load_weights_(modules, {p: lerped(base[p], own[p], drift) for p in modules})
+        yield lambda drift: load_weights_(
+            modules, {p: lerped(base[p], own[p], in_part(drift, p)) for p in modules}
+        )
     finally:
         # Whatever they hold: what was there before is what must be there after.
         load_weights_(modules, {part: replace(weights, checked=False) for part, weights in own.items()})

@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import shown
+from lightning_drift.stable_diffusion.drift_dial import from_recipe
 
 
 def checked_recipe(recipe: Any, origin: str) -> dict[str, Any] | None:
@@ -23,9 +24,10 @@ def checked_recipe(recipe: Any, origin: str) -> dict[str, Any] | None:
     for key in ("base", "base_revision"):
         if not isinstance(recipe.get(key), str | None):
             raise UserError(f"{origin} is damaged: its recipe names as {key} {shown(recipe[key])}")
-    drift = recipe.get("drift", 1.0)
-    if isinstance(drift, bool) or not isinstance(drift, int | float) or not abs(drift) < 100:
-        raise UserError(f"{origin} is damaged: the drift of its recipe is {shown(drift)}")
+    try:
+        from_recipe(drift := recipe.get("drift", 1.0))
+    except ValueError as error:
+        raise UserError(f"{origin} is damaged: the drift of its recipe is {shown(drift)}") from error
     return recipe
 
 

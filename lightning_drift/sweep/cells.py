@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning_drift.common.number_lists import decimals, integers
 from lightning_drift.common.numbers import whole
-from lightning_drift.stable_diffusion.interpolation import check_drift
+from lightning_drift.stable_diffusion.drift_dial import Drift, read_drifts
+from lightning_drift.stable_diffusion.interpolation import refuse_untrained
 from lightning_drift.stable_diffusion.sampling import Sampling
 from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.templates import MOST_PROMPTS, Prompt, expand, sampled
@@ -26,7 +27,7 @@ class Cell:
         guidance_scale: Guidance scale.
         num_inference_steps: DDIM steps.
         checkpoint: The model's name.
-        drift: The dial: 0 the base, 1 the model.
+        drift: The dial: 0 the base, 1 the model, or each part's own.
     """
 
     product: str
@@ -35,7 +36,7 @@ class Cell:
     guidance_scale: float
     num_inference_steps: int
     checkpoint: str
-    drift: float
+    drift: Drift
 
 
 @dataclass(unsafe_hash=True)  # not frozen: Lightning refuses to carry frozen ones to a device
@@ -52,7 +53,7 @@ class SweepRequest:
     """
 
     model: SweepModel
-    drift: float
+    drift: Drift
     prompt: str
     seed: int
     guidance_scale: float
@@ -78,7 +79,7 @@ class Product:
     seeds: list[int]
     guidance_scale: list[float]
     num_inference_steps: list[int]
-    drift: list[float]
+    drift: list[Drift]
     checkpoints: list[str]
 
     @classmethod
@@ -104,14 +105,13 @@ class Product:
         steps = integers(options["num_inference_steps"], f"{option}.num_inference_steps")
         for number in steps:
             Sampling.read(option, num_inference_steps=number)
-        drifts = decimals(options["drift"], f"{option}.drift")
         return cls(
             name,
             sampled(expand(options["prompts"], options["slots"], option), count),
             integers(options["seeds"], f"{option}.seeds"),
             scales,
             steps,
-            [check_drift(drift, f"{option}.drift") for drift in drifts],
+            read_drifts(options["drift"], f"{option}.drift"),
             checkpoints,
         )
 
@@ -122,9 +122,15 @@ class Product:
         return prompts * others * len(self.num_inference_steps) * len(self.checkpoints)
 
     def cells(self, models: Mapping[str, SweepModel]) -> Iterable[Cell]:
-        """All its cells; of a model that is a base itself only those with a drift of 1."""
+        """All its cells; of a model that is a base itself only those with a drift of 1.
+
+        Raises:
+            UserError: A drift is for a part that a model's fit did not train.
+        """
         for name in self.checkpoints:
-            drifts = self.drift if models[name].base else [1.0]
+            drifts: list[Drift] = self.drift if models[name].base else [1.0]
+            for drift in drifts:
+                refuse_untrained(models[name].opened, drift, "data.drift")
             for drift, steps, scale, prompt, seed in product(
                 drifts, self.num_inference_steps, self.guidance_scale, self.prompts, self.seeds
             ):
@@ -185,7 +191,7 @@ class Grid:
 
     def pictures(self) -> list[SweepRequest]:
         """Every picture once, those of one model together, and of equal shape within."""
-        order: dict[tuple[str, float], int] = {}
+        order: dict[tuple[str, Drift], int] = {}
         pictures = list(dict.fromkeys([*self.requests, *self.bases]))
         for request in pictures:
             order.setdefault((request.model.hash, request.drift), len(order))
@@ -214,7 +220,7 @@ def _together(one: SweepRequest, other: SweepRequest) -> bool:
     return (one.model, one.drift, *shape(one)) == (other.model, other.drift, *shape(other))
 
 
-def _request(cell: Cell, model: SweepModel, drift: float) -> SweepRequest:
+def _request(cell: Cell, model: SweepModel, drift: Drift) -> SweepRequest:
     return SweepRequest(
         model, drift, cell.prompt.text, cell.seed, cell.guidance_scale, cell.num_inference_steps
     )

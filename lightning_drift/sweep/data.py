@@ -40,6 +40,8 @@ class Sweep(LightningDataModule):
         guidance_scale: Guidance scales, such as ``1,3,7.5``.
         num_inference_steps: DDIM step counts, such as ``20,50``.
         drift: Drifts, such as ``0.5,1,1.25``: 0 is the base, 1 the checkpoint. A base model has none.
+            ``unet=1,text_encoder=0.5`` is one with each part's own, in which a part that is left out stays at
+            1; ``;`` stands between two of them.
         also: Further products by name, each with those of the options prompts to drift that differ.
         measure: Render the base model's picture of every cell too and measure against it.
         clip: The CLIP that measures: a hub id, a local folder, ``pocket``, or null for the measures that need
@@ -62,7 +64,7 @@ class Sweep(LightningDataModule):
         seeds: int | str | list[int] = "0-3",
         guidance_scale: float | str | list[float] = 3.0,
         num_inference_steps: int | str | list[int] = 50,
-        drift: float | str | list[float] = 1.0,
+        drift: float | str | list[float | str] = 1.0,
         also: dict[str, dict[str, Any]] | None = None,
         measure: bool = True,
         clip: str | None = "auto",

@@ -63,7 +63,7 @@ class Index:
                 "guidance_scale": cell.guidance_scale,
                 "num_inference_steps": cell.num_inference_steps,
                 "checkpoint": cell.checkpoint,
-                "drift": cell.drift,
+                "drift": cell.drift if isinstance(cell.drift, float) else str(cell.drift),
                 **measures[number],
                 "file": files[number],
             }

@@ -13,6 +13,7 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.stable_diffusion.drift_dial import dial_title, read_drift
 from lightning_drift.sweep.index import Index, Row, number
 
 SIDE = 8192
@@ -81,7 +82,7 @@ def sheets(
     if len(plans) > most > 0:
         notice(f"{most} of {len(plans)} contact sheets are written; data.sheets sets how many")
     for name, plan in zip(_file_names(plans), plans[:most], strict=False):
-        title = ", ".join(f"{_label(key)} {_text(value)}" for key, value in plan.rest.items())
+        title = ", ".join(_heading(key, value) for key, value in plan.rest.items())
         yield name, _sheet(plan.part, folder, plan.columns, plan.rows, title)
 
 
@@ -123,14 +124,21 @@ def _sheet(part: Index, folder: Path, columns: str, rows: str, title: str) -> Im
         images.append(image)
     return contact_sheet(
         images,
-        rows=[f"{_label(rows)} {_text(value)}" for value in down],
-        columns=[f"{_label(columns)} {_text(value)}" for value in across],
+        rows=[_heading(rows, value) for value in down],
+        columns=[_heading(columns, value) for value in across],
         title=title or None,
     )
 
 
 def _ordered(values: list[Any]) -> list[Any]:
     return sorted(values) if all(isinstance(value, int | float) for value in values) else values
+
+
+def _heading(name: str, value: Any) -> str:
+    """A parameter and its value; a drift of each part speaks for itself."""
+    if name == "drift" and isinstance(value, str):
+        return dial_title(read_drift(value, name))
+    return f"{_label(name)} {_text(value)}"
 
 
 def _label(name: str) -> str:

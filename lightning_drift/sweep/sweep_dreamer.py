@@ -18,6 +18,7 @@ from lightning_drift.common.prompt_lists import slug
 from lightning_drift.dreams.dreamer import DTYPES, dream_text, smaller_pictures
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.images.png import Picture, parameters_digest
+from lightning_drift.stable_diffusion.drift_dial import Drift
 from lightning_drift.stable_diffusion.interpolation import interpolated, load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
@@ -74,7 +75,7 @@ class SweepDreamer(LightningModule):
         self.dtype_name = dtype
         self._loaded: StableDiffusion | None = None
         self._model: SweepModel | None = None
-        self._drift = 1.0
+        self._drift: Drift = 1.0
         self._states: dict[str, Tensor] = {}  # of the last batch's prompts
         self._prompts: list[str] = []
         self._lengths_told: set[int] = set()
@@ -207,7 +208,7 @@ class SweepDreamer(LightningModule):
 
     # -- models -----------------------------------------------------------------------------------------
 
-    def _use(self, model: SweepModel, drift: float, device: torch.device) -> None:
+    def _use(self, model: SweepModel, drift: Drift, device: torch.device) -> None:
         """Load a model at a drift; between drifts of one model only its weights are turned, in place."""
         if self._model is model and self._drift == drift:
             return
@@ -249,7 +250,7 @@ class SweepDreamer(LightningModule):
         return torch.cat(list(self._states.values()))
 
 
-def _at(model: SweepModel, drift: float) -> OpenedPipeline:
+def _at(model: SweepModel, drift: Drift) -> OpenedPipeline:
     if drift == 1 or model.base is None:
         return model.opened
     return interpolated(model.opened, model.base.opened, drift)

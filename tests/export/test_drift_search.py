@@ -18,10 +18,19 @@ from helpers.paths import DATA
 from lightning_drift.common.errors import UserError
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.checkpoint_evaluator import probe_pictures
-from lightning_drift.drift.verdict import Thresholds
+from lightning_drift.drift.measures.intervals import Interval
+from lightning_drift.drift.verdict import Thresholds, Verdict
 from lightning_drift.export import drift_search
 from lightning_drift.export.command import export
-from lightning_drift.export.drift_search import PRECISION, largest_dreaming, search
+from lightning_drift.export.drift_search import (
+    PARTS_PRECISION,
+    PRECISION,
+    Attempt,
+    largest_dreaming,
+    search,
+)
+from lightning_drift.export.part_search import with_parts
+from lightning_drift.stable_diffusion.drift_dial import PartDrifts
 from lightning_drift.stable_diffusion.interpolation import base_of
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion, open_pipeline
 from lightning_drift.sweep.data import Sweep
@@ -91,12 +100,13 @@ def checkpoint(tmp_path_factory: Any) -> Path:
 
 
 def try_only(monkeypatch: Any, *drifts: float) -> None:
-    """Have the search try these drifts and choose the last."""
+    """Have the search try these drifts and choose the last; no part by itself."""
 
     def each(zone: Any) -> float:
         return [(zone(drift), drift) for drift in drifts][-1][1]
 
     monkeypatch.setattr(drift_search, "largest_dreaming", each)
+    monkeypatch.setattr(drift_search, "_keeping_parts", lambda place, outcome: {})
 
 
 def test_drift_1_is_measured_as_the_fit_measured_it_and_0_as_the_base(
@@ -163,6 +173,53 @@ def test_auto_exports_the_drift_that_was_found(checkpoint: Path, tmp_path: Path,
     small = export(str(checkpoint), str(tmp_path / "lora"), "lora", drift="auto")
     assert "is the largest" in small.report
     assert "Left behind" in small.report
+
+
+def test_parts_are_kept_where_that_pulls_more(checkpoint: Path, monkeypatch: Any) -> None:
+    asked = []
+
+    def one_end(part: str, place: Any, low: float, high: float, precision: float) -> Any:
+        asked.append((part, low, high, precision))
+        place(with_parts(part, 1.0, 0.0))
+        return with_parts(part, 1.0, 0.0)
+
+    keeping = drift_search._keeping_parts
+    try_only(monkeypatch, 1, 0.5, 0.25)
+    monkeypatch.setattr(drift_search, "_keeping_parts", keeping)
+    monkeypatch.setattr(drift_search, "farthest_keeping", one_end)
+    parts = open_pipeline(str(checkpoint))
+    outcome = search(parts, base_of(parts), None)
+    assert asked == [
+        ("unet", 0.25, 0.5, PARTS_PRECISION),
+        ("text_encoder", 0.25, 0.5, PARTS_PRECISION),
+    ]
+    assert outcome.kept == {"unet": PartDrifts(1.0, 0.0), "text_encoder": PartDrifts(0.0, 1.0)}
+    pulls = {attempt.drift: attempt.pull for attempt in outcome.attempts}
+    assert len(pulls) == len(outcome.attempts) == 5
+    assert outcome.drift == max((0.25, *outcome.kept.values()), key=pulls.__getitem__) == PartDrifts(1.0, 0.0)
+    assert "With the UNet kept it dreams up to unet 1, text encoder 0: pull " in outcome.markdown
+    assert "One dial for both gives pull " in outcome.markdown
+    assert "unet 1, text encoder 0 was chosen" in outcome.markdown
+    assert "5 drifts were rendered" in outcome.markdown
+    # Each part is the one of the model as trained or the base's: so is what is measured.
+    assert pulls[PartDrifts(1.0, 0.0)] > pulls[PartDrifts(0.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("zone", "language", "place"),
+    [
+        ("under-drifted", 1.0, "short"),
+        ("dreaming", 0.8, "dreaming"),
+        ("forgetting", 0.7, "beyond"),
+        ("cooked", 0.2, "beyond"),
+        ("broken", 0.2, "beyond"),
+        ("broken", 0.96, "short"),  # changed, but no photo came into it: it had too little of the other part
+    ],
+)
+def test_where_a_drift_is_on_the_line_of_a_part(zone: str, language: float, place: str) -> None:
+    measures = {"language": Interval(language, language, language)}
+    attempt = Attempt(PartDrifts(0.0, 1.0), measures, Verdict(zone, None, None, ""))
+    assert drift_search._place(attempt, Thresholds()) == place
 
 
 def changes(report: str) -> dict[str, float]:
