@@ -122,7 +122,12 @@ class FitPlan:
             return ""
         steps = told.arithmetic("step") * (self.end - self.begin)
         pictures, grids = told.arithmetic("grids", "decoding"), len(self.grids)
-        others = told.arithmetic(*(told.work.keys() - {"step", "photos", "grids", "decoding"})) * grids
+        measures = told.work.keys() - {"step", "photos", "grids", "decoding"}
+        others = told.arithmetic(*(measures - told.every.keys())) * grids
+        for phase in measures & told.every.keys():
+            every = told.every[phase]
+            first = (self.begin // every + 1) * every
+            others += told.arithmetic(phase) * len({*range(first, self.end + 1, every)} - {*self.grids})
         if not steps or not grids:
             return ""
 
@@ -132,10 +137,11 @@ class FitPlan:
 
         unit, name = (1e15, "PFLOP") if steps >= 1e15 else (1e12, "TFLOP")
         parts = (f"steps {steps / unit:.2f} {name}", f"grids {pictures * grids / unit:.2f}")
+        measured = others / (steps + pictures * grids + others)
         whole = f"{share(grids)} is not training"
         if 0 in self.grids:
             whole += f", {share(grids - 1)} where the base's pictures are on disk"
-        return f"{', '.join(parts)}, measures {others / unit:.2f}: {whole} (counted)"
+        return f"{', '.join(parts)}, measures {others / unit:.2f} ({measured:.1%} of all): {whole} (counted)"
 
     def _time(self) -> str:
         if self.times is None:
