@@ -93,6 +93,11 @@ class Curve:
     steps: list[Mark]
     lines: list[Line]
 
+    @property
+    def has_beside(self) -> bool:
+        """Whether the measure's companion was logged, such as the loss on held-out photos."""
+        return any(line.beside for line in self.lines)
+
 
 def curves(table: CorridorTable, decides: bool) -> list[Curve]:
     """The charts of all measures that any run logged.

@@ -13,7 +13,6 @@ from torch import Tensor
 from lightning_drift.common.errors import UserError
 from lightning_drift.drift.base import settings_of, tensors_of
 from lightning_drift.drift.measures.departure import SEEDS
-from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS
 
 FORMAT = 1
 
@@ -73,6 +72,7 @@ class PhotoBase:
         if base.held_out is not None and base.held_out_errors is not None:
             fits = fits and _fit(base.held_out, base.held_out_errors)
             fits = fits and base.held_out.shape[1:] == latents.shape[1:]
+            fits = fits and base.held_out_errors.shape[1] == errors.shape[1]
         if fits and base.predictions is not None:
             fits = base.predictions.shape == (errors.shape[1], *latents.shape[1:])
         if not fits or (base.first_steps is not None and base.first_steps.shape != (SEEDS,)):
@@ -81,7 +81,7 @@ class PhotoBase:
 
 
 def _fit(latents: Tensor, errors: Tensor) -> bool:
-    return latents.ndim == 4 and errors.shape == (len(latents), len(NOISE_LEVELS)) and len(latents) > 0
+    return latents.ndim == 4 and errors.ndim == 2 and len(latents) == len(errors) > 0
 
 
 def photo_settings(
