@@ -37,7 +37,8 @@ class DriftBase:
         pictures: Features of its pictures, in the order of the probes' keys.
         texts: The frozen CLIP's embeddings of the prompts, shape (p, d); None without CLIP.
         latents: Latents that the language probe is shown, shape (n, c, h, w); None without the probe.
-        energies: What the language probe measured of the base and the texture of its pictures, by name.
+        energies: What the language probe measured of the base, and texture and update norms of its pictures,
+            by name.
         predictions: The base's predictions in the language probe, shape (trials, p, c, h, w); None without
             the probe, and in what an earlier version took.
     """

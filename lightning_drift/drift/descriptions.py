@@ -152,6 +152,12 @@ DESCRIPTIONS = (
         "fine texture",
         "How much pictures change from pixel to pixel; base 1. Above it they are grainy, below it smeared.",
     ),
+    Description(
+        "drift/updates",
+        "update norms",
+        "How much a sampling step changes in the latents, squared; base 1. Not known where the base's "
+        "pictures came from disk.",
+    ),
     Description("drift/text", "text encoder", "Similarity of the prompts' embeddings to the base's; base 1."),
     Description(
         "drift/text_structure",

@@ -22,6 +22,7 @@ from lightning_drift.drift.measures.departure import departure
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.drift.measures.texture import texture
+from lightning_drift.drift.measures.updates import updates
 from lightning_drift.drift.metric import DriftMetric
 from lightning_drift.drift.photo_evaluator import PhotoEvaluator, PhotoReading, encode
 from lightning_drift.drift.probes import Probes
@@ -142,15 +143,18 @@ class DriftEvaluator:
         if self.clip is not None:
             clip, prompts = self.clip, list(self.probes.roles)
             texts = self._with_clip(module.device, lambda: clip.embed_texts(prompts))
-        energies = {"texture": self._texture(pictures)}
+        energies = self._of_pictures(pictures)
         if not self.with_probe:
             return DriftBase(settings, features, texts, energies=energies)
         latents = encode(module, [pictures[key] for key in self._trial_keys()])
         asked, predictions = self._probe(module, latents, context)
         return DriftBase(settings, features, texts, latents, asked | energies, predictions)
 
-    def _texture(self, pictures: Pictures) -> float:
-        return texture([pictures[key] for key in self.probes.keys])
+    def _of_pictures(self, pictures: Pictures) -> dict[str, float]:
+        """Texture and update norms of the probe pictures, these if they were not found on disk."""
+        measured = [pictures[key] for key in self.probes.keys]
+        seen = updates(measured)
+        return {"texture": texture(measured)} | ({} if seen is None else {"updates": seen})
 
     def _trial_keys(self) -> list[tuple[str, int]]:
         prompts = self._probe_prompts()
@@ -212,7 +216,7 @@ class DriftEvaluator:
     def explaining(
         self, base: DriftBase, pictures: Pictures, module: Any, context: Context
     ) -> dict[str, float]:
-        """What prompts mean to the denoiser and how fine its pictures are, against the base, by tag.
+        """What prompts mean to the denoiser and how its pictures are made, against the base, by tag.
 
         What the base was not asked is left out: the probe, or the texture in what an earlier version kept.
 
@@ -224,7 +228,8 @@ class DriftEvaluator:
         """
         energies, moved = {}, {}
         if "texture" in base.energies:
-            energies["texture"] = self._texture(pictures)
+            found = self._of_pictures(pictures)
+            energies |= {name: value for name, value in found.items() if name in base.energies}
         if self.with_probe and base.latents is not None and len(base.latents) == len(self._trial_keys()):
             asked, predictions = self._probe(module, base.latents, context)
             energies |= asked

@@ -216,6 +216,6 @@ def charts(held_out: bool = False) -> dict[str, dict[str, list[Any]]]:
             "diffusion classifier": ["Multiline", ["drift/dc_accuracy$"]],
             "departure of the denoiser": ["Multiline", ["drift/departure$", "drift/departure_language$"]],
             "force of the instance prompt": ["Multiline", ["drift/prompt_force$"]],
-            "fine texture": ["Multiline", ["drift/texture$"]],
+            "fine texture and update norms": ["Multiline", ["drift/texture$", "drift/updates$"]],
         },
     }

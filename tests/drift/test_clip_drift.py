@@ -174,7 +174,13 @@ def test_the_base_model_is_exactly_itself(whole: Fit) -> None:
         *(i / 10 for i in range(11)),
     )
     neutral = dict.fromkeys(("text", "text_structure", "guidance", "sensitivity", *CURVES["trained"]), 1.0)
-    neutral |= {"texture": 1.0, "prompt_force": 1.0, "departure": 0.0, "departure_language": 0.0}
+    neutral |= {
+        "texture": 1.0,
+        "updates": 1.0,
+        "prompt_force": 1.0,
+        "departure": 0.0,
+        "departure_language": 0.0,
+    }
     assert base["explaining"] == neutral
     assert set(base["weights"].values()) == {0.0}
     assert (base["step"], base["zone"], base["position"], base["clip"]) == (0, "under-drifted", 0.0, "pocket")
@@ -218,7 +224,7 @@ def test_everything_goes_to_one_event_file(whole: Fit) -> None:
         place = "" if reading["position"] is None else f", {reading['position']:.0f} of 100"
         assert f"{place}. {reading['reason']}" in text
     assert set(scalars["drift/text"]) == {0, 2, 3, 4}  # every three steps and at milestones
-    assert set(scalars["drift/guidance"]) == set(scalars["drift/texture"]) == {0, 2, 4}
+    assert all(set(scalars[f"drift/{name}"]) == {0, 2, 4} for name in ("guidance", "texture", "updates"))
     assert set(scalars["drift/departure"]) == {0, 2, 4}  # no loss curve is asked for between them
     assert set(scalars["drift/weights/unet"]) == {3}  # the module's own, not logged twice
 
@@ -804,7 +810,7 @@ def test_a_frozen_text_encoder_is_not_measured(tiny_sd: str, trainer: Any, tmp_p
     trainer(**settings).fit(Frozen(tiny_sd), datamodule=InstanceImages("coffee", cache_dir=None))
     assert drift.reading is not None
     probed = {"guidance", "sensitivity", "dc_accuracy", "departure_language"}
-    asked = {"texture", "departure", "prompt_force", *CURVES["trained"]}
+    asked = {"texture", "updates", "departure", "prompt_force", *CURVES["trained"]}
     assert set(drift.reading.explaining) == probed | asked
 
 

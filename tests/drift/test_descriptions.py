@@ -14,7 +14,15 @@ def test_every_measure_is_described_and_what_decides_has_its_thresholds() -> Non
     assert {*MEASURES, *WITH_MODEL} <= set(described)
     beside = {each.beside.removeprefix("drift/") for each in DESCRIPTIONS if each.beside}
     curves = {f"loss_{kind}{level}" for kind in KINDS for level in ("", "_25", "_35", "_55", "_75")}
-    others = {"memorising", "held_out_loss", "departure", "departure_language", "prompt_force", "texture"}
+    others = {
+        "memorising",
+        "held_out_loss",
+        "departure",
+        "departure_language",
+        "prompt_force",
+        "texture",
+        "updates",
+    }
     assert curves | others <= set(described) | beside
     assert not beside & set(described)
     limits = {field.name for field in fields(Thresholds)}

@@ -1,4 +1,4 @@
-"""What the loss of held-out photos tells: the command at its smallest size, and its statistics in closed form."""
+"""What held-out photos tell: the command at its smallest size, and its statistics in closed form."""
 
 import csv
 from pathlib import Path
