@@ -226,7 +226,8 @@ class DriftEvaluator:
             module: The module that is trained.
             context: Makes the context of the networks' calls.
         """
-        energies, moved = {}, {}
+        energies: dict[str, float] = {}
+        moved: dict[str, float] = {}
         if "texture" in base.energies:
             found = self._of_pictures(pictures)
             energies |= {name: value for name, value in found.items() if name in base.energies}

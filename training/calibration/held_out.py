@@ -292,7 +292,8 @@ def on_the_way(curves: dict[str, Tensor], step: int) -> dict[str, float]:
 def write(rows: Sequence[dict[str, Any]], to: Path) -> None:
     """Write a table, with numbers of four digits."""
     with to.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, list(names), lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})

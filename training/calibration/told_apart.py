@@ -128,28 +128,22 @@ def judged(rows: Sequence[Row]) -> list[str]:
         f"{count} checkpoints of {len({row['set'] for row in rows})} sets, {out} of them beyond dreaming"
     ]
     lines.append(f"always the commoner zone: {max(out, count - out)}")
-    names = [name for name in rows[0] if name not in (*NOT_MEASURED, "beyond")]
     dosed = [{**row, "dose": float(row["rate"]) * row["step"] ** 0.75} for row in rows]
-    names = ["dose", *(name for name in names if all(isinstance(row[name], float) for row in rows))]
     found = []
-    for name in names:
-        value, (low, high) = (
-            area([row[name] for row in dosed], [row["beyond"] for row in dosed]),
-            interval(dosed, name),
-        )
+    for name in ("dose", *(name for name in rows[0] if name not in (*NOT_MEASURED, "beyond"))):
+        known = [row for row in dosed if isinstance(row[name], float)]
+        if not known:
+            continue
+        value = area([row[name] for row in known], [row["beyond"] for row in known])
+        low, high = interval(known, name)
         if value < 0.5:  # less of it tells that one is beyond
             value, low, high = 1 - value, 1 - high, 1 - low
-        told = left_out(dosed, name)
-        bounds = wilson(told, count)
-        line = (
-            f"{name:20} {value:.3f} ({low:.3f} to {high:.3f})  {told:3d} ({bounds[0]:.2f} to {bounds[1]:.2f})"
-        )
-        found.append((-told, -value, line))
-    return (
-        lines
-        + [f"{'measure':20} area (over sets)          told right"]
-        + [line for _, _, line in sorted(found)]
-    )
+        told, of = left_out(known, name), len(known)
+        bounds = " to ".join(f"{bound:.2f}" for bound in wilson(told, of))
+        line = f"{name:20} {value:.3f} ({low:.3f} to {high:.3f})  {told:3d} of {of} ({bounds})"
+        found.append((-told / of, -value, line))
+    head = f"{'measure':20} area (over sets)          told right"
+    return [*lines, head, *(line for *_, line in sorted(found))]
 
 
 def turns(rows: Sequence[Row]) -> list[str]:

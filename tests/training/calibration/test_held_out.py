@@ -64,7 +64,10 @@ def test_what_tells_all_and_what_tells_nothing() -> None:
     assert wide_low < low < 0.9 < high < wide_high
 
 
-def test_the_tables_are_read_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_are_read_and_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(told_apart, "DRAWS", 5)
     told_apart.main([])
     said = capsys.readouterr().out
     for name in ("held_out", "denoiser"):
