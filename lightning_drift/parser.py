@@ -113,7 +113,16 @@ _PATHS = (
     *(f"model.init_args.{name}" for name in ("pipeline", "base", "supir", "sdxl")),
     *(
         f"data.init_args.{name}"
-        for name in ("instance_dir", "cache_dir", "images", "checkpoints", "base", "clip", "photos")
+        for name in (
+            "instance_dir",
+            "held_out",
+            "cache_dir",
+            "images",
+            "checkpoints",
+            "base",
+            "clip",
+            "photos",
+        )
     ),
 )
 

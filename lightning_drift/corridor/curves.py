@@ -49,12 +49,14 @@ class Line:
 
     Attributes:
         shade: 0 to 5, from the lowest learning rate to the highest.
+        beside: Whether it is of the measure's companion, and dashed.
         path: Its points as the data of an SVG path.
         interval: The outline of its 90 % intervals likewise; empty without any.
         dots: Its milestones; empty where they are too many to tell apart.
     """
 
     shade: int
+    beside: bool
     path: str
     interval: str
     dots: list[Dot]
@@ -91,6 +93,11 @@ class Curve:
     steps: list[Mark]
     lines: list[Line]
 
+    @property
+    def has_beside(self) -> bool:
+        """Whether the measure's companion was logged, such as the loss on held-out photos."""
+        return any(line.beside for line in self.lines)
+
 
 def curves(table: CorridorTable, decides: bool) -> list[Curve]:
     """The charts of all measures that any run logged.
@@ -102,7 +109,7 @@ def curves(table: CorridorTable, decides: bool) -> list[Curve]:
     """
     described = [each for each in DESCRIPTIONS if each.decides is decides]
     if not decides:
-        known = {each.tag for each in DESCRIPTIONS} | _UNLISTED
+        known = {tag for each in DESCRIPTIONS for tag in (each.tag, each.beside)} | _UNLISTED
         tags = dict.fromkeys(tag for run in table.runs for tag in run.scalars)
         unknown = [tag for tag in tags if _is_measure(tag) and tag not in known]
         described += [Description(tag, tag.removeprefix("drift/"), "") for tag in unknown]
@@ -121,11 +128,16 @@ def _is_measure(tag: str) -> bool:
 
 def _curve(table: CorridorTable, description: Description) -> Curve | None:
     """A measure's chart; None if no run logged it."""
-    drawn = [(index, _points(run, description.tag)) for index, run in enumerate(table.runs)]
-    drawn = [(index, points) for index, points in drawn if points]
+    tags = {False: description.tag} | ({True: description.beside} if description.beside else {})
+    drawn = [
+        (index, beside, points)
+        for beside, tag in tags.items()
+        for index, run in enumerate(table.runs)
+        if (points := _points(run, tag))
+    ]
     if not drawn:
         return None
-    every = [point for _, points in drawn for point in points]
+    every = [point for _, _, points in drawn for point in points]
     last = max(point.step for point in every) or 1
     thresholds = _thresholds(table, description)
     zones: list[str] = []
@@ -144,7 +156,7 @@ def _curve(table: CorridorTable, description: Description) -> Curve | None:
         share = min(max((value - bottom) / (top - bottom), 0.0), 1.0)
         return round(Curve.BOTTOM - (Curve.BOTTOM - Curve.TOP) * share, 1)
 
-    def line(index: int, points: list[Point]) -> Line:
+    def line(index: int, beside: bool, points: list[Point]) -> Line:
         path = _path((x(p.step), y(p.value)) for p in points)
         interval = ""
         if any(p.low < p.high for p in points):
@@ -152,13 +164,16 @@ def _curve(table: CorridorTable, description: Description) -> Curve | None:
             interval = _path(edge) + "Z"
         few = points if len(points) <= 12 else []
         dots = [Dot(x(p.step), y(p.value), _about(names[index], p)) for p in few]
-        return Line(shade(index, len(table.runs)), path, interval, dots)
+        return Line(shade(index, len(table.runs)), beside, path, interval, dots)
 
     bands = [
         Band(zone, y(high), round(y(low) - y(high), 1))
         for zone, (low, high) in zip(zones, pairwise(marks), strict=False)
     ]
-    ends = [f"{spoken[index]} ends at {points[-1].value:.3g}" for index, points in drawn]
+    ends = [
+        f"{spoken[index]}{', dashed,' if beside else ''} ends at {points[-1].value:.3g}"
+        for index, beside, points in drawn
+    ]
     return Curve(
         description.title,
         description.about,

@@ -76,6 +76,7 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
         return Tile(cell, first_picture(run, step), note, summary, chosen)
 
     count = len(table.runs)
+    others = curves(table, decides=False)
     return render(
         "corridor/page.html",
         title=table.title,
@@ -93,7 +94,8 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
         spreads=spreads(table),
         shades=[shade(run, count) for run in range(count)],
         deciding=curves(table, decides=True),
-        explaining=curves(table, decides=False),
+        by_heart=[curve for curve in others if curve.has_beside],
+        explaining=[curve for curve in others if not curve.has_beside],
         photos=recipe.photos(table),
         instance_prompt=recipe.instance_prompt(table),
         options=recipe.options(table),

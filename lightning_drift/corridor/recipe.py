@@ -1,6 +1,6 @@
 """The recipe of a corridor's fits: the options that matter, and the photos."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lightning_drift.drift.verdict import Thresholds, provenance
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.pages.thumbnails import data_uri
 from lightning_drift.photos.folder import find_folder, find_pictures
+from lightning_drift.photos.held_out import chosen
 
 MOST_PHOTOS = 24
 """Photos that a page shows."""
@@ -28,12 +29,14 @@ class Photos:
     Attributes:
         squares: Data URIs of the first photos, cropped, by file name.
         count: How many photos there are.
+        held_out: Names of those that were never trained on.
         sheet: The data URI of the sheet that the fit made of all photos, where they themselves are gone.
     """
 
     squares: Mapping[str, str]
     count: int
     sheet: str | None = None
+    held_out: Collection[str] = ()
 
 
 def options(table: CorridorTable) -> dict[str, str]:
@@ -51,6 +54,7 @@ def options(table: CorridorTable) -> dict[str, str]:
         "steps": ", ".join(map(str, table.steps)),
         "text encoder": _text_encoder(model),
         "optimizer": str(model.get("optimizer") or "").rpartition(".")[2],
+        "held-out photos": data.get("held_out") or "none",
         "batch": _batch(data, trainer),
         "resolution": data.get("resolution") or "the model's own",
         "precision": trainer.get("precision"),
@@ -91,9 +95,12 @@ def photos(table: CorridorTable) -> Photos | None:
     A corridor that is not one's own names any folder: of its photos only those are shown that lie inside the
     corridor's folder, or come with the package.
     """
-    folder = _arguments(table.runs[0].config, "data").get("instance_dir")
+    config = table.runs[0].config
+    data = _arguments(config, "data")
+    folder, held_out = data.get("instance_dir"), []
     try:
         paths = find_pictures(_shown_folder(table, str(folder))) if folder else []
+        held_out = _held_out([path.name for path in paths], data, config.get("seed_everything"))
         paths = [path for path in paths if table.holds(path) or path.is_relative_to(PHOTOS)]
         squares = {
             path.name: data_uri(
@@ -105,7 +112,7 @@ def photos(table: CorridorTable) -> Photos | None:
     except (UserError, UndecodableError):
         squares = {}
     if squares:
-        return Photos(squares, len(paths))
+        return Photos(squares, len(paths), held_out=held_out)
     for run in table.runs:
         sheet = run.folder / "instance_images.png"
         if sheet.is_file() and table.holds(sheet):
@@ -128,6 +135,14 @@ def _shown_folder(table: CorridorTable, name: str) -> Path:
     if not table.holds(folder):
         raise UserError(f"{folder} lies outside {table.folder}")
     return folder
+
+
+def _held_out(names: Sequence[str], data: Mapping[str, Any], seed: Any) -> list[str]:
+    """Which photos of a folder a fit held out, by its configuration; none where it says nothing usable."""
+    number = data.get("held_out")
+    if not isinstance(number, int) or not isinstance(seed, int) or not 0 < number < len(names):
+        return []
+    return [names[index] for index in chosen(names, number, seed)]
 
 
 def _arguments(config: Mapping[str, Any], part: str) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from lightning_drift.drift.measures.features import Features
 
 FORMAT = 1
 
+_OPTIONAL = ("texts", "latents", "predictions")
+
 JUDGES = ("clip_drift.clip", "clip_drift.image_model")
 """Settings that say what measured. Statistics by another one serve as far as the measures without it go."""
 
@@ -38,7 +40,10 @@ class DriftBase:
         pictures: Features of its pictures, in the order of the probes' keys.
         texts: The frozen CLIP's embeddings of the prompts, shape (p, d); None without CLIP.
         latents: Latents that the language probe is shown, shape (n, c, h, w); None without the probe.
-        energies: What the language probe measured of the base, by name; empty without the probe.
+        energies: What the language probe measured of the base, and texture and update norms of its pictures,
+            by name.
+        predictions: The base's predictions in the language probe, shape (trials, p, c, h, w); None without
+            the probe, and in what an earlier version took.
     """
 
     settings: dict[str, Any]
@@ -46,6 +51,7 @@ class DriftBase:
     texts: Tensor | None
     latents: Tensor | None = None
     energies: dict[str, float] = field(default_factory=dict)
+    predictions: Tensor | None = None
 
     @property
     def clip_hash(self) -> str | None:
@@ -70,7 +76,7 @@ class DriftBase:
     def state(self) -> dict[str, Any]:
         """Tensors and plain values, as a checkpoint holds them; `from_state` takes them back."""
         tensors = {f"pictures.{name}": tensor for name, tensor in self.pictures.tensors().items()}
-        for name in ("texts", "latents"):
+        for name in _OPTIONAL:
             if (tensor := getattr(self, name)) is not None:
                 tensors[name] = tensor
         return {"settings": self.settings, "energies": self.energies, "tensors": tensors}
@@ -87,18 +93,19 @@ class DriftBase:
         prefix = "pictures."
         marked = [name for name in tensors if name.startswith(prefix)]
         pictures = Features.from_tensors({name.removeprefix(prefix): tensors[name] for name in marked})
-        energies, texts, latents = state.get("energies"), tensors.get("texts"), tensors.get("latents")
+        energies, (texts, latents, predictions) = state.get("energies"), map(tensors.get, _OPTIONAL)
         fits = (
             isinstance(energies, Mapping)
             and all(isinstance(value, float) and isfinite(value) for value in energies.values())
-            and set(tensors) <= {*marked, "texts", "latents"}
+            and set(tensors) <= {*marked, *_OPTIONAL}
             and (latents is None or latents.ndim == 4)
+            and (predictions is None or predictions.ndim == 5)
             and (texts is None or (pictures.clip is not None and texts.ndim == 2))
             and (texts is None or pictures.clip is None or texts.shape[1] == pictures.clip.shape[1])
         )
         if not fits:
             raise UserError("the base model's statistics are damaged")
-        return cls(settings, pictures, texts, latents, dict(energies or {}))
+        return cls(settings, pictures, texts, latents, dict(energies or {}), predictions)
 
     # -- on disk ----------------------------------------------------------------------------------------
 

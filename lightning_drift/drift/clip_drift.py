@@ -19,10 +19,11 @@ from lightning_drift.drift.default_clip import VIT_L
 from lightning_drift.drift.evaluator import DriftEvaluator
 from lightning_drift.drift.judges import Judges
 from lightning_drift.drift.log import Reading, describe_run, log_reading, log_scalars
+from lightning_drift.drift.measures.departure import SEEDS as FIRST_STEPS
 from lightning_drift.drift.measures.language_probe import FORWARDS as PROBE_FORWARDS
-from lightning_drift.drift.measures.language_probe import relative
-from lightning_drift.drift.measures.photo_loss import FORWARDS as PHOTO_FORWARDS
-from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS, photo_loss
+from lightning_drift.drift.measures.language_probe import trials
+from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS, shown
+from lightning_drift.drift.photo_evaluator import MOST_HELD_OUT
 from lightning_drift.drift.probes import find_probes
 from lightning_drift.drift.references import References
 from lightning_drift.drift.state import DriftState
@@ -63,6 +64,9 @@ class ClipDrift(Callback):
         language_probe: Also ask the denoiser at each milestone what the language prompts mean to it, in at
             most 40 UNet forwards.
         text_every_n_steps: How often to log how far the trained text encoder has moved; 0 only at milestones.
+        loss_every_n_steps: How often to log the loss on the photos, in four UNet forwards; where photos are
+            held out (``data.held_out``), the loss on these, and every second time on the others too. 0 only
+            at milestones.
         thresholds: Where the zones end.
         stop_when: End the fit at this zone or beyond: dreaming, forgetting, cooked or broken. The last
             dreaming checkpoint is then always saved and never deleted. Null goes on whatever the verdict.
@@ -78,11 +82,13 @@ class ClipDrift(Callback):
         language: str | None = "language",
         language_probe: bool = True,
         text_every_n_steps: int = 50,
+        loss_every_n_steps: int = 50,
         thresholds: Thresholds = DEFAULT_THRESHOLDS,
         stop_when: str | None = None,
         cache_dir: str | None = "tb_logs/.drift",
     ) -> None:
         whole(text_every_n_steps, "clip_drift.text_every_n_steps", 0)
+        whole(loss_every_n_steps, "clip_drift.loss_every_n_steps", 0)
         self.clip = clip
         self.image_model = image_model
         self._judges = Judges(clip, image_model)
@@ -91,6 +97,7 @@ class ClipDrift(Callback):
         self.language = language
         self.language_probe = language_probe
         self.text_every_n_steps = text_every_n_steps
+        self.loss_every_n_steps = loss_every_n_steps
         self.thresholds = thresholds
         self.stop_rule = StopRule(stop_when)
         self.cache_dir = cache_dir
@@ -103,6 +110,7 @@ class ClipDrift(Callback):
         self._folder = Path()
         self._begun = False  # whether this fit's references have been taken
         self._references = References(cache_dir)
+        self._photos = 0, 0  # that are trained on, and held out
 
     # -- before anything is loaded ----------------------------------------------------------------------
 
@@ -113,11 +121,19 @@ class ClipDrift(Callback):
             return []
         language = grid.groups.get(self.language or "")
         prompts = len(language.prompts) if language else 0
-        together = max(len(NOISE_LEVELS), prompts + 1 if language else 0)
-        asked = PHOTO_FORWARDS + (PROBE_FORWARDS if self.language_probe and prompts > 1 else 0)
+        levels = len(NOISE_LEVELS)
+        together = max(levels, prompts + 1 if language else 0)
+        looked_at, held_out = self._photos
+        asked = levels * (len(shown(looked_at)) + min(held_out, MOST_HELD_OUT)) + 2 * FIRST_STEPS
+        if self.language_probe and prompts > 1:
+            asked += len(trials(min(prompts, PROBE_FORWARDS - 1))) * (prompts + 1)
         # Pictures are encoded too, which takes what decoding them takes.
         measures = partial(rehearse_step, pictures=together, sampling=Sampling(guidance_scale=1.0))
         phases = [Phase("measures", measures, times=asked / together)]
+        if self.loss_every_n_steps and looked_at:
+            curve = partial(rehearse_step, pictures=levels, sampling=Sampling(guidance_scale=1.0))
+            times = 1.5 if held_out else 1  # trained photos every second time
+            phases.append(Phase("loss curve", curve, times=times, every=self.loss_every_n_steps))
         seen = sum(len(grid.groups[name].keys) for name in (self.dream, self.language) if name in grid.groups)
         return phases + self._judges.phases(seen)
 
@@ -129,6 +145,10 @@ class ClipDrift(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen to the seed grid, wherever the configuration has put it."""
+        data: Any = getattr(trainer, "datamodule", None)
+        self._photos = (
+            (getattr(data, "count", 0), getattr(data, "held_out_count", 0)) if stage == "fit" else (0, 0)
+        )
         self._grid = next((c for c in trainer.callbacks if isinstance(c, SeedGrid)), None)  # type: ignore[attr-defined]
         if self._grid is not None and self not in self._grid.listeners:
             self._grid.listeners.append(self)
@@ -172,14 +192,26 @@ class ClipDrift(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log how far the text encoder has moved, at the steps between the measured milestones."""
-        step, every = self._milestones.new_step(trainer, batch_idx), self.text_every_n_steps
-        if step is None or self.evaluator is None or not every or step % every:
+        """Log what needs no pictures, at the steps between the measured milestones."""
+        step = self._milestones.new_step(trainer, batch_idx)
+        if step is None or self.evaluator is None:
             return
-        if step not in self._milestones.steps or not self._references.complete:
-            with self._measuring(pl_module, step):
-                text = self._text_measures(trainer, pl_module, self.evaluator)
-            log_scalars(trainer, step, {f"drift/{name}": value for name, value in text.items()})
+        text, loss = (
+            bool(every) and step % every == 0 for every in (self.text_every_n_steps, self.loss_every_n_steps)
+        )
+        milestone = step in self._milestones.steps
+        if (milestone and self._references.complete) or not (text or loss or milestone):
+            return
+        found: dict[str, float] = {}
+        with self._measuring(pl_module, step):
+            if text:
+                found |= self._text_measures(trainer, pl_module, self.evaluator)
+            if (loss or milestone) and (known := self._references.photo_base) is not None:
+                context = trainer.strategy.precision_plugin.forward_context
+                every = self.loss_every_n_steps
+                both = milestone or known.held_out is None or step // every % 2 == 0
+                found |= self.evaluator.photos.between(known, pl_module, context, both)
+        log_scalars(trainer, step, {f"drift/{name}": value for name, value in found.items()})
 
     # -- what -------------------------------------------------------------------------------------------
 
@@ -222,7 +254,8 @@ class ClipDrift(Callback):
         self._begun = True
         earlier = trainer.ckpt_path and run_of(Path(str(trainer.ckpt_path)).resolve())
         if earlier != self._folder.resolve():
-            describe_run(trainer, self._description(trainer, module))
+            held_out = bool(getattr(trainer.datamodule, "held_out", 0))  # type: ignore[attr-defined]
+            describe_run(trainer, self._description(trainer, module), held_out)
         rendered = self._grid is not None and 0 in self._grid.milestones.steps
         with self._measuring(module, trainer.global_step):
             self._references.take(trainer, module, self.evaluator, base_is_rendered=rendered)
@@ -257,22 +290,21 @@ class ClipDrift(Callback):
         base, known = references.base, references.photo_base
         if base is None or not due:
             return
-        # At step 0 the base's own were just taken.
-        energies = base.energies
-        probe = evaluator.language(base, module, context) if step else relative(energies, energies)
-        loss = None
-        if known is not None:
-            own = known.errors
-            loss = evaluator.photo_loss(known, module, context) if step else photo_loss(own, own)
+        if step:
+            explaining = evaluator.explaining(base, pictures.images, module, context)
+            asked = None if known is None else evaluator.photos.milestone(known, module, context)
+        else:  # the base's own were just taken
+            explaining = evaluator.of_base(base)
+            asked = None if known is None else evaluator.photos.of_base(known)
         first = self.reading is None
         self.reading = reading = evaluator.read(
             step,
             features,
             base,
             references.photos,
-            explaining=self._text_measures(trainer, module, evaluator) | probe,
+            explaining=self._text_measures(trainer, module, evaluator) | explaining,
             weights=module.weight_changes() if hasattr(module, "weight_changes") else {},
-            loss=loss,
+            asked=asked,
         )
         tqdm.write(reading.line)
         for doubt in reading.doubts if first else ():

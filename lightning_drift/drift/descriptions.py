@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lightning_drift.drift.measures.loss_curve import level_tag
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL
 
 
@@ -14,18 +15,23 @@ class Description:
         title: What it is called.
         about: What it says, in a sentence or two.
         thresholds: Fields of `Thresholds` that the verdict compares it with.
+        beside: The tag of another number, drawn dashed in the same chart; empty for none.
     """
 
     tag: str
     title: str
     about: str
     thresholds: tuple[str, ...] = ()
+    beside: str = ""
 
     @property
     def decides(self) -> bool:
         """Whether the verdict depends on it, or it is the verdict."""
         return self.tag.removeprefix("drift/") in ("position", *DECIDING, *WITH_MODEL)
 
+
+_LEVELS = {0.25: "texture", 0.35: "detail", 0.55: "form", 0.75: "composition"}
+"""What the noise leaves to be found at the noise levels of the loss, roughly."""
 
 DESCRIPTIONS = (
     Description(
@@ -99,6 +105,58 @@ DESCRIPTIONS = (
         "drift/clip_t",
         "CLIP-T",
         "Plain similarity of picture and prompt; it can rise while language dies.",
+    ),
+    Description(
+        "drift/loss_trained",
+        "loss curve",
+        "The denoiser's error on a few photos, against the base's; dashed, if any, on held-out ones. Where "
+        "the dashed curve leaves the other, the photos themselves are learnt.",
+        beside="drift/loss_held_out",
+    ),
+    *(
+        Description(
+            f"drift/{level_tag('trained', level)}",
+            f"loss curve, {what}",
+            f"The same at one noise level, {level:.0%} of the timesteps.",
+            beside=f"drift/{level_tag('held_out', level)}",
+        )
+        for level, what in _LEVELS.items()
+    ),
+    Description(
+        "drift/memorising",
+        "memorising",
+        "The loss on held-out photos over that on trained ones; base 1. What lies above is learnt by heart.",
+    ),
+    Description(
+        "drift/held_out_loss",
+        "loss on held-out photos",
+        "The denoiser's error on all held-out photos; base 1.",
+    ),
+    Description(
+        "drift/departure",
+        "departure, photos",
+        "How far the denoiser's prediction on the photos has moved from the base's; base 0.",
+    ),
+    Description(
+        "drift/departure_language",
+        "departure, language",
+        "The same on the base's own pictures with the language prompts, which no photo has: what else moved.",
+    ),
+    Description(
+        "drift/prompt_force",
+        "force of the instance prompt",
+        "What the instance prompt asks of pure noise; base 1. Far above it, a photo may be known by heart.",
+    ),
+    Description(
+        "drift/texture",
+        "fine texture",
+        "How much pictures change from pixel to pixel; base 1. Above it they are grainy, below it smeared.",
+    ),
+    Description(
+        "drift/updates",
+        "update norms",
+        "How much a sampling step changes in the latents, squared; base 1. Not known where the base's "
+        "pictures came from disk.",
     ),
     Description("drift/text", "text encoder", "Similarity of the prompts' embeddings to the base's; base 1."),
     Description(

@@ -14,21 +14,21 @@ from torch import Tensor
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.halving import Batch
-from lightning_drift.common.modules import eval_mode, placed, weights_hash
+from lightning_drift.common.modules import eval_mode, weights_hash
 from lightning_drift.common.out_of_memory import GPU, exhausted, forget, give_back
 from lightning_drift.drift.base import FORMAT, DriftBase
 from lightning_drift.drift.log import Reading
 from lightning_drift.drift.measures import language_probe, text_similarity
+from lightning_drift.drift.measures.departure import departure
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip, FrozenEye
-from lightning_drift.drift.measures.intervals import Interval
-from lightning_drift.drift.measures.photo_loss import photo_errors, photo_loss, shown
+from lightning_drift.drift.measures.texture import texture
+from lightning_drift.drift.measures.updates import updates
 from lightning_drift.drift.metric import DriftMetric
-from lightning_drift.drift.photo_base import PhotoBase
+from lightning_drift.drift.photo_evaluator import PhotoEvaluator, PhotoReading, encode
 from lightning_drift.drift.probes import Probes
 from lightning_drift.drift.verdict import Thresholds, judge, not_calibrated_for
 from lightning_drift.fit.seed_grid import SeedGrid
-from lightning_drift.stable_diffusion.autoencoder import encode_pictures
 from lightning_drift.stable_diffusion.sampling import NOISE_SCHEDULE
 
 Pictures = Mapping[tuple[str, int], Image.Image]
@@ -65,7 +65,7 @@ class DriftEvaluator:
         self.blind = ""  # why the CLIP compares pictures, though a network of pictures was asked for
         self.unavailable = ""  # why there is no verdict
         self.refusal: UserError | None = None  # why what measures could not be loaded
-        self._levels = Batch(things="noise levels of a photo")
+        self.photos = PhotoEvaluator()
         self._asked = Batch(things="language prompts")
         if clip is None:
             self.unavailable = "no CLIP is given; name one in clip_drift.clip"
@@ -167,18 +167,18 @@ class DriftEvaluator:
         if self.clip is not None:
             clip, prompts = self.clip, list(self.probes.roles)
             texts = self._with(clip, module.device, lambda: clip.embed_texts(prompts))
-        latents, energies = None, {}
-        if self.with_probe:
-            latents = self._encode(module, [pictures[key] for key in self._trial_keys()])
-            energies = self._probe(module, latents, context)
-        return DriftBase(settings, features, texts, latents, energies)
+        energies = self._of_pictures(pictures)
+        if not self.with_probe:
+            return DriftBase(settings, features, texts, energies=energies)
+        latents = encode(module, [pictures[key] for key in self._trial_keys()])
+        asked, predictions = self._probe(module, latents, context)
+        return DriftBase(settings, features, texts, latents, asked | energies, predictions)
 
-    @staticmethod
-    def _encode(module: Any, pictures: Sequence[Image.Image]) -> Tensor:
-        """Latents of pictures; the autoencoder is on the module's device for that long only."""
-        vae = module.stable_diffusion.vae
-        with placed(vae, module.device), eval_mode(vae):
-            return encode_pictures(module.stable_diffusion, pictures)
+    def _of_pictures(self, pictures: Pictures) -> dict[str, float]:
+        """Texture and update norms of the probe pictures, these if they were not found on disk."""
+        measured = [pictures[key] for key in self.probes.keys]
+        seen = updates(measured)
+        return {"texture": texture(measured)} | ({} if seen is None else {"updates": seen})
 
     def _trial_keys(self) -> list[tuple[str, int]]:
         prompts = self._probe_prompts()
@@ -192,16 +192,20 @@ class DriftEvaluator:
         """The language prompts, as many as the probe can take."""
         return self.probes.language[: language_probe.FORWARDS - 1]
 
-    def _probe(self, module: Any, latents: Tensor, context: Context) -> dict[str, float]:
+    def _probe(self, module: Any, latents: Tensor, context: Context) -> tuple[dict[str, float], Tensor]:
+        """The probe's energies and the predictions that they are of, shape (trials, p, c, h, w)."""
+        seen: list[Tensor] = []
         with eval_mode(module.unet, module.text_encoder):
-            return language_probe.probe(
+            energies = language_probe.probe(
                 module.stable_diffusion,
                 module.scheduler,
                 self._probe_prompts(),
                 latents,
                 context,
                 self._asked,
+                seen,
             )
+        return energies, torch.stack(seen)
 
     def pooled(self, module: Any, context: Context) -> Tensor:
         """The text encoder's embeddings of the probe prompts, shape (p, d)."""
@@ -212,35 +216,6 @@ class DriftEvaluator:
     def text_prompts(self) -> list[str]:
         """The prompts that the text encoder is measured on."""
         return self.probes.language or list(self.probes.roles)
-
-    # -- the photos -------------------------------------------------------------------------------------
-
-    def photo_base(
-        self, settings: dict[str, Any], photos: Sequence[Image.Image], module: Any, context: Context
-    ) -> PhotoBase:
-        """The photos' latents and the base's errors on them.
-
-        Args:
-            settings: See `photo_settings`.
-            photos: The training photos, of one size.
-            module: The untrained module.
-            context: Makes the context of the networks' calls.
-        """
-        latents = self._encode(module, [photos[index] for index in shown(len(photos))])
-        input_ids = module.input_ids.cpu()
-        return PhotoBase(
-            settings, latents, input_ids, self._photo_errors(module, latents, input_ids, context)
-        )
-
-    def photo_loss(self, base: PhotoBase, module: Any, context: Context) -> Interval:
-        """The module's loss on the photos relative to the base's."""
-        return photo_loss(base.errors, self._photo_errors(module, base.latents, base.input_ids, context))
-
-    def _photo_errors(self, module: Any, latents: Tensor, input_ids: Tensor, context: Context) -> Tensor:
-        with eval_mode(module.unet, module.text_encoder):
-            return photo_errors(
-                module.stable_diffusion, module.scheduler, latents, input_ids, context, self._levels
-            )
 
     # -- readings ---------------------------------------------------------------------------------------
 
@@ -257,13 +232,35 @@ class DriftEvaluator:
         structure = text_similarity.structure(base, now)
         return measures if structure is None else measures | {"text_structure": structure}
 
-    def language(self, base: DriftBase, module: Any, context: Context) -> dict[str, float]:
-        """What prompts mean to the denoiser against the base, by tag; nothing if the base was not probed."""
-        if not self.with_probe or base.latents is None:
-            return {}
-        if len(base.latents) != len(self._trial_keys()):
-            return {}
-        return language_probe.relative(base.energies, self._probe(module, base.latents, context))
+    def of_base(self, base: DriftBase) -> dict[str, float]:
+        """What `explaining` gives for the base itself, without asking it again."""
+        neutral = {} if base.predictions is None else {"departure_language": 0.0}
+        return language_probe.relative(base.energies, base.energies) | neutral
+
+    def explaining(
+        self, base: DriftBase, pictures: Pictures, module: Any, context: Context
+    ) -> dict[str, float]:
+        """What prompts mean to the denoiser and how its pictures are made, against the base, by tag.
+
+        What the base was not asked is left out: the probe, or the texture in what an earlier version kept.
+
+        Args:
+            base: The base.
+            pictures: The checkpoint's.
+            module: The module that is trained.
+            context: Makes the context of the networks' calls.
+        """
+        energies: dict[str, float] = {}
+        moved: dict[str, float] = {}
+        if "texture" in base.energies:
+            found = self._of_pictures(pictures)
+            energies |= {name: value for name, value in found.items() if name in base.energies}
+        if self.with_probe and base.latents is not None and len(base.latents) == len(self._trial_keys()):
+            asked, predictions = self._probe(module, base.latents, context)
+            energies |= asked
+            if base.predictions is not None and base.predictions.shape == predictions.shape:
+                moved = {"departure_language": departure(base.predictions, predictions)}
+        return language_probe.relative(base.energies, energies) | moved
 
     def read(
         self,
@@ -273,7 +270,7 @@ class DriftEvaluator:
         photos: Features,
         explaining: Mapping[str, float],
         weights: Mapping[str, float],
-        loss: Interval | None = None,
+        asked: PhotoReading | None = None,
     ) -> Reading:
         """A reading of pictures against the base's.
 
@@ -284,7 +281,8 @@ class DriftEvaluator:
             photos: Features of the training photos.
             explaining: Measures without pictures, by tag.
             weights: Relative change of the weights by block.
-            loss: The loss on the photos; None if the base's is not known, and the pictures alone decide.
+            asked: What was asked about the photos; None if the base's answers are not known, and the pictures
+                alone decide.
         """
         clip, unavailable = self.clip, self.unavailable
         if clip is not None and (base.clip_hash != clip.hash or photos.clip is None):
@@ -316,13 +314,16 @@ class DriftEvaluator:
         doubts += [sentence for sentence in uncalibrated if sentence]
         metric = DriftMetric(keys, roles, base.pictures, photos, base.texts, sync=False)
         metric.update(range(len(keys)), features)
-        measures = metric.compute() | ({} if loss is None else {"photo_loss": loss})
+        measures = metric.compute()
+        if asked is not None:
+            measures["photo_loss"] = asked.loss
+            measures |= {} if asked.held_out is None else {"held_out_loss": asked.held_out}
         return Reading(
             step=step,
             measures=measures,
             verdict=judge(measures, self.thresholds) if clip else None,
             unavailable=unavailable,
-            explaining=explaining,
+            explaining=explaining if asked is None else {**explaining, **asked.explaining},
             weights=weights,
             thresholds=self.thresholds,
             clip=clip.name if clip else None,

@@ -14,6 +14,8 @@ from torch.utils.tensorboard.summary import hparams
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.drift.measures.intervals import Interval
+from lightning_drift.drift.measures.loss_curve import KINDS, level_tag
+from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS
 from lightning_drift.drift.metric import MEASURES
 from lightning_drift.drift.verdict import WITH_MODEL, ZONES, Thresholds, Verdict, provenance
 
@@ -42,10 +44,10 @@ class Reading:
 
     Attributes:
         step: Optimizer steps; 0 is the base model.
-        measures: Measures of the pictures and the loss on the photos, with intervals.
+        measures: Measures of the pictures and the losses on trained and held-out photos, with intervals.
         verdict: None where there is none.
         unavailable: Why there is no verdict and what to do; empty where there is one.
-        explaining: Measures without pictures by tag: the text encoder's and the language probe's.
+        explaining: Measures without intervals by tag: the text encoder's, the denoiser's and the texture.
         weights: Relative change of the weights by block; empty where it is not measured.
         thresholds: Where zones end.
         clip: The CLIP that measured; None without one.
@@ -140,7 +142,7 @@ def log_scalars(trainer: Trainer, step: int, scalars: Mapping[str, float]) -> No
         logger.log_metrics(dict(scalars), step=step)
 
 
-def describe_run(trainer: Trainer, settings: Mapping[str, Any]) -> None:
+def describe_run(trainer: Trainer, settings: Mapping[str, Any], held_out: bool) -> None:
     """Write a new run's settings and charts to TensorBoard, into the event file of its scalars.
 
     Lightning's own ``log_hyperparams`` would add a point of every measure at step 0. The settings go into the
@@ -149,6 +151,7 @@ def describe_run(trainer: Trainer, settings: Mapping[str, Any]) -> None:
     Args:
         trainer: Its TensorBoard logger, if it has one, is written to.
         settings: What this run is, in plain values.
+        held_out: Whether there are photos that are never trained on.
     """
     plain = {
         name: value if isinstance(value, bool | int | float | str) else str(value)
@@ -160,12 +163,26 @@ def describe_run(trainer: Trainer, settings: Mapping[str, Any]) -> None:
             columns: Any = dict.fromkeys((f"drift/{name}" for name in COMPARED), 0.0)
             for summary in hparams(plain, columns):  # type: ignore[no-untyped-call]
                 writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
-            writer.add_custom_scalars(charts())
+            writer.add_custom_scalars(charts(held_out))
             writer.flush()
 
 
-def charts() -> dict[str, dict[str, list[Any]]]:
-    """The custom scalars: the corridor's bands, every measure with its interval, and what explains them."""
+def charts(held_out: bool = False) -> dict[str, dict[str, list[Any]]]:
+    """The custom scalars: the corridor's bands, every measure with its interval, and what explains them.
+
+    Args:
+        held_out: Whether the loss on held-out photos is among them.
+    """
+    kinds = KINDS if held_out else KINDS[:1]
+    photos = "trained and held-out photos" if held_out else "the photos"
+    levels = {
+        f"loss on {photos}, noise {level:g}": [
+            "Multiline",
+            [f"drift/{level_tag(kind, level)}$" for kind in kinds],
+        ]
+        for level in NOISE_LEVELS
+    }
+    measured = (*MEASURES, *WITH_MODEL, *(["held_out_loss"] if held_out else []))
 
     def against(name: str, *lines: str) -> list[Any]:
         return ["Multiline", [f"drift/{name}$", *(f"corridor/{line}$" for line in lines)]]
@@ -188,12 +205,20 @@ def charts() -> dict[str, dict[str, list[Any]]]:
         },
         "measures with 90 % intervals": {
             name: ["Margin", [f"drift/{name}", f"drift_low/{name}", f"drift_high/{name}"]]
-            for name in (*MEASURES, *WITH_MODEL)
+            for name in measured
+        },
+        "loss curves": {
+            f"loss on {photos}": ["Multiline", [f"drift/loss_{kind}$" for kind in kinds]],
+            **levels,
+            **({"memorising": ["Multiline", ["drift/memorising$"]]} if held_out else {}),
         },
         "what explains them": {
             "weights": ["Multiline", ["drift/weights/unet$", "drift/weights/text_encoder$"]],
             "text encoder": ["Multiline", ["drift/text$", "drift/text_structure$"]],
             "language probe": ["Multiline", ["drift/guidance$", "drift/sensitivity$"]],
             "diffusion classifier": ["Multiline", ["drift/dc_accuracy$"]],
+            "departure of the denoiser": ["Multiline", ["drift/departure$", "drift/departure_language$"]],
+            "force of the instance prompt": ["Multiline", ["drift/prompt_force$"]],
+            "fine texture and update norms": ["Multiline", ["drift/texture$", "drift/updates$"]],
         },
     }

@@ -94,3 +94,15 @@ def instance_photos(data: Any) -> list[Image.Image]:
         UserError: The photos cannot be used.
     """
     return data.squares() if hasattr(data, "squares") else []
+
+
+def held_out_photos(data: Any) -> list[Image.Image]:
+    """The photos that are never trained on, likewise.
+
+    Args:
+        data: A datamodule with ``held_out_squares()``, such as `InstanceImages`.
+
+    Raises:
+        UserError: The photos cannot be used.
+    """
+    return data.held_out_squares() if hasattr(data, "held_out_squares") else []

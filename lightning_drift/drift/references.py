@@ -16,7 +16,7 @@ from lightning_drift.drift.base import DriftBase
 from lightning_drift.drift.evaluator import Context, DriftEvaluator, Pictures
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.photo_base import PhotoBase, photo_settings
-from lightning_drift.drift.probes import instance_photos
+from lightning_drift.drift.probes import held_out_photos, instance_photos
 from lightning_drift.drift.state import DriftState
 
 
@@ -60,14 +60,14 @@ class References:
             base_is_rendered: Whether the seed grid renders step 0. A new fit then takes the base's statistics
                 from these pictures (`take_base`).
         """
-        photos = self._take_photos(trainer, module, evaluator)
+        photos, held_out = self._take_photos(trainer, module, evaluator)
         begins = trainer.global_step == 0
         context = trainer.strategy.precision_plugin.forward_context
         self.photo_base = None
         if photos:
-            settings = photo_settings(self.settings, module.input_ids, photos)
+            settings = photo_settings(self.settings, module.input_ids, photos, held_out)
             if begins:
-                self.photo_base = evaluator.photo_base(settings, photos, module, context)
+                self.photo_base = evaluator.photos.base(settings, photos, held_out, module, context)
             else:
                 self._find_photo_base(settings)
         if begins and getattr(module, "train_text_encoder", False):
@@ -98,7 +98,9 @@ class References:
     def find_known_base(self) -> bool:
         """Take a base whose pictures were all found on disk from the cache too, if that has it."""
         if self.cache_dir is not None:
-            self.base = DriftBase.load(user_path(self.cache_dir, "clip_drift.cache_dir"), self.settings)
+            known = DriftBase.load(user_path(self.cache_dir, "clip_drift.cache_dir"), self.settings)
+            # An earlier version took less; the pictures are at hand to take it again.
+            self.base = known if known is not None and "texture" in known.energies else None
         return self.base is not None
 
     def take_base(
@@ -132,11 +134,16 @@ class References:
             pooled = evaluator.text_prompts, self.pooled
         return self.checkpoint.updated(self.base, self.photos, self.photo_base, pooled, zones)
 
-    def _take_photos(self, trainer: Trainer, module: Any, evaluator: DriftEvaluator) -> Sequence[Image.Image]:
-        """The photos of the data, and their features."""
+    def _take_photos(
+        self, trainer: Trainer, module: Any, evaluator: DriftEvaluator
+    ) -> tuple[Sequence[Image.Image], Sequence[Image.Image]]:
+        """The photos of the data, and their features; and those that are never trained on."""
         self.photos, reason = None, "the data offers none"
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        photos: Sequence[Image.Image] = []
+        held_out: Sequence[Image.Image] = []
         try:
-            photos = instance_photos(trainer.datamodule)  # type: ignore[attr-defined]
+            photos, held_out = instance_photos(data), held_out_photos(data)
         except UserError as error:
             photos, reason = [], str(error)
         if photos:
@@ -145,7 +152,7 @@ class References:
             notice(
                 f"clip_drift: there are no photos to measure against ({reason}); the drift is not measured"
             )
-        return photos
+        return photos, held_out
 
     def _find_photo_base(self, settings: Mapping[str, Any]) -> None:
         self.photo_base, reason = self.checkpoint.matching_photo_base(settings)

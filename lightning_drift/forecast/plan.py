@@ -137,7 +137,12 @@ class FitPlan:
         late = told.arithmetic("late step" if "late step" in told.work else "step")
         steps = told.arithmetic("step") * (count - after) + late * after
         pictures, grids = told.arithmetic("grids", "decoding"), len(self.grids)
-        others = told.arithmetic(*(told.work.keys() - _NOT_MEASURES)) * grids
+        measures = told.work.keys() - _NOT_MEASURES
+        others = told.arithmetic(*(measures - told.every.keys())) * grids
+        for phase in measures & told.every.keys():
+            every = told.every[phase]
+            first = (self.begin // every + 1) * every
+            others += told.arithmetic(phase) * len({*range(first, self.end + 1, every)} - {*self.grids})
         if not steps or not grids:
             return ""
 
@@ -147,10 +152,11 @@ class FitPlan:
 
         unit, name = (1e15, "PFLOP") if steps >= 1e15 else (1e12, "TFLOP")
         parts = (f"steps {steps / unit:.2f} {name}", f"grids {pictures * grids / unit:.2f}")
+        measured = others / (steps + pictures * grids + others)
         whole = f"{share(grids)} is not training"
         if 0 in self.grids:
             whole += f", {share(grids - 1)} where the base's pictures are on disk"
-        return f"{', '.join(parts)}, measures {others / unit:.2f}: {whole} (counted)"
+        return f"{', '.join(parts)}, measures {others / unit:.2f} ({measured:.1%} of all): {whole} (counted)"
 
     def _time(self) -> str:
         if self.times is None:

@@ -85,12 +85,14 @@ class Phase:
             and what makes the context of the networks' calls.
         moves: Whether it is done on the CPU where the device has no room for it.
         times: How often that is done at one milestone.
+        every: Steps from one time to the next, where it is done between milestones; 0 where at them.
     """
 
     name: str
     run: Callable[[StableDiffusion, Callable[[], AbstractContextManager[Any]]], None]
     moves: bool = False
     times: float = 1
+    every: int = 0
 
 
 @dataclass
@@ -103,12 +105,14 @@ class Rehearsal:
         movable: The phases that are done on the CPU where the device has no room.
         work: For each phase arithmetic in FLOP and bytes moved, operation by operation.
         times: How often each phase's work is done at one milestone.
+        every: Steps from one time to the next, of phases that lie between milestones.
     """
 
     peaks: dict[str, dict[str, int]] = field(default_factory=dict)
     movable: set[str] = field(default_factory=set)
     work: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
+    every: dict[str, int] = field(default_factory=dict)
 
     def arithmetic(self, *phases: str) -> float:
         """FLOP of phases at one milestone, or of one step."""
@@ -184,6 +188,8 @@ def rehearse(
             told.peaks[phase.name], told.work[phase.name] = ledger.peak(begin), ledger.work[begun:]
             told.movable |= {phase.name} if phase.moves else set()
             told.times[phase.name] = phase.times
+            if phase.every:
+                told.every[phase.name] = phase.every
     return told
 
 

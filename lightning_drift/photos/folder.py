@@ -11,8 +11,8 @@ _SIDECARS = (".txt", ".caption", ".json", ".md", ".xmp", ".aae")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 
 
-def find_folder(instance_dir: str) -> Path:
-    """The folder that ``instance_dir`` names: a bundled set, or else a path.
+def find_folder(instance_dir: str, option: str = "data.instance_dir") -> Path:
+    """The folder that ``instance_dir`` names: a bundled set, or else a path; ``option`` is for messages.
 
     Raises:
         UserError: There is no such folder or set.
@@ -22,9 +22,7 @@ def find_folder(instance_dir: str) -> Path:
     try:
         is_folder, exists = folder.is_dir(), folder.exists()
     except OSError as error:
-        raise UserError(
-            f"{folder} cannot be read ({error.strerror or error})", "data.instance_dir"
-        ) from error
+        raise UserError(f"{folder} cannot be read ({error.strerror or error})", option) from error
     if instance_dir in sets:
         if is_folder:
             notice(f"{instance_dir} is read as the bundled set; for your folder write ./{instance_dir}")
@@ -32,15 +30,17 @@ def find_folder(instance_dir: str) -> Path:
     if is_folder:
         return folder
     if exists:
-        raise UserError(f"{folder} is a file; give the folder that holds the photos", "data.instance_dir")
+        raise UserError(f"{folder} is a file; give the folder that holds the photos", option)
     raise UserError(
         f"there is no folder {folder}, nor a bundled set of that name ({', '.join(sets)})",
-        "data.instance_dir",
+        option,
     )
 
 
-def find_pictures(folder: Path) -> list[Path]:
+def find_pictures(folder: Path, option: str = "data.instance_dir") -> list[Path]:
     """Picture files of a folder by extension, sorted by name; hidden and system files are passed over.
+
+    ``option`` is what named the folder, for messages.
 
     Raises:
         UserError: There is none, or the folder cannot be listed.
@@ -48,9 +48,7 @@ def find_pictures(folder: Path) -> list[Path]:
     try:
         entries = [(path, path.is_dir()) for path in sorted(folder.iterdir(), key=lambda path: path.name)]
     except OSError as error:
-        raise UserError(
-            f"{folder} cannot be read ({error.strerror or error})", "data.instance_dir"
-        ) from error
+        raise UserError(f"{folder} cannot be read ({error.strerror or error})", option) from error
     visible = [
         (path, is_folder)
         for path, is_folder in entries
@@ -63,9 +61,7 @@ def find_pictures(folder: Path) -> list[Path]:
     kinds = " ".join(extension[1:] for extension in EXTENSIONS)
     if not pictures:
         holds = f"; it holds {listed(others + [f'{name}/' for name in folders])}" if others or folders else ""
-        raise UserError(
-            f"{folder} has no photos in it (files that end in {kinds}){holds}", "data.instance_dir"
-        )
+        raise UserError(f"{folder} has no photos in it (files that end in {kinds}){holds}", option)
     if others:
         notice(f"not read in {folder}: {listed(others)} (photos end in {kinds})")
     return pictures

@@ -1,14 +1,11 @@
 """The instance images: a folder of photographs, checked, squared, and streamed by position."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from numpy.typing import NDArray
 from PIL import Image, ImageColor
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -16,38 +13,20 @@ from torch.utils.data import DataLoader
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, shown, whole
-from lightning_drift.common.out_of_memory import during
 from lightning_drift.common.rng import generator
 from lightning_drift.common.text import listed
 from lightning_drift.images.contact_sheet import contact_sheet
-from lightning_drift.images.decode import UndecodableError, decode, read_file
 from lightning_drift.images.png import save_png
 from lightning_drift.photos.folder import find_folder, find_pictures
-from lightning_drift.photos.near_duplicates import alike, perceptual_hash, pixel_digest
+from lightning_drift.photos.held_out import OPTION as HELD_OUT
+from lightning_drift.photos.held_out import chosen, refuse_same
+from lightning_drift.photos.near_duplicates import alike
 from lightning_drift.photos.posteriors import cached_posteriors
+from lightning_drift.photos.reading import Photo, PhotoReader
 from lightning_drift.photos.stream import PhotoStream, image_at, middle_crop, random_crop
 
 MOST_PIXELS, MOST_WORKERS = 8192, 128
 """Upper bounds of a square's side, and of the processes that prepare batches."""
-
-MOST_STRIP = 100_000_000
-"""Pixels of a photo that is resized whole, for random crops."""
-
-
-@dataclass
-class _Photo:
-    """One photograph, read once: what ``setup`` learnt of it, and its pixels at the model's size.
-
-    While that size is not known, ``content`` holds the file's bytes, a few MB, in their place.
-    """
-
-    path: Path
-    file_hash: bytes
-    pixels: bytes
-    look: NDArray[np.bool_]
-    size: tuple[int, int]
-    sized: Tensor | None = None
-    content: bytes = b""
 
 
 class InstanceImages(LightningDataModule):
@@ -69,7 +48,9 @@ class InstanceImages(LightningDataModule):
         num_workers: Processes that prepare batches; the stream is the same for any number.
         allow_small: Enlarge photos whose short side is below the resolution; otherwise they are refused.
         cache_dir: Folder where encoded photos are kept between runs; null keeps them in memory only.
-        seed: Seed of the order and of random crops.
+        held_out: Photos that are never trained on, so that their loss shows where memorising begins: how many
+            of the folder's, chosen by the seed and their names, or a folder of others; 0 for none.
+        seed: Seed of the order, of random crops and of which photos are held out.
     """
 
     def __init__(
@@ -82,6 +63,7 @@ class InstanceImages(LightningDataModule):
         num_workers: int = 0,
         allow_small: bool = False,
         cache_dir: str | None = "tb_logs/.posteriors",
+        held_out: int | str = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -101,11 +83,14 @@ class InstanceImages(LightningDataModule):
         whole(num_workers, "data.num_workers", 0, MOST_WORKERS)
         whole(seed, "data.seed", -MAX_SEED - 1, MAX_SEED)
         try:
-            self.ground = ImageColor.getrgb(background)[:3]
+            red, green, blue = ImageColor.getrgb(background)[:3]
         except ValueError as error:
             raise UserError(
                 f"{background!r} is not a colour; write a name such as white, or #rrggbb", "data.background"
             ) from error
+        if not isinstance(held_out, str):
+            whole(held_out, HELD_OUT, 0)
+        self.ground = red, green, blue
         self.instance_dir = instance_dir
         self.resolution = resolution
         self.crop = crop
@@ -114,8 +99,11 @@ class InstanceImages(LightningDataModule):
         self.num_workers = num_workers
         self.allow_small = allow_small
         self.cache_dir = cache_dir
+        self.held_out = held_out
         self.seed = seed
-        self._photos: list[_Photo] = []
+        self._reader = PhotoReader(resolution, crop, self.ground, allow_small)
+        self._photos: list[Photo] = []
+        self._held_out: list[Photo] = []
         self._posteriors: tuple[Tensor, Tensor] | None = None
 
     def setup(self, stage: str) -> None:
@@ -129,44 +117,19 @@ class InstanceImages(LightningDataModule):
             return
         folder = find_folder(self.instance_dir)
         paths = find_pictures(folder)
-        refused: dict[str, str] = {}
-        remarks: dict[str, list[str]] = {}
-        photos: list[_Photo] = []
-        for path in paths:
-            try:
-                with during(f"reading the photo {path.name}"):
-                    photo, found = self._read(path)
-            except UndecodableError as error:
-                refused[path.name] = str(error)
-                continue
-            for remark in found:
-                remarks.setdefault(remark, []).append(path.name)
-            photos.append(photo)
-        if refused:
-            raise _refusal(folder, len(paths), refused)
-        self._photos = photos
-        for remark, names in remarks.items():
-            notice(f"{listed(names)}: {remark}")
-        self._remark_on_the_set(folder)
-
-    def _read(self, path: Path) -> tuple[_Photo, tuple[str, ...]]:
-        """A photo, and remarks on what was decided on the way."""
-        content = read_file(path)
-        picture = decode(content, self.ground)
-        if self.resolution is not None:
-            self._check_size(picture.image.size, self.resolution)
-        photo = _Photo(
-            path,
-            hashlib.blake2b(content, digest_size=16).digest(),
-            pixel_digest(picture.image),
-            perceptual_hash(picture.image),
-            picture.image.size,
-        )
-        if self.resolution is None:
-            photo.content = content
+        held_out: list[int] = []
+        if isinstance(self.held_out, str):
+            others = find_pictures(find_folder(self.held_out, HELD_OUT), HELD_OUT)
         else:
-            photo.sized = self._fit(picture.image, self.resolution)
-        return photo, picture.remarks
+            others = []
+            held_out = chosen([path.name for path in paths], self.held_out, self.seed)
+        photos = self._reader.read(paths)
+        self._held_out = [photos[index] for index in held_out] or (
+            self._reader.read(others) if others else []
+        )
+        self._photos = [photo for index, photo in enumerate(photos) if index not in held_out]
+        refuse_same(self._photos, self._held_out)
+        self._remark_on_the_set(folder)
 
     def _remark_on_the_set(self, folder: Path) -> None:
         names = [photo.path.name for photo in self._photos]
@@ -179,42 +142,23 @@ class InstanceImages(LightningDataModule):
             notice(f"{listed([names[i] for i in group])} look nearly the same: what they share weighs more")
         if not 4 <= len(names) <= 16:
             noun = "photo" if len(names) == 1 else "photos"
+            rest = " to train on" if self._held_out and not isinstance(self.held_out, str) else ""
             notice(
-                f"{folder} holds {len(names)} {noun}; the recipe's steps and learning rate suit about eight"
+                f"{folder} holds {len(names)} {noun}{rest}; the recipe's steps and learning rate suit about "
+                "eight"
             )
-
-    def _check_size(self, size: tuple[int, int], resolution: int) -> None:
-        if min(size) < resolution and not self.allow_small:
-            raise UndecodableError(
-                f"is {size[0]}x{size[1]}, its short side below {resolution} (data.allow_small enlarges it)"
-            )
-        if self.crop == "random" and max(size) / min(size) * resolution**2 > MOST_STRIP:
-            raise UndecodableError(
-                f"is {size[0]}x{size[1]}, too long and narrow for random crops (set data.crop: center)"
-            )
-
-    def _fit(self, image: Image.Image, resolution: int) -> Tensor:
-        """Resize the short side to ``resolution``; for a centre crop, of the middle square only.
-
-        Lanczos, since it keeps the most detail of the antialiased filters, and the photos' texture is what is
-        learnt.
-        """
-        width, height = image.size
-        short = min(width, height)
-        if self.crop == "center":
-            left, top = (width - short) / 2, (height - short) / 2
-            box = (left, top, left + short, top + short)
-            image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
-        else:
-            size = (round(width * resolution / short), round(height * resolution / short))
-            image = image.resize(size, Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(image))
 
     @property
     def count(self) -> int:
-        """The number of photographs."""
+        """The number of photographs that are trained on."""
         self.setup("fit")
         return len(self._photos)
+
+    @property
+    def held_out_count(self) -> int:
+        """The number of photographs that are never trained on."""
+        self.setup("fit")
+        return len(self._held_out)
 
     @property
     def side(self) -> int:
@@ -233,23 +177,19 @@ class InstanceImages(LightningDataModule):
             UserError: Photos are smaller than the base model's resolution; all are named.
         """
         self.setup("fit")
-        side, refused = self.side, {}
-        for photo in self._photos:
-            try:
-                self._check_size(photo.size, side)
-                if photo.sized is None:
-                    with during(f"reading the photo {photo.path.name}"):
-                        photo.sized = self._fit(decode(photo.content, self.ground).image, side)
-                    photo.content = b""
-            except UndecodableError as error:
-                refused[photo.path.name] = str(error)
-        if refused:
-            raise _refusal(self._photos[0].path.parent, len(self._photos), refused)
-        return [photo.sized for photo in self._photos if photo.sized is not None]
+        return self._reader.sized(self._photos, self.side)
 
     def squares(self) -> list[Image.Image]:
         """The photographs as squares of the model's size, cropped in the middle whatever ``crop`` is."""
-        return [Image.fromarray(middle_crop(image, self.side).numpy()) for image in self.images()]
+        return self._squares(self.images())
+
+    def held_out_squares(self) -> list[Image.Image]:
+        """The same of the photographs that are never trained on; empty where there are none."""
+        self.setup("fit")
+        return self._squares(self._reader.sized(self._held_out, self.side))
+
+    def _squares(self, images: list[Tensor]) -> list[Image.Image]:
+        return [Image.fromarray(middle_crop(image, self.side).numpy()) for image in images]
 
     @property
     def data_hash(self) -> str:
@@ -321,10 +261,3 @@ class InstanceImages(LightningDataModule):
             cell=None if count <= 36 else 256,
         )
         save_png(Path(path), sheet)
-
-
-def _refusal(folder: Path, count: int, refused: dict[str, str]) -> UserError:
-    return UserError(
-        f"{len(refused)} of {count} photos in {folder} cannot be used; mend or remove them:",
-        details=[f"{name} {reason}" for name, reason in refused.items()],
-    )

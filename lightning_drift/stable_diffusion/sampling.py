@@ -30,6 +30,9 @@ NOISE_SCHEDULE = (
 )
 
 
+UPDATES = "latent updates"
+"""Where a new picture's ``info`` holds how much its sampling steps changed."""
+
 MOST_STEPS = 1000
 """DDIM steps at most: the training timesteps of Stable Diffusion 1.x."""
 
@@ -198,7 +201,8 @@ def dream(
         encode: Gives the text-encoder states of prompts.
 
     Returns:
-        RGB pictures in the order of the seeds.
+        RGB pictures in the order of the seeds; each has in its ``info``, under ``UPDATES``, the mean square
+        of what a step changed in a latent's element.
 
     Raises:
         ValueError: Some guidance scales are above 1 and some are not.
@@ -222,10 +226,15 @@ def dream(
         condition = states[[texts.index(prompt) for prompt in prompts]]
         if guided:
             condition = torch.cat([states[texts.index(negative)].expand_as(condition), condition])
+        updates = torch.zeros(len(latents), device=device)
         for timestep in scheduler.timesteps:
             prediction = predict_noise(model, latents, timestep, condition, scale if guided else None)
-            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
-    return [decode_latent(model, latent) for latent in latents]
+            before, latents = latents, scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+            updates += (latents - before).square().mean((1, 2, 3))
+    images = [decode_latent(model, latent) for latent in latents]
+    for image, update in zip(images, (updates / len(scheduler.timesteps)).tolist(), strict=True):
+        image.info[UPDATES] = update
+    return images
 
 
 def predict_noise(

@@ -13,14 +13,18 @@ from helpers.browser import Outline, browser, chromium, light_and_dark, overflow
 from helpers.corridor_runs import PROMPTS, config, write_run
 from helpers.odd_texts import ODD_TEXTS
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
+from lightning_drift.assets import PHOTOS
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
+from lightning_drift.corridor.curves import curves
 from lightning_drift.corridor.overview import overview
 from lightning_drift.corridor.plan import make_plan, take_up
 from lightning_drift.corridor.read import read
 from lightning_drift.corridor.report import write_report
 from lightning_drift.pages.thumbnails import BUDGET, Thumbnails
+from lightning_drift.photos.held_out import chosen
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,38 @@ def test_a_planned_corridor_says_that_nothing_ran_and_opens_at_what_failed(tmp_p
         '<p class="lead">No fit has reached a milestone, and at least one has failed.</p>' in page.read_text()
     )
     assert data(page)["start"] == [1, 1]
+
+
+def test_held_out_photos_have_dashed_curves_and_are_marked(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "lr2e-6", 2e-6, (8, 16))
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["data"]["init_args"]["held_out"] = 2
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    with SummaryWriter(str(run)) as writer:
+        for step in (0, 4, 8, 12, 16):
+            writer.add_scalar("drift/loss_held_out", 1 - step / 40, step)
+            if step % 8 == 0:
+                writer.add_scalar("drift/loss_trained", 1 - step / 20, step)
+    table = read(tmp_path, own=True)
+    (curve,) = (curve for curve in curves(table, decides=False) if curve.has_beside)
+    solid, dashed = curve.lines
+    assert (solid.beside, dashed.beside) == (False, True)
+    assert (solid.path.count("L"), dashed.path.count("L")) == (2, 4)
+    assert "learning rate 2e-6, dashed, ends at 0.6" in curve.summary
+    write_report(tmp_path, tmp_path / "corridor.html", own=True)
+    text = (tmp_path / "corridor.html").read_text()
+    outline = Outline(text)
+    marked = [attributes for tag, attributes in outline.tags if attributes.get("class") == "held-out"]
+    names = [path.name for path in sorted((PHOTOS / "coffee").iterdir())]
+    held_out = [names[index] for index in chosen(names, 2, 0)]
+    assert [attributes["alt"] for attributes in marked] == [f"photo {name}, held out" for name in held_out]
+    assert f"never trained on ({', '.join(held_out)})" in text
+    assert sum(str(a.get("class", "")).endswith("line beside") for _, a in outline.tags) == 1
+    # A number that no fit can have had marks none.
+    settings["data"]["init_args"]["held_out"] = 99
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    write_report(tmp_path, tmp_path / "corridor.html", own=True)
+    assert 'class="held-out"' not in (tmp_path / "corridor.html").read_text()
 
 
 def test_runs_of_one_rate_go_by_their_names(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.drift.log import COMPARED, charts
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.drift.measures.language_probe import FORWARDS, probe, relative, trials
+from lightning_drift.drift.measures.loss_curve import KINDS, level_tag
+from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS
 from lightning_drift.drift.measures.text_similarity import similarity, structure
 from lightning_drift.drift.metric import MEASURES, WITHOUT_CLIP
 from lightning_drift.drift.probes import find_probes, instance_photos
@@ -45,6 +47,9 @@ from lightning_drift.stable_diffusion.autoencoder import encode_pictures
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion, open_pipeline
 
 LANGUAGE = ["a desert at dusk", "a forest in snow", "a red house by the sea at night"]
+CURVES = {kind: [f"loss_{kind}", *(level_tag(kind, level) for level in NOISE_LEVELS)] for kind in KINDS}
+"""Tags of the loss curves."""
+
 GROUPS = {
     "dream": {"prompts": "monumental, dramatic", "seeds": "0-1"},
     "language": {"prompts": LANGUAGE, "seeds": "0-1"},
@@ -170,7 +175,15 @@ def test_the_base_model_is_exactly_itself(whole: Fit) -> None:
         *(i / 13 for i in range(1, 14)),
         *(i / 10 for i in range(11)),
     )
-    assert base["explaining"] == {"text": 1.0, "text_structure": 1.0, "guidance": 1.0, "sensitivity": 1.0}
+    neutral = dict.fromkeys(("text", "text_structure", "guidance", "sensitivity", *CURVES["trained"]), 1.0)
+    neutral |= {
+        "texture": 1.0,
+        "updates": 1.0,
+        "prompt_force": 1.0,
+        "departure": 0.0,
+        "departure_language": 0.0,
+    }
+    assert base["explaining"] == neutral
     assert set(base["weights"].values()) == {0.0}
     assert (base["step"], base["zone"], base["position"], base["clip"]) == (0, "under-drifted", 0.0, "pocket")
 
@@ -213,7 +226,8 @@ def test_everything_goes_to_one_event_file(whole: Fit) -> None:
         place = "" if reading["position"] is None else f", {reading['position']:.0f} of 100"
         assert f"{place}. {reading['reason']}" in text
     assert set(scalars["drift/text"]) == {0, 2, 3, 4}  # every three steps and at milestones
-    assert set(scalars["drift/guidance"]) == {0, 2, 4}
+    assert all(set(scalars[f"drift/{name}"]) == {0, 2, 4} for name in ("guidance", "texture", "updates"))
+    assert set(scalars["drift/departure"]) == {0, 2, 4}  # no loss curve is asked for between them
     assert set(scalars["drift/weights/unet"]) == {3}  # the module's own, not logged twice
 
 
@@ -280,6 +294,62 @@ def test_the_order_of_the_callbacks_does_not_matter(tiny_sd: str, trainer: Any, 
             (scalars, [fit.json(step) for step in (0, 2, 4)], state["zones"], state["base"]["settings"])
         )
     assert logs[0] == logs[1]
+
+
+# -- held-out photos ---------------------------------------------------------------------------------------
+
+
+def test_held_out_photos_are_measured_and_change_nothing(tiny_sd: str, trainer: Any, tmp_path: Path) -> None:
+    def fit(name: str, **options: Any) -> Fit:
+        data = InstanceImages("coffee", cache_dir=None, held_out=options.pop("held_out", 2))
+        drift = {"loss_every_n_steps": 1, "text_every_n_steps": 0}
+        options = {"grid_steps": "0,4", "drift": drift, "data": data} | options
+        return Fit(tiny_sd, trainer, tmp_path / name, **options)
+
+    whole = fit("whole")
+    scalars = whole.scalars()
+    for tag in CURVES["held_out"]:
+        assert set(scalars[f"drift/{tag}"]) == {0, 1, 2, 3, 4}
+    for tag in (*CURVES["trained"], "memorising", "departure"):
+        assert set(scalars[f"drift/{tag}"]) == {0, 2, 4}  # every second time, and at milestones
+    assert all(scalars[f"drift/{tag}"][0] == 1 for kind in KINDS for tag in (*CURVES[kind], "memorising"))
+    assert scalars["drift/memorising"][4] == pytest.approx(
+        scalars["drift/loss_held_out"][4] / scalars["drift/loss_trained"][4]
+    )
+    assert whole.json(0)["measures"]["held_out_loss"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert whole.json(4)["measures"]["held_out_loss"]["value"] == pytest.approx(
+        scalars["drift/held_out_loss"][4]
+    )
+    tags = {
+        tag.removesuffix("$")
+        for charts_of in charts(held_out=True).values()
+        for kind, drawn in charts_of.values()
+        for tag in drawn
+        if kind == "Multiline"
+    }
+    assert tags - set(scalars) <= {f"drift/weights/{part}" for part in ("unet", "text_encoder")}
+
+    without = fit("without", without=True)
+    assert_same_bits(read_checkpoint(whole.last), read_checkpoint(without.last))
+    resumed = fit("resumed", resume=whole.folder / "ckpt" / "step=00002.ckpt")
+    assert_same_bits(read_checkpoint(whole.last), read_checkpoint(resumed.last))
+    again = resumed.scalars()
+    for tag in (
+        *CURVES["trained"],
+        *CURVES["held_out"],
+        "memorising",
+        "departure",
+        "prompt_force",
+        "updates",
+    ):
+        later = {step: value for step, value in scalars[f"drift/{tag}"].items() if step > 2}
+        assert again[f"drift/{tag}"] == later
+    assert resumed.json(4) == whole.json(4)
+    ours, theirs = (
+        tensors(read_checkpoint(each.last)["callbacks"]["ClipDrift"]) for each in (whole, resumed)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 # -- resuming ----------------------------------------------------------------------------------------------
@@ -734,7 +804,9 @@ def test_a_frozen_text_encoder_is_not_measured(tiny_sd: str, trainer: Any, tmp_p
     settings = {"max_steps": 1, "callbacks": [drift, grid], "default_root_dir": tmp_path}
     trainer(**settings).fit(Frozen(tiny_sd), datamodule=InstanceImages("coffee", cache_dir=None))
     assert drift.reading is not None
-    assert set(drift.reading.explaining) == {"guidance", "sensitivity", "dc_accuracy"}
+    probed = {"guidance", "sensitivity", "dc_accuracy", "departure_language"}
+    asked = {"texture", "updates", "departure", "prompt_force", *CURVES["trained"]}
+    assert set(drift.reading.explaining) == probed | asked
 
 
 # -- two ranks ---------------------------------------------------------------------------------------------

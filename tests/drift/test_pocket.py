@@ -58,11 +58,11 @@ def module(name: str, model: StableDiffusion) -> DreamBooth:
 @cache
 def photo_base(name: str) -> PhotoBase:
     photos = instance_photos(InstanceImages(name, resolution=64, cache_dir=None))
-    return evaluator().photo_base({}, photos, module(name, pocket()), nullcontext)
+    return evaluator().photos.base({}, photos, [], module(name, pocket()), nullcontext)
 
 
 def photo_loss(model: StableDiffusion, name: str) -> Interval:
-    return evaluator().photo_loss(photo_base(name), module(name, model), nullcontext)
+    return evaluator().photos.loss(photo_base(name), module(name, model), nullcontext)
 
 
 def measure(model: StableDiffusion, name: str, now: Features | None = None) -> dict[str, Interval]:

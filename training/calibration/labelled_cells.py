@@ -234,7 +234,7 @@ class Drawing:
         keep(self.features(f"{name}_photos"), self.evaluator.features(squares, torch.device("cpu")).tensors())
         untrained = DreamBooth("pocket", f"a photo of sks {WORDS[name]}", weight_change_every_n_steps=0)
         untrained.configure_model()
-        before = self.evaluator.photo_base({}, squares, untrained, nullcontext)
+        before = self.evaluator.photos.base({}, squares, [], untrained, nullcontext)
         for rate, step in labelled(name):
             cell = cell_name(name, rate, step)
             weights = self.folder / "weights" / f"{cell}.safetensors"
@@ -243,7 +243,7 @@ class Drawing:
                 continue
             self.module.load_state_dict(load_file(weights))
             self.pictures(cell)
-            loss = self.evaluator.photo_loss(before, self.module, nullcontext)
+            loss = self.evaluator.photos.loss(before, self.module, nullcontext)
             interval = torch.tensor([loss.value, loss.low, loss.high], dtype=torch.float64)
             keep(known, {"photo_loss": interval})
             print(f"{cell}: drawn", flush=True)

@@ -67,7 +67,7 @@ class Evaluation:
             pictures = instance_photos(data)
             self.photos[name] = (
                 self.evaluator.features(pictures, torch.device("cpu")),
-                self.evaluator.photo_base({}, pictures, self.module, nullcontext),
+                self.evaluator.photos.base({}, pictures, [], self.module, nullcontext),
             )
 
     def features(self) -> Features:
@@ -88,7 +88,7 @@ class Evaluation:
             metric = DriftMetric(keys, self.evaluator.probes.roles, self.base, photos, self.texts, sync=False)
             metric.update(range(len(keys)), now)
             alone = metric.compute()
-            loss = self.evaluator.photo_loss(base, self.module, nullcontext)
+            loss = self.evaluator.photos.loss(base, self.module, nullcontext)
             both = judge(alone | {WITH_MODEL[0]: loss})
             results.append((judge(alone).zone, both.zone, loss.value))
         return results

@@ -74,6 +74,7 @@ def probe(
     latents: Tensor,
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     batch: Batch | None = None,
+    seen: list[Tensor] | None = None,
 ) -> dict[str, float]:
     """What prompts do to the denoiser's prediction, as plain energies; `relative` sets them against the base.
 
@@ -88,6 +89,7 @@ def probe(
         forward_context: Makes the context of the networks' calls, such as autocast.
         batch: How many prompts are asked together, where the caller keeps a size that fitted; None to begin
             with all.
+        seen: Takes the predictions with the prompts of each trial, float32 on the CPU, shape (p, c, h, w).
 
     Returns:
         ``guidance``: mean squared difference between the predictions with a prompt and with the empty one,
@@ -114,6 +116,8 @@ def probe(
         same, steps = noisy.to(dtype).expand(len(states), -1, -1, -1), timestep.expand(len(states))
         predicted = predictions(model, same, steps, states, forward_context, batch)
         prompted, empty = predicted[:-1], predicted[-1:]
+        if seen is not None:
+            seen.append(prompted.cpu())
         sums["guidance"] += float((prompted - empty).square().mean())
         sums["sensitivity"] += float(prompted.var(0, unbiased=False).mean())
         errors = (prompted - target).square().mean((1, 2, 3))

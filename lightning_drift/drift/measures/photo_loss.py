@@ -40,7 +40,6 @@ def shown(photos: int) -> list[int]:
     return [index * photos // most for index in range(most)]
 
 
-@torch.no_grad()
 def photo_errors(
     model: StableDiffusion,
     scheduler: Any,
@@ -67,19 +66,48 @@ def photo_errors(
         Mean squared error of the predicted noise, or velocity of a v-prediction model, over a latent's
         elements, at least 0; float64 on the CPU, shape (n, levels).
     """
+    return photo_predictions(model, scheduler, latents, input_ids, forward_context, batch)[0]
+
+
+@torch.no_grad()
+def photo_predictions(
+    model: StableDiffusion,
+    scheduler: Any,
+    latents: Tensor,
+    input_ids: Tensor,
+    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    batch: Batch | None = None,
+    numbers: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `photo_errors` gives, and the predictions themselves.
+
+    Args:
+        model: As for `photo_errors`.
+        scheduler: Likewise.
+        latents: Likewise.
+        input_ids: Likewise.
+        forward_context: Likewise.
+        batch: Likewise.
+        numbers: Which photos are shown together, one for each level, shape (n, levels); None to show each
+            photo at every level.
+
+    Returns:
+        The errors, shape (n, levels), and the predictions, float32 on the CPU, shape (n, levels, c, h, w).
+    """
     device, dtype = model.unet.device, model.unet.dtype
     with forward_context():
         states = model.text_encoder(input_ids.to(model.text_encoder.device))[0].to(dtype)
     steps = scheduler.config.num_train_timesteps
     timesteps = torch.tensor([round(level * steps) for level in NOISE_LEVELS], device=device)
-    batch, errors = batch or Batch(things="noise levels"), []
-    for number, latent in enumerate(latents):
+    batch, errors, found = batch or Batch(things="noise levels"), [], []
+    if numbers is None:
+        numbers = torch.arange(len(latents))[:, None].expand(-1, len(NOISE_LEVELS))
+    for photos in numbers.tolist():
         drawn = [
-            torch.randn(latent.shape, generator=generator(0, "photo loss", number, level))
-            for level in range(len(NOISE_LEVELS))
+            torch.randn(latents.shape[1:], generator=generator(0, "photo loss", photo, level))
+            for level, photo in enumerate(photos)
         ]
-        noise = torch.stack(drawn).to(device)
-        clean = latent.to(device).expand_as(noise)
+        clean, noise = latents[photos].to(device), torch.stack(drawn).to(device)
         noisy, target = scheduler.add_noise(clean, noise, timesteps), noise
         if scheduler.config.prediction_type == "v_prediction":
             target = scheduler.get_velocity(clean, noise, timesteps)
@@ -87,7 +115,8 @@ def photo_errors(
         condition = states.expand(len(noise), -1, -1)
         predicted = predictions(model, noisy.to(dtype), timesteps, condition, forward_context, batch)
         errors.append((predicted - target).square().mean((1, 2, 3)).double().cpu())
-    return torch.stack(errors)
+        found.append(predicted.cpu())
+    return torch.stack(errors), torch.stack(found)
 
 
 def photo_loss(base: Tensor, now: Tensor) -> Interval:
