@@ -133,8 +133,8 @@ def best_thresholds(labelled: Sequence[Labelled], begin: Thresholds) -> Threshol
 
     Border by border, and again until nothing is gained, all pairs of candidates are tried: halfway between
     neighbouring values of a measure whose labels lie on different sides of the border, and where the search
-    began. More labels met win; then labels missed by fewer zones; then fewer thresholds that have moved; then
-    the shorter way. So without gain a threshold stays, and the result is a function of the labels' multiset.
+    began. More labels met win; then fewer thresholds that have moved; then labels missed by fewer zones; then
+    the shorter way. So without one more label met no threshold moves, and the labels' order is nothing.
 
     Args:
         labelled: Labels; nothing moves where there are none.
@@ -150,8 +150,8 @@ def best_thresholds(labelled: Sequence[Labelled], begin: Thresholds) -> Threshol
         ]
         return (
             sum(map(bool, far)),
-            sum(far),
             len(_moved(thresholds, begin)),
+            sum(far),
             round(_way(thresholds, begin), 9),
             *thresholds.numbers().values(),
         )

@@ -71,6 +71,11 @@ def test_no_gain_moves_nothing() -> None:
     middle = next(label for label in said if label.zone == "dreaming")
     contradicted = [*said, Labelled(middle.measures, "cooked")]
     assert best_thresholds(contradicted, SHIPPED) == SHIPPED
+    # Nor does a label that could be missed by fewer zones only.
+    near = Labelled(along(0.4, random.Random(3)) | {"language": 0.8, "copy": 0.9}, "under-drifted")
+    assert zone_of(near.measures, SHIPPED) == "cooked"
+    worse = Labelled(along(0.4, random.Random(3)) | {"language": 0.2, "pull": 0.1}, "dreaming")
+    assert best_thresholds([*said, near, worse], SHIPPED) == SHIPPED
 
 
 def test_the_smallest_move_wins_and_it_lies_between_the_labels() -> None:
