@@ -112,7 +112,8 @@ def _soup(
     parts = {part: made.weights[part] for part in TRAINED}
     measures = evaluator.measure(parts, f"the soup of step {step}", pictures.update)
     verdict = judge(measures, evaluator.thresholds)
-    reading = Reading(step, measures, verdict, "", {}, {}, evaluator.thresholds, evaluator.clip.name)
+    clip_name, eye = evaluator.clip.name, evaluator.eye.name if evaluator.eye else None
+    reading = Reading(step, measures, verdict, "", {}, {}, evaluator.thresholds, clip_name, eye)
     _write(place, {**runs[0].config, "seed_everything": None, "soup": seeds}, reading, pictures)
     reading.save(told)
     return reading
