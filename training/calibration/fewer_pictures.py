@@ -97,7 +97,7 @@ def choices() -> list[Choice]:
     found |= {
         Choice(50, dream_seeds, steps, 4, solver)
         for solver in SOLVERS
-        for steps in (6, 5, 4)
+        for steps in (8, 6, 5, 4)
         for dream_seeds in (4, 2)
     }
     return sorted(found - {TODAY}, key=lambda c: (c.language_solver == "ddim", c), reverse=True)
