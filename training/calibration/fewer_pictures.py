@@ -37,10 +37,12 @@ from training.calibration.labelled_cells import (
     WORDS,
     Cell,
     Measures,
+    Way,
     cell_name,
     labelled_cells,
     probes,
 )
+from training.calibration.solvers import SOLVERS
 from training.command_line import command_parser, run_command, use_threads
 
 WIDTHS = ("language", "drift_prompt", "tilt", "spread", "pull", "aim", "likeness")
@@ -48,18 +50,23 @@ WIDTHS = ("language", "drift_prompt", "tilt", "spread", "pull", "aim", "likeness
 
 
 class Choice(NamedTuple):
-    """How a milestone's measured pictures are made; without dream seeds the language prompts alone are."""
+    """How a milestone's measured pictures are made; without dream seeds the language prompts alone are.
+
+    The dream is always drawn by DDIM.
+    """
 
     dream_steps: int
     dream_seeds: int
     language_steps: int
     language_seeds: int
+    language_solver: str = "ddim"
 
     @property
     def parts(self) -> dict[str, tuple[Role, int]]:
         """The group and the number of its seeds, by the name of the pictures' files."""
         parts: dict[str, tuple[Role, int]] = {}
-        parts[f"language_{self.language_steps}"] = "language", self.language_seeds
+        way = Way(self.language_steps, self.language_solver)
+        parts[f"language_{way}"] = "language", self.language_seeds
         if self.dream_seeds:
             parts[f"dream_{self.dream_steps}"] = "dream", self.dream_seeds
         return parts
@@ -75,7 +82,11 @@ TODAY = Choice(50, 8, 50, 4)
 
 
 def choices() -> list[Choice]:
-    """What is judged beside `TODAY`: the dream at its own 50 steps or at those of the language prompts."""
+    """What is judged beside `TODAY`.
+
+    The dream has its own 50 steps or those of the language prompts; other samplers draw the language prompts
+    with the fewest steps only.
+    """
     found = {
         Choice(dream_steps if dream_seeds else 0, dream_seeds, steps, seeds)
         for steps in (50, 20, 10, 8, 6)
@@ -83,7 +94,13 @@ def choices() -> list[Choice]:
         for dream_seeds in (8, 4, 2, 0)
         for dream_steps in (50, steps)
     }
-    return sorted(found - {TODAY}, reverse=True)
+    found |= {
+        Choice(50, dream_seeds, steps, 4, solver)
+        for solver in SOLVERS
+        for steps in (8, 6, 5, 4)
+        for dream_seeds in (4, 2)
+    }
+    return sorted(found - {TODAY}, key=lambda c: (c.language_solver == "ddim", c), reverse=True)
 
 
 class Measured:
@@ -232,7 +249,7 @@ def table(measured: Measured) -> list[dict[str, Any]]:
                 for shift in (1, 2, 3)
             ]
             rows.append(row_of(choice, group, cells, readings, others))
-            print(*list(rows[-1].values())[:14], flush=True)
+            print(*list(rows[-1].values())[:15], flush=True)
     return rows
 
 

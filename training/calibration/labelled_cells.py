@@ -8,8 +8,9 @@
 grid, and keeps the weights of every labelled step, 24 MB each. ``draw`` makes from them the pictures that the
 packaged configuration measures, once for each number of sampling steps, and keeps their features: what
 `training.calibration.fewer_pictures` judges. ``--language 50 10`` draws the language prompts as the
-labelled cells had them too, which takes longest. Both go on where they were stopped, compute on one thread,
-and take ``--sets`` so that processes can share the work. What is not fitted yet is passed over by ``draw``.
+labelled cells had them too, which takes longest; ``--language dpmpp_2m:4`` draws them by another sampler, one
+of `training.calibration.solvers`. Both go on where they were stopped, compute on one thread, and take
+``--sets`` so that processes can share the work. What is not fitted yet is passed over by ``draw``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -40,6 +42,7 @@ from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.photos.instance_images import InstanceImages
 from lightning_drift.stable_diffusion.sampling import Sampling, dream_all
 from training.calibration import pocket_corridor
+from training.calibration.solvers import SOLVERS, dream_by
 from training.command_line import command_parser, run_command, use_threads
 
 Measures = Mapping[str, Interval]
@@ -53,6 +56,30 @@ SEEDS = {"dream": 8, "language": 4}
 
 STEPS = {"dream": (50, 10), "language": (10, 8, 6)}
 """Sampling steps of each group, in the order in which its pictures are drawn."""
+
+
+class Way(NamedTuple):
+    """How pictures are drawn: sampling steps, and one of ``SOLVERS`` if it is not the package's DDIM."""
+
+    steps: int
+    solver: str = "ddim"
+
+    def __str__(self) -> str:
+        """What files of such pictures are called."""
+        return str(self.steps) if self.solver == "ddim" else f"{self.solver}_{self.steps}"
+
+    @classmethod
+    def read(cls, text: str) -> Way:
+        """From steps, such as 10, or a sampler and steps, such as dpmpp_2m:4.
+
+        Raises:
+            argparse.ArgumentTypeError: It is neither.
+        """
+        solver, _, steps = text.rpartition(":")
+        if not steps.isdecimal() or solver not in ("", *SOLVERS):
+            names = ", ".join(SOLVERS)
+            raise argparse.ArgumentTypeError(f"{text!r} is not steps, nor one of {names}, a colon and steps")
+        return cls(int(steps), solver or "ddim")
 
 
 @dataclass
@@ -188,11 +215,11 @@ class Drawing:
 
     Args:
         folder: Where the weights lie and the features go.
-        steps: Sampling steps to draw each group with.
+        ways: How to draw each group.
     """
 
-    def __init__(self, folder: Path, steps: Mapping[str, Sequence[int]]) -> None:
-        self.folder, self.steps, self.probes = folder, steps, probes()
+    def __init__(self, folder: Path, ways: Mapping[str, Sequence[Way]]) -> None:
+        self.folder, self.ways, self.probes = folder, ways, probes()
         self.evaluator = DriftEvaluator(self.probes, "pocket", Thresholds(), False)
         self.module = DreamBooth("pocket", weight_change_every_n_steps=0)
         self.module.configure_model()
@@ -205,25 +232,26 @@ class Drawing:
         """The file of that name's features."""
         return self.folder / "features" / f"{name}.safetensors"
 
-    def files(self, cell: str) -> dict[Path, tuple[str, int]]:
-        """The files of a cell's pictures, with the group and the sampling steps."""
+    def files(self, cell: str) -> dict[Path, tuple[str, Way]]:
+        """The files of a cell's pictures, with the group and how it is drawn."""
         return {
-            self.features(f"{cell}_{role}_{count}"): (role, count)
-            for role, counts in self.steps.items()
-            for count in counts
+            self.features(f"{cell}_{role}_{way}"): (role, way)
+            for role, ways in self.ways.items()
+            for way in ways
         }
 
     def pictures(self, cell: str) -> None:
         """Keep the features of what the module draws now, where they are not there yet."""
         assert self.module.stable_diffusion is not None
-        for file, (role, count) in self.files(cell).items():
+        for file, (role, way) in self.files(cell).items():
             if file.exists():
                 continue
             keys = [key for key in self.probes.keys if self.probes.roles[key[0]] == role]
             sampling = Sampling(
-                num_inference_steps=count, batch_size=32
+                num_inference_steps=way.steps, batch_size=32
             )  # rounds otherwise than 8, which fits have
-            drawn = dream_all(self.module.stable_diffusion, keys, sampling)
+            draw = dream_all if way.solver == "ddim" else partial(dream_by, way.solver)
+            drawn = draw(self.module.stable_diffusion, keys, sampling)
             keep(file, self.evaluator.features(drawn, torch.device("cpu")).tensors())
 
     def photo_set(self, name: str, photos: Path) -> None:
@@ -262,8 +290,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     fits.add_argument("--rates", nargs="+", help="learning rates, as the labels write them; default: all")
     fits.add_argument("--until", type=int, help="leave out what comes after this step")
     for role, steps in STEPS.items():
-        what = f"sampling steps of the {role} group"
-        own.add_argument(f"--{role}", nargs="*", type=int, default=[*steps], help=what)
+        what = f"sampling steps of the {role} group, after a sampler's name and a colon if it is not DDIM"
+        own.add_argument(f"--{role}", nargs="*", type=Way.read, default=[*map(Way, steps)], help=what)
     return parser.parse_args(argv)
 
 

@@ -22,9 +22,8 @@ def test_a_cell_is_fitted_drawn_and_judged(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(labelled_cells, "probes", few_probes)
     monkeypatch.setattr(fewer_pictures, "probes", few_probes)
     monkeypatch.setattr(fewer_pictures, "TODAY", Choice(1, 8, 1, 4))
-    monkeypatch.setattr(
-        fewer_pictures, "choices", lambda: [Choice(1, 8, 1, 3), Choice(0, 0, 1, 2), Choice(9, 2, 1, 2)]
-    )
+    few = [Choice(1, 8, 1, 3), Choice(0, 0, 1, 2), Choice(9, 2, 1, 2), Choice(1, 8, 2, 4, "ddim_trailing")]
+    monkeypatch.setattr(fewer_pictures, "choices", lambda: few)
     labelled = dict.fromkeys(DECIDING, Interval(0.5, 0.25, 0.75))
     cells = [
         Cell("c1", "coffee", "", 0, ["under-drifted"], labelled),
@@ -33,12 +32,12 @@ def test_a_cell_is_fitted_drawn_and_judged(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(fewer_pictures, "labelled_cells", lambda name: cells if name == "coffee" else [])
     where = [str(tmp_path / "cells"), "--sets", "coffee"]
     labelled_cells.main(["fit", *where])
-    labelled_cells.main(["draw", *where, "--dream", "1", "--language", "1"])
+    labelled_cells.main(["draw", *where, "--dream", "1", "--language", "1", "ddim_trailing:2"])
     fewer_pictures.main(["table", str(tmp_path / "cells"), "--to", str(tmp_path)])
     fewer_pictures.main(["choose", str(tmp_path / "cells"), "1", "2", "1", "3", "--to", str(tmp_path)])
 
     with (tmp_path / "fewer_pictures.csv").open(newline="") as file:
-        today, all_of_them, two_seeds = csv.DictReader(file)  # nothing was drawn with 9 steps
+        today, all_of_them, two_seeds, solved = csv.DictReader(file)  # nothing was drawn with 9 steps
     assert [today[name] for name in ("sets", "cells", "cost", "others_first")] == [
         "bundled",
         "2",
@@ -47,6 +46,7 @@ def test_a_cell_is_fitted_drawn_and_judged(tmp_path: Path, monkeypatch: pytest.M
     ]
     assert today["width_tilt"] == "1.00"
     assert two_seeds["cost"] == f"{16 / 40:.3f}"
+    assert (today["language_solver"], solved["language_solver"]) == ("ddim", "ddim_trailing")
     assert {row["first"] for row in (all_of_them, two_seeds)} <= {"0", "1", "2"}
     with (tmp_path / "fewer_pictures_cells.csv").open(newline="") as file:
         base, fitted = csv.DictReader(file)
