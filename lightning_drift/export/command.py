@@ -68,9 +68,9 @@ def export(
         base: The base pipeline, if it no longer lies where the checkpoint says.
         drift: Export the weights W0 + drift (W - W0), where W are the model's and W0 its base's: 0 is the
             base, 1 the model, and up to 1.5 it goes on in the same direction. ``unet=1,text_encoder=0.5``
-            turns each part by itself; one that is left out stays at 1. ``auto`` finds the largest drift at
-            which the probe pictures of a fit with ClipDrift are still dreaming, and reports what it
-            measured.
+            turns each part by itself; one that is left out stays at 1. ``auto`` finds the drift at which
+            the probe pictures of a fit with ClipDrift are still dreaming and have most of the photos, for
+            both parts and for each, and reports what it measured.
         clip: The CLIP that measures for ``--drift auto`` and ``--measure``: the same as the fit's
             clip_drift.clip. By default ``pocket`` for the embedded model and else
             openai/clip-vit-large-patch14.

@@ -9,6 +9,7 @@ tried, and judged as the fit judged its milestones; what they are compared with 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError
@@ -52,6 +53,11 @@ class Attempt:
         """How far its pictures went towards the photos."""
         return self.measures["pull"].value
 
+    @property
+    def language(self) -> float:
+        """How well prompts find their pictures."""
+        return self.measures["language"].value
+
 
 @dataclass
 class Search:
@@ -90,24 +96,42 @@ class Search:
         """What each part gives back, and which drift was chosen, in sentences."""
         if not self.kept:
             return []
-        told = []
+        told = [f"One dial for both gives {self._at(self.single)}."]
         for part, drift in self.kept.items():
             name = _NAMES[part]
             if drift is None:
                 told.append(f"With the {name} kept, nothing that was tried dreams.")
             else:
-                told.append(f"With the {name} kept it dreams up to {dial_title(drift)}: {self._at(drift)}.")
-        told.append(f"One dial for both gives {self._at(self.single)}.")
+                one_dial = self._measured(drift).pull - self.gain(drift)
+                told.append(
+                    f"With the {name} kept it dreams up to {dial_title(drift)}: {self._at(drift)}; one dial "
+                    f"has a pull of {one_dial:.2f} at that language."
+                )
         told.append(
-            f"{dial_title(self.drift)} was chosen, which has the largest pull towards the photos of these; "
+            f"{dial_title(self.drift)} was chosen, which pulls most towards the photos for its language; "
             f"{len(self.attempts)} drifts were rendered."
         )
         return [" ".join(told)]
 
     def _at(self, drift: Drift) -> str:
-        measures = next(a.measures for a in self.attempts if a.drift == drift)
+        measures = self._measured(drift).measures
         loss = f", loss on the photos {measures['photo_loss'].value:.2f}" if "photo_loss" in measures else ""
         return f"pull {measures['pull'].value:.2f}, language {measures['language'].value:.2f}{loss}"
+
+    def _measured(self, drift: Drift) -> Attempt:
+        return next(attempt for attempt in self.attempts if attempt.drift == drift)
+
+    def gain(self, drift: Drift) -> float:
+        """How much more a drift pulls towards the photos than one dial for both at the same language.
+
+        Between the drifts of the whole model that were measured, and the base, its pull is taken to be linear
+        in its language. So it does not matter how near the end of dreaming each of two drifts lies.
+        """
+        whole = [attempt for attempt in self.attempts if not isinstance(attempt.drift, PartDrifts)]
+        points = sorted([(1.0, 0.0), *((attempt.language, attempt.pull) for attempt in whole)])
+        languages, pulls = ([point[side] for point in points] for side in (0, 1))
+        own = self._measured(drift)
+        return own.pull - float(np.interp(own.language, languages, pulls))
 
 
 _NAMES = {"unet": "UNet", "text_encoder": "text encoder"}
@@ -162,9 +186,9 @@ def largest_dreaming(zone: Callable[[float], str]) -> float:
 def search(opened: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> Search:
     """Find the drift at which a checkpoint of a fit with ClipDrift still dreams, and has most of the photos.
 
-    Of the largest drift of the whole model and the farthest that keep one part, it is the one with the
-    largest pull. A model that dreams as it is is not searched by part. Each drift that is tried is reported
-    in a line. Computes on a CUDA device if there is one.
+    Of the largest drift of the whole model and the farthest that keep one part, it is the one that pulls most
+    towards the photos for its language (`Search.gain`). A model that dreams as it is is not searched by part.
+    Each drift that is tried is reported in a line. Computes on a CUDA device if there is one.
 
     Args:
         opened: The checkpoint.
@@ -199,7 +223,7 @@ def search(opened: OpenedPipeline, base: OpenedPipeline, clip: str | None) -> Se
 
         outcome.kept = _keeping_parts(place, outcome)
         dreaming = [outcome.single, *(drift for drift in outcome.kept.values() if drift is not None)]
-        outcome.drift = max(dreaming, key=lambda drift: known[drift].pull)
+        outcome.drift = max(dreaming, key=outcome.gain)
     return outcome
 
 

@@ -53,7 +53,7 @@ def check_trainer(module: "DreamBooth", trainer: Any, stage: str) -> None:
     data: Any = getattr(trainer, "datamodule", None)
     if stage == "fit" and module.latents_mode == "cached" and not hasattr(data, "encode"):
         raise UserError("DreamBooth learns photos; give it lightning_drift.InstanceImages", "data")
-    if module.train_text_encoder_steps is not None and trainer.world_size > 1:
+    if stage == "fit" and module.train_text_encoder_steps is not None and trainer.world_size > 1:
         raise UserError(
             f"there are {trainer.world_size} devices, which exchange the gradients of all weights at every "
             "step; the text encoder can stop on one device alone",

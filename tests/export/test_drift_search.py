@@ -26,11 +26,12 @@ from lightning_drift.export.drift_search import (
     PARTS_PRECISION,
     PRECISION,
     Attempt,
+    Search,
     largest_dreaming,
     search,
 )
 from lightning_drift.export.part_search import with_parts
-from lightning_drift.stable_diffusion.drift_dial import PartDrifts
+from lightning_drift.stable_diffusion.drift_dial import PartDrifts, dial_title
 from lightning_drift.stable_diffusion.interpolation import base_of
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion, open_pipeline
 from lightning_drift.sweep.data import Sweep
@@ -196,13 +197,29 @@ def test_parts_are_kept_where_that_pulls_more(checkpoint: Path, monkeypatch: Any
     assert outcome.kept == {"unet": PartDrifts(1.0, 0.0), "text_encoder": PartDrifts(0.0, 1.0)}
     pulls = {attempt.drift: attempt.pull for attempt in outcome.attempts}
     assert len(pulls) == len(outcome.attempts) == 5
-    assert outcome.drift == max((0.25, *outcome.kept.values()), key=pulls.__getitem__) == PartDrifts(1.0, 0.0)
+    assert outcome.gain(0.25) == outcome.gain(1) == 0  # they are the one dial's own
+    assert outcome.drift == max((0.25, *outcome.kept.values()), key=outcome.gain)
     assert "With the UNet kept it dreams up to unet 1, text encoder 0: pull " in outcome.markdown
     assert "One dial for both gives pull " in outcome.markdown
-    assert "unet 1, text encoder 0 was chosen" in outcome.markdown
+    assert f"{dial_title(outcome.drift)} was chosen" in outcome.markdown
     assert "5 drifts were rendered" in outcome.markdown
     # Each part is the one of the model as trained or the base's: so is what is measured.
     assert pulls[PartDrifts(1.0, 0.0)] > pulls[PartDrifts(0.0, 1.0)]
+
+
+def test_a_drift_is_compared_with_one_dial_at_its_language() -> None:
+    def attempt(drift: Any, language: float, pull: float) -> Attempt:
+        measures = {
+            name: Interval(value, value, value) for name, value in (("language", language), ("pull", pull))
+        }
+        return Attempt(drift, measures, Verdict("dreaming", None, None, ""))
+
+    parts = PartDrifts(1.0, 0.0)
+    outcome = Search(0.5, [attempt(1.0, 0.2, 0.6), attempt(0.5, 0.8, 0.2), attempt(parts, 0.9, 0.15)])
+    assert outcome.gain(0.5) == outcome.gain(1.0) == 0
+    assert outcome.gain(parts) == pytest.approx(0.05)  # halfway from the base: 0.1
+    outcome.attempts[2] = attempt(parts, 0.5, 0.3)
+    assert outcome.gain(parts) == pytest.approx(-0.1)
 
 
 @pytest.mark.parametrize(
