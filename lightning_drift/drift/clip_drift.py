@@ -131,16 +131,16 @@ class ClipDrift(Callback):
         # Pictures are encoded too, which takes what decoding them takes.
         measures = partial(rehearse_step, pictures=together, sampling=Sampling(guidance_scale=1.0))
         phases = [Phase("measures", measures, times=asked / together)]
-        if self.loss_every_n_steps and looked_at:
-            curve = partial(rehearse_step, pictures=levels, sampling=Sampling(guidance_scale=1.0))
-            times = 1.5 if held_out else 1  # trained photos every second time
-            phases.append(Phase("loss curve", curve, times=times, every=self.loss_every_n_steps))
         if clip is not None:
             seen = sum(
                 len(grid.groups[name].keys) for name in (self.dream, self.language) if name in grid.groups
             )
             embed = partial(rehearse_clip, clip, VIT_L_CONFIG, TOGETHER)
             phases.append(Phase("CLIP", lambda *_: embed(), moves=True, times=seen / TOGETHER))
+        if self.loss_every_n_steps and looked_at:
+            curve = partial(rehearse_step, pictures=levels, sampling=Sampling(guidance_scale=1.0))
+            times = 1.5 if held_out else 1  # trained photos every second time
+            phases.append(Phase("loss curve", curve, times=times, every=self.loss_every_n_steps))
         return phases
 
     def to_fetch(self) -> dict[str, int | None]:
