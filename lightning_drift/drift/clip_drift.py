@@ -130,12 +130,13 @@ class ClipDrift(Callback):
         # Pictures are encoded too, which takes what decoding them takes.
         measures = partial(rehearse_step, pictures=together, sampling=Sampling(guidance_scale=1.0))
         phases = [Phase("measures", measures, times=asked / together)]
+        seen = sum(len(grid.groups[name].keys) for name in (self.dream, self.language) if name in grid.groups)
+        phases += self._judges.phases(seen)
         if self.loss_every_n_steps and looked_at:
             curve = partial(rehearse_step, pictures=levels, sampling=Sampling(guidance_scale=1.0))
             times = 1.5 if held_out else 1  # trained photos every second time
             phases.append(Phase("loss curve", curve, times=times, every=self.loss_every_n_steps))
-        seen = sum(len(grid.groups[name].keys) for name in (self.dream, self.language) if name in grid.groups)
-        return phases + self._judges.phases(seen)
+        return phases
 
     def to_fetch(self) -> dict[str, int | None]:
         """What embeds, if it is to be downloaded, with its bytes where they are known; reaches no hub."""

@@ -145,7 +145,8 @@ DESCRIPTIONS = (
     Description(
         "drift/prompt_force",
         "force of the instance prompt",
-        "What the instance prompt asks of pure noise; base 1. Far above it, a photo may be known by heart.",
+        "What the instance prompt asks of pure noise; base 1. Large models show by it what they know by "
+        "heart; the pocket mostly does not.",
     ),
     Description(
         "drift/texture",

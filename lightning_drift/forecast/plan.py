@@ -151,12 +151,16 @@ class FitPlan:
             return f"{between / (between + steps):.0%}"
 
         unit, name = (1e15, "PFLOP") if steps >= 1e15 else (1e12, "TFLOP")
-        parts = (f"steps {steps / unit:.2f} {name}", f"grids {pictures * grids / unit:.2f}")
+        parts = (
+            f"steps {steps / unit:.2f} {name}",
+            f"grids {pictures * grids / unit:.2f}",
+            f"measures {others / unit:.2f}",
+        )
         measured = others / (steps + pictures * grids + others)
         whole = f"{share(grids)} is not training"
         if 0 in self.grids:
             whole += f", {share(grids - 1)} where the base's pictures are on disk"
-        return f"{', '.join(parts)}, measures {others / unit:.2f} ({measured:.1%} of all): {whole} (counted)"
+        return f"{', '.join(parts)}: {whole} (counted; measures are {measured:.1%})"
 
     def _time(self) -> str:
         if self.times is None:

@@ -185,11 +185,12 @@ def rehearse(
             with torch.no_grad(), eval_mode(twin.unet, twin.text_encoder), CudaAutocast(scene.device):
                 # The autoencoder is on the device for that long only.
                 phase.run(replace(model, vae=deepcopy(model.vae)), scene.forward_context)
-            told.peaks[phase.name], told.work[phase.name] = ledger.peak(begin), ledger.work[begun:]
-            told.movable |= {phase.name} if phase.moves else set()
-            told.times[phase.name] = phase.times
-            if phase.every:
+            told.work[phase.name], told.times[phase.name] = ledger.work[begun:], phase.times
+            if phase.every:  # a part of what is done at milestones, so never the peak
                 told.every[phase.name] = phase.every
+                continue
+            told.peaks[phase.name] = ledger.peak(begin)
+            told.movable |= {phase.name} if phase.moves else set()
     return told
 
 

@@ -38,6 +38,7 @@ def test_fit_says_what_will_run_and_writes_nothing(tmp_path: Path, capsys: Any) 
         r"grids +38 pictures at 0, 8; 4 of 50 steps, 34 of 10 steps, guidance 3, 7 together",
         r"checkpoints +4, 8; last.ckpt every 200 steps",
         r"work +steps 0\.\d\d TFLOP, grids [\d.]+, measures [\d.]+: \d+% is not training, .* on disk .*",
+        r"work .*\(counted; measures are \d\d?\.\d%\)",
         r"time +steps about \d+ \w+, grids about .* \(timed on this CPU with random weights\)",
         r"disk +checkpoints take up to 199\.46 MiB, .* are free in tb_logs/coffee/lr4e-5_000/checkpoints",
         r" +photos +step +grids +decoding +measures +CLIP",
