@@ -1,6 +1,6 @@
 """All that a graphics card says of a fit, in one command: at most ten minutes, and no model is downloaded.
 
-    .venv/bin/python scripts/benchmark_gpu.py > card.txt
+    .venv/bin/python scripts/benchmark_gpu.py
 
 It writes SD v1.5 and CLIP ViT-L/14 with random weights (3 GB) once, and then runs in turn:
 

@@ -22,7 +22,8 @@ from lightning_drift.drift.log import Reading, describe_run, log_reading, log_sc
 from lightning_drift.drift.measures.departure import SEEDS as FIRST_STEPS
 from lightning_drift.drift.measures.language_probe import FORWARDS as PROBE_FORWARDS
 from lightning_drift.drift.measures.language_probe import trials
-from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS, shown
+from lightning_drift.drift.measures.noise_levels import NOISE_LEVELS
+from lightning_drift.drift.measures.photo_loss import shown
 from lightning_drift.drift.photo_evaluator import MOST_HELD_OUT
 from lightning_drift.drift.probes import find_probes
 from lightning_drift.drift.references import References

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lightning_drift.drift.measures.loss_curve import level_tag
+from lightning_drift.drift.measures.noise_levels import level_tag
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL
 
 

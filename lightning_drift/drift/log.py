@@ -14,8 +14,8 @@ from torch.utils.tensorboard.summary import hparams
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.drift.measures.intervals import Interval
-from lightning_drift.drift.measures.loss_curve import KINDS, level_tag
-from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS
+from lightning_drift.drift.measures.loss_curve import KINDS
+from lightning_drift.drift.measures.noise_levels import NOISE_LEVELS, level_tag
 from lightning_drift.drift.metric import MEASURES
 from lightning_drift.drift.verdict import WITH_MODEL, ZONES, Thresholds, Verdict, provenance
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from lightning_drift.forecast.remembered import Remembered, tensors_of
 
 ROUNDING = 512
 """CUDA's allocator hands out multiples of so many bytes."""
@@ -69,6 +70,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._events: list[int] = []  # n + 1 for the birth of storage n, -(n + 1) for its death
         self._known: dict[int, int] = {}  # living storages, by address of their implementation
         self._lasting: set[int] = set()
+        self._remembered = Remembered()
 
     def see(self, tensor: Tensor, part: str | None = None) -> None:
         """Count a tensor's storage from now on, if it is new, and say what it is for."""
@@ -115,9 +117,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and look at what it makes."""
-        out = func(*args, **(kwargs or {}))
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        kwargs = kwargs or {}
+        out = self._remembered(func, args, kwargs)
+        given, made = [*tensors_of((args, [*kwargs.values()]))], [*tensors_of(out)]
         known = {tensor.untyped_storage()._cdata for tensor in given}  # views and updates make nothing
         from_weight = (
             func is _CAST and self.part_of(given[0]) == "weights" and torch.is_autocast_enabled("cpu")
@@ -129,7 +131,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._pass(update_scratch(given[0].numel()))
         if not func.is_view and func not in _IDLE:
             counted = flop_registry.get(func._overloadpacket)
-            flop = counted(*args, **(kwargs or {}), out_val=out) if counted else 0
+            flop = counted(*args, **kwargs, out_val=out) if counted else 0
             moved = sum(tensor.numel() * tensor.element_size() for tensor in (*given, *made))
             self.work.append((flop, moved))
         return out

@@ -409,7 +409,8 @@ def test_a_run_named_by_a_number_is_in_the_folder_that_lightning_gives_it(capsys
     status, _, err = say(capsys, "fit", "-c", config, "--ckpt_path", "last", "--trainer.max_steps=2")
     assert status == 0, err
     assert "going on at step 1 in tb_logs/coffee/version_3" in err
-    words = ("-c", config, name, "0", "--ckpt_path", "last", "--seed_grid.num_inference_steps=1")
+    groups = "--seed_grid.groups={dream: {prompts: a, seeds: 0-1}, language: {prompts: [b, c], seeds: 0-1}}"
+    words = ("-c", config, name, "0", "--ckpt_path", "last", "--seed_grid.num_inference_steps=1", groups)
     status, out, err = say(capsys, "validate", *words)
     assert status == 0, err
     assert "The grids are in tb_logs/coffee/version_0/validate" in out

@@ -32,8 +32,8 @@ from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.drift.log import COMPARED, charts
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.drift.measures.language_probe import FORWARDS, probe, relative, trials
-from lightning_drift.drift.measures.loss_curve import KINDS, level_tag
-from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS
+from lightning_drift.drift.measures.loss_curve import KINDS
+from lightning_drift.drift.measures.noise_levels import NOISE_LEVELS, level_tag
 from lightning_drift.drift.measures.text_similarity import similarity, structure
 from lightning_drift.drift.metric import MEASURES, WITHOUT_CLIP
 from lightning_drift.drift.probes import find_probes, instance_photos

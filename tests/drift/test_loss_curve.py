@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.drift.measures.loss_curve import KINDS, level_tag, loss_curves, of_curve, on_curve
-from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS
+from lightning_drift.drift.measures.loss_curve import KINDS, loss_curves, of_curve, on_curve
+from lightning_drift.drift.measures.noise_levels import NOISE_LEVELS, level_tag
 from lightning_drift.drift.photo_base import PhotoBase, photo_settings
 from lightning_drift.drift.photo_evaluator import MOST_HELD_OUT, PhotoEvaluator
 from lightning_drift.fit.dreambooth import DreamBooth

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.rng import generator
-from lightning_drift.drift.measures.photo_loss import FORWARDS, NOISE_LEVELS, photo_errors, photo_loss, shown
+from lightning_drift.drift.measures.noise_levels import NOISE_LEVELS
+from lightning_drift.drift.measures.photo_loss import FORWARDS, photo_errors, photo_loss, shown
 from lightning_drift.drift.photo_base import PhotoBase, photos_hash
 from lightning_drift.drift.state import DriftState
 from lightning_drift.fit.dreambooth import DreamBooth

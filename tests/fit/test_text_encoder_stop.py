@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import bitsandbytes
 import pytest
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.text import duration
+from lightning_drift.corridor.read import CorridorTable, RecordedRun
 from lightning_drift.corridor.recipe import options
 from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
@@ -243,15 +244,8 @@ def test_a_rehearsal_tells_what_a_step_after_the_stop_computes(tiny_sd: str) -> 
     ],
 )
 def test_a_corridors_page_tells_it(model: dict[str, Any], told: str) -> None:
-    class Table:
-        class Run:
-            config: ClassVar = {"model": {"init_args": model}}
-            label = "2e-6"
-
-        runs: ClassVar = [Run]
-        steps: ClassVar = [400]
-
-    assert options(Table())["text encoder"] == told  # type: ignore[arg-type]
+    run = RecordedRun("run", Path("run"), 2e-6, {"model": {"init_args": model}})
+    assert options(CorridorTable(Path(), "coffee", [run], [400], {}))["text encoder"] == told
 
 
 def test_its_learning_rate_is_logged_as_0_from_the_stop_on(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_drift.drift.measures.photo_loss import NOISE_LEVELS
+from lightning_drift.drift.measures.noise_levels import NOISE_LEVELS, level_tag
 
 KINDS = ("trained", "held_out")
 _FLOOR = 1e-12
@@ -28,15 +28,6 @@ def on_curve(photos: int) -> Tensor:
 def of_curve(values: Tensor) -> Tensor:
     """What the curve takes of values of each photo and level: shape (n, levels, ...) to (levels, ...)."""
     return values[on_curve(len(values))[0], torch.arange(values.shape[1])]
-
-
-def level_tag(kind: str, level: float) -> str:
-    """The tag of a curve of one noise level.
-
-    >>> level_tag("trained", 0.25)
-    'loss_trained_25'
-    """
-    return f"loss_{kind}_{round(100 * level)}"
 
 
 def loss_curves(base: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, float]:

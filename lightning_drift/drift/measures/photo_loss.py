@@ -16,16 +16,13 @@ from torch import Tensor
 from lightning_drift.common.halving import Batch
 from lightning_drift.common.rng import generator
 from lightning_drift.drift.measures.intervals import Interval, SeedDraws
+from lightning_drift.drift.measures.noise_levels import NOISE_LEVELS
 from lightning_drift.drift.measures.predictions import predictions
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 
 FORWARDS = 40
 """UNet forwards of one latent that a measurement may take."""
 
-NOISE_LEVELS = (0.25, 0.35, 0.55, 0.75)
-"""Shares of the training timesteps. On the pocket a fit lowers the loss most between 0.2 and 0.5. Random
-changes raise it most above 0.65, but above 0.85 steep fits raise it too. Levels of little noise tell fits and
-random changes apart least."""
 
 _FLOOR = 1e-12
 
