@@ -1,4 +1,4 @@
-"""What is remembered of an operation is what PyTorch says again, and views and numbers are never remembered."""
+"""What is remembered of an operation is what PyTorch says again; views and numbers are never remembered."""
 
 import torch
 
