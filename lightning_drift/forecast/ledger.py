@@ -61,6 +61,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         work: For each operation that computes: arithmetic in FLOP, and bytes read and written.
     """
 
+    _remembered = Remembered()  # of all ledgers: memory modes repeat each other's operations
+
     def __init__(self, device: str = "meta", rounding: int = ROUNDING, cpu: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.rounding, self.cpu = device, rounding, cpu
@@ -70,7 +72,6 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._events: list[int] = []  # n + 1 for the birth of storage n, -(n + 1) for its death
         self._known: dict[int, int] = {}  # living storages, by address of their implementation
         self._lasting: set[int] = set()
-        self._remembered = Remembered()
 
     def see(self, tensor: Tensor, part: str | None = None) -> None:
         """Count a tensor's storage from now on, if it is new, and say what it is for."""

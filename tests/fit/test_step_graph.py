@@ -11,6 +11,7 @@ import bitsandbytes
 import pytest
 import torch
 from helpers.grids import GridHistory
+from helpers.replays import run_again
 from helpers.stand_ins import Latents
 from lightning.pytorch.plugins import MixedPrecision
 
@@ -59,24 +60,10 @@ class Replayed(Eager):
 
     def record(self, step: Callable[[], None], free: Callable[[], None]) -> Callable[[], None]:
         type(self).captures += 1
-        step()
-        parameters = [p for p in self.parameters() if p.grad is not None]
-        kept = [p.grad for p in parameters]
-        graph = self.graph
-        assert graph is not None
-        loss = graph._loss
+        return run_again(self, self.graph, step, free, self.count)
 
-        def replay() -> None:
-            type(self).replays += 1
-            free()
-            step()
-            for own, parameter in zip(kept, parameters, strict=True):
-                own.copy_(parameter.grad)
-            loss.copy_(graph._loss)
-            graph._loss = loss
-            free()
-
-        return replay
+    def count(self) -> None:
+        type(self).replays += 1
 
 
 def half_precision() -> list[Any]:

@@ -10,6 +10,7 @@ import torch
 from helpers.bits import assert_same_bits, tensors
 from helpers.commands import scalars
 from helpers.fits import fit
+from helpers.replays import run_again
 from helpers.stand_ins import Latents
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
@@ -62,21 +63,7 @@ class Replayed(Watched):
 
     def record(self, step: Callable[[], None], free: Callable[[], None]) -> Callable[[], None]:
         type(self).captures += 1
-        step()
-        parameters = [p for p in self.parameters() if p.grad is not None]
-        kept, graph = [p.grad for p in parameters], self._graph
-        loss = graph._loss
-
-        def replay() -> None:
-            free()
-            step()
-            for own, parameter in zip(kept, parameters, strict=True):
-                own.copy_(parameter.grad)
-            loss.copy_(graph._loss)
-            graph._loss = loss
-            free()
-
-        return replay
+        return run_again(self, self._graph, step, free)
 
 
 def run(

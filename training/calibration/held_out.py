@@ -48,6 +48,7 @@ from training.calibration.labelled_cells import (
     LABELS,
     WORDS,
     cell_name,
+    fit_pocket,
     keep,
     labelled_cells,
     probes,
@@ -116,22 +117,7 @@ def fit(name: str, rate: str, folder: Path, photos: Path, last: int = LAST) -> N
     if curves.exists():
         return
     watch = Watch(folder, (name, rate))
-    trainer = Trainer(
-        max_steps=last,
-        max_epochs=-1,
-        accelerator="cpu",
-        precision="32-true",
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-        callbacks=[watch],
-    )
-    module = DreamBooth("pocket", f"a photo of sks {WORDS[name]}", learning_rate=float(rate))
-    trainer.fit(module, datamodule=photos_of(name, photos))
+    fit_pocket(name, rate, last, photos_of(name, photos), watch, folder)
     keep(curves, watch.errors)
     print(f"{name} {rate}: fitted", flush=True)
 

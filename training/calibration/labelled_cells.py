@@ -183,23 +183,37 @@ def fit(name: str, folder: Path, photos: Path, rates: Sequence[str] | None, unti
         files = {step: folder / "weights" / f"{cell_name(name, rate, step)}.safetensors" for step in steps}
         if all(file.exists() for file in files.values()):
             continue
-        trainer = Trainer(
-            max_steps=max(steps),
-            max_epochs=-1,
-            accelerator="cpu",
-            precision="32-true",
-            gradient_clip_val=1.0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=folder,
-            callbacks=[KeepWeights(files)],
-        )
-        module = DreamBooth("pocket", f"a photo of sks {WORDS[name]}", learning_rate=float(rate))
-        trainer.fit(module, datamodule=photos_of(name, photos))
+        fit_pocket(name, rate, max(steps), photos_of(name, photos), KeepWeights(files), folder)
         print(f"{name} {rate}: kept the weights of {', '.join(map(str, steps))}", flush=True)
+
+
+def fit_pocket(name: str, rate: str, steps: int, data: InstanceImages, watch: Callback, folder: Path) -> None:
+    """Fit the pocket on a photo set as the labelled cells were fitted, without grids and checkpoints.
+
+    Args:
+        name: The set.
+        rate: The learning rate.
+        steps: Optimizer steps.
+        data: Its photos.
+        watch: What keeps something of the fit.
+        folder: For what the Trainer writes.
+    """
+    trainer = Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        precision="32-true",
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        callbacks=[watch],
+    )
+    module = DreamBooth("pocket", f"a photo of sks {WORDS[name]}", learning_rate=float(rate))
+    trainer.fit(module, datamodule=data)
 
 
 def photos_of(name: str, photos: Path) -> InstanceImages:

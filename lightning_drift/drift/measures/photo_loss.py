@@ -23,7 +23,6 @@ from lightning_drift.stable_diffusion.loading import StableDiffusion
 FORWARDS = 40
 """UNet forwards of one latent that a measurement may take."""
 
-
 _FLOOR = 1e-12
 
 
