@@ -9,6 +9,8 @@
     const index = cellAt(run, step).pictures[prompt]?.[seed];
     return index === undefined || index < 0 ? null : pictures[index];
   };
+  const drawn = (run, step, prompt, seed) => cellAt(run, step).maps?.[prompt]?.[seed]; // a map
+  let mapped = false;
   const name = (run, step) => (step === 0 ? "base model" : `${runs[run].label} × ${steps[step]}`);
   const promptTitle = (prompt) => prompt || "(empty prompt)";
 
@@ -60,6 +62,18 @@
     const step = base ? 0 : at.step;
     const alt = `${promptTitle(prompts[slot.p].text)}, seed ${slot.seed}, ${name(at.run, step)}`;
     fill(slot.now, source(at.run, step, slot.p, slot.s), alt, base ? "base" : `seed ${slot.seed}`);
+    slot.now.classList.add("layers");
+    cover(slot.now, mapped && !base && drawn(at.run, step, slot.p, slot.s));
+  };
+  const cover = (button, uri) => {
+    button.querySelector(".map")?.remove();
+    if (uri) button.append(make("img", { src: uri, alt: "", class: "map" }));
+  };
+  const showMaps = (on) => {
+    if (!byId("maps")) return;
+    mapped = on;
+    byId("maps").setAttribute("aria-pressed", on);
+    show();
   };
   const showBase = (base) => {
     document.body.classList.toggle("showing-base", base);
@@ -137,6 +151,9 @@
       byId(id).hidden = !uri;
       if (uri) byId(id).src = uri;
     }
+    const over = mapped && drawn(at.run, at.step, p, s);
+    byId("loupe-map").hidden = !over;
+    if (over) byId("loupe-map").src = over;
     const cell = cellAt(at.run, at.step);
     byId("loupe-where").textContent = at.step ? `${name(at.run, at.step)}: ${cell.zone || cell.state}` : "base model";
     const thumb = (run, step, text) => {
@@ -159,6 +176,7 @@
 
   document.querySelectorAll("table.map button").forEach((button) =>
     button.addEventListener("click", () => go(button.dataset.run === undefined ? at.run : Number(button.dataset.run), Number(button.dataset.step))));
+  byId("maps")?.addEventListener("click", () => showMaps(!mapped));
   document.querySelectorAll("[data-go]").forEach((button) =>
     button.addEventListener("click", () => {
       const [run, step] = button.dataset.go.split(",").map(Number);
@@ -171,6 +189,7 @@
     else if (e.key === "ArrowRight") go(at.run, at.step + 1);
     else if (e.key === "ArrowUp" && near) go(at.run - 1, at.step);
     else if (e.key === "ArrowDown" && near) go(at.run + 1, at.step);
+    else if (e.key.toLowerCase() === "m") showMaps(!mapped);
     else if (e.key.toLowerCase() === "b") { if (!e.repeat) showBase(true); }
     else return;
     e.preventDefault();

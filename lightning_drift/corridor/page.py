@@ -13,7 +13,7 @@ from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
 from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
 from lightning_drift.corridor.spread import spreads
 from lightning_drift.pages.page import render
-from lightning_drift.pages.thumbnails import Thumbnails
+from lightning_drift.pages.thumbnails import Thumbnails, overlay_uri
 
 _BASE = "The untouched model, from the same seeds. Everything else on this page is compared with it."
 
@@ -52,6 +52,7 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
         """A cell as the script needs it; -1 stands for a missing picture."""
         cell = table.cells[run.name, step] if step else CorridorCell(run.name, 0, "base", verdict=_BASE)
         rows = [[Place(run.name, step, prompt, seed) for seed in seeds] for prompt, seeds in prompts.items()]
+        maps = [[run.drift_map(step, place.prompt, place.seed) for place in row] for row in rows]
         return {
             "state": cell.state,
             "zone": cell.zone,
@@ -59,9 +60,11 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
             "position": cell.position,
             "reason": wording.reason(cell),
             "pictures": [[add(files.get(place)) for place in row] for row in rows],
+            "maps": [[overlay_uri(path) for path in row] for row in maps] if any(map(any, maps)) else None,
         }
 
     cells = [[content(run, step) for step in steps] for run in table.runs]
+    has_maps = any(cell["maps"] for row in cells for cell in row)
 
     def first_picture(run: int, step: int) -> str | None:
         places = (place for row in cells[run][step]["pictures"] for place in row if place >= 0)
@@ -102,6 +105,7 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
         config_of=table.runs[0].name,
         config=yaml.safe_dump(table.runs[0].config, sort_keys=False, allow_unicode=True),
         prompts=prompts,
+        has_maps=has_maps,
         provenance=recipe.provenance_of(table) if any(cell.zone for cell in table.cells.values()) else None,
         folder=table.folder.as_posix(),
         data={

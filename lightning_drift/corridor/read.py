@@ -126,7 +126,14 @@ class RecordedRun:
 
     def picture(self, step: int, prompt: str, seed: int) -> Path | None:
         """The file of a picture in ``grids/``; None if it is not there."""
-        path = self.folder / "grids" / f"step={step:05d}" / f"{slug(prompt)}_seed{seed:04d}.png"
+        return self._grid_file(step, prompt, seed)
+
+    def drift_map(self, step: int, prompt: str, seed: int) -> Path | None:
+        """The file of a picture's map in ``grids/``; None if it is not there."""
+        return self._grid_file(step, prompt, seed, "_map")
+
+    def _grid_file(self, step: int, prompt: str, seed: int, kind: str = "") -> Path | None:
+        path = self.folder / "grids" / f"step={step:05d}" / f"{slug(prompt)}_seed{seed:04d}{kind}.png"
         return path if os.path.isfile(path) and _lies_in(path, self.root) else None
 
     def reading(self, step: int) -> Path | None:

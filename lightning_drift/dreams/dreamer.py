@@ -20,9 +20,17 @@ from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
 from lightning_drift.stable_diffusion.drift_dial import Drift, read_drift
-from lightning_drift.stable_diffusion.interpolation import base_of, interpolated, refuse_untrained
+from lightning_drift.stable_diffusion.interpolation import (
+    base_of,
+    interpolated,
+    load_base_beside,
+    refuse_untrained,
+)
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened, open_pipeline
-from lightning_drift.stable_diffusion.sampling import Sampling, check_size, dream, native_size
+from lightning_drift.stable_diffusion.prompt_states import encode_prompts
+from lightning_drift.stable_diffusion.sampling import DRIFT_MAP, Sampling, check_size, dream, native_size
+from lightning_drift.stable_diffusion.sampling_drift import SamplingDrift, read_sampling_drift
+from lightning_drift.stable_diffusion.with_base import WithBase
 from lightning_drift.weights.hashes import files_hash
 
 DREAM_PROMPT = "monumental, dramatic, atmospheric, transcendent"
@@ -86,7 +94,11 @@ class Prompts(LightningDataModule):
 
 
 def dream_text(
-    prompt: str, seed: int, sampling: Sampling, model: tuple[str, str], drift: tuple[Drift, str] | None
+    prompt: str,
+    seed: int,
+    sampling: Sampling,
+    model: tuple[str, str],
+    drift: tuple[Drift, SamplingDrift, str],
 ) -> str:
     """The ``parameters`` text of a dream: everything that decides it, but rounding.
 
@@ -95,7 +107,7 @@ def dream_text(
         seed: Seed of the noise.
         sampling: How it is sampled; its height and width are given.
         model: The model's hash and name.
-        drift: The drift and the base's hash; None for the model as it is.
+        drift: The drift, the sampling drift and the base's hash.
     """
     settings = {
         "Steps": sampling.num_inference_steps,
@@ -107,9 +119,17 @@ def dream_text(
         "Model": model[1],
         "RNG": "CPU" if sampling.generator_device == "cpu" else "GPU",
     }
-    if drift is not None:
-        settings |= {"Drift": f"{drift[0]:g}", "Drift base hash": drift[1]}
+    if drift[:2] != (1, 1):
+        dials = {"Drift": drift[0], "Sampling drift": drift[1]}
+        settings |= {name: f"{value:g}" for name, value in dials.items() if value != 1}
+        settings["Drift base hash"] = drift[2]
     return infotext(prompt, sampling.negative_prompt, settings)
+
+
+def map_of(picture: tuple[str, dict[str, str]], base_hash: str) -> tuple[str, dict[str, str]]:
+    """File name and PNG text of the map beside a picture, by those of the picture and the base's hash."""
+    name, text = picture
+    return f"{name}_map", {"parameters": f"{text['parameters']}, Drift map base hash: {base_hash}"}
 
 
 def smaller_pictures(sampling: Sampling) -> Remedy:
@@ -130,6 +150,12 @@ class Dreamer(LightningModule):
         drift: Dream of W0 + drift (W - W0) instead of the model W, with its base's W0: 0 is the base, 1 the
             model, and up to 1.5 the drift goes on the way it went. ``unet=1,text_encoder=0.5`` turns each
             part by itself; one that is left out stays at 1.
+        sampling_drift: Let base and model denoise together: e0 + a (e - e0), where e0 and e are the noise
+            that they predict. A number, 0 (the base) to 3, for all steps; ``0/1@0.4`` for the base's layout
+            and, from 40 % of the steps on, the model's texture, ``1/0@0.4`` for the reverse; ``0..1`` to go
+            from one to the other. Steps at which a is neither 0 nor 1 take twice the time.
+        drift_map: Also write, beside each dream, a map of where the two predict differently, ``_map.png``:
+            the places where the photos show through.
         guidance_scale: Classifier-free guidance; at 3.0 the model mostly ignores the prompt, at 7-10 it
             obeys.
         num_inference_steps: DDIM steps.
@@ -146,6 +172,8 @@ class Dreamer(LightningModule):
         pipeline: str = "pocket",
         base: str | None = None,
         drift: float | str = 1.0,
+        sampling_drift: float | str = 1.0,
+        drift_map: bool = False,
         guidance_scale: float = 3.0,
         num_inference_steps: int = 50,
         negative_prompt: str = "",
@@ -158,6 +186,9 @@ class Dreamer(LightningModule):
         self.pipeline = pipeline
         self.base = base
         self.drift = read_drift(drift, "model.drift")
+        self.sampling_drift = read_sampling_drift(sampling_drift, "model.sampling_drift")
+        self.drift_map = drift_map
+        self._beside: WithBase | None = None
         self.sampling = Sampling.read(
             "model",
             num_inference_steps=num_inference_steps,
@@ -182,12 +213,17 @@ class Dreamer(LightningModule):
         if self.stable_diffusion is not None:
             return
         found = open_pipeline(self.pipeline, base=self.base)
-        if self.drift != 1:
+        together = self.sampling_drift != 1 or self.drift_map
+        if self.drift != 1 or together:
             refuse_untrained(found, self.drift, "model.drift")
             base = base_of(found, self.base)
             found = interpolated(found, base, self.drift)
             self._base_hash = files_hash(base.files)[:10]
         model = load_opened(found)
+        if together:
+            beside = load_base_beside(model, found, base)
+            self.base_unet, self.base_text_encoder = beside.unet, beside.text_encoder
+            self._beside = WithBase(beside, self.sampling_drift, self.drift_map, encode_prompts)
         check_size(model, "model", self.sampling.height, self.sampling.width)
         side = native_size(model)
         height, width = self.sampling.height or side, self.sampling.width or side
@@ -214,16 +250,23 @@ class Dreamer(LightningModule):
         prompts = [request.prompt for request in requests]
         tell_cut(self.stable_diffusion.tokenizer, [*prompts, self.sampling.negative_prompt])
         auto = torch.float16 if self.device.type == "cuda" else torch.float32
-        for module in (self.unet, self.text_encoder):
+        networks = [self.unet, self.text_encoder]
+        if self._beside is not None:
+            networks += [self.base_unet, self.base_text_encoder]
+        for module in networks:
             torch.nn.Module.to(module, DTYPES.get(self.dtype_name, auto))
         self.stable_diffusion.vae.to(self.device)
 
     def describe(self, request: DreamRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a request's picture; the text holds what decides it, but rounding."""
         model = (self._hash, model_name(self.pipeline))
-        drift = None if self.drift == 1 else (self.drift, self._base_hash)
+        drift = (self.drift, self.sampling_drift, self._base_hash)
         text = dream_text(request.prompt, request.seed, self.sampling, model, drift)
         return f"{slug(request.prompt)}_seed{request.seed:04d}", {"parameters": text}
+
+    def describe_beside(self, request: DreamRequest) -> tuple[str, dict[str, str]] | None:
+        """Likewise of the map beside a request's picture; None where there are no maps."""
+        return map_of(self.describe(request), self._base_hash) if self.drift_map else None
 
     def predict_step(self, batch: list[DreamRequest], *_: Any) -> list[Picture]:
         """Render a batch of requests."""
@@ -233,12 +276,16 @@ class Dreamer(LightningModule):
         model, sampling = self.stable_diffusion, self.sampling
 
         def some(part: Sequence[DreamRequest]) -> list[Image.Image]:
-            return dream(model, [each.prompt for each in part], [each.seed for each in part], sampling)
+            prompts, seeds = [each.prompt for each in part], [each.seed for each in part]
+            return dream(model, prompts, seeds, sampling, beside=self._beside)
 
         with during("one dream at a time", lambda _: smaller_pictures(sampling)):
             images = self._batch.map(batch, some)
         pictures = []
         for request, image in zip(batch, images, strict=True):
             name, text = self.describe(request)
-            pictures.append(Picture(request, name, image, text, row=request.row, column=request.column))
+            picture = Picture(request, name, image, text, row=request.row, column=request.column)
+            if beside := self.describe_beside(request):
+                picture.beside = Picture(request, beside[0], image.info[DRIFT_MAP], beside[1])
+            pictures.append(picture)
         return pictures

@@ -25,7 +25,11 @@ class Describes(Protocol):
     """A module whose pictures can be named before they are made."""
 
     def describe(self, request: Any) -> tuple[str, dict[str, str]]:
-        """The file name (without ending) and the PNG text chunks that the request's picture will have."""
+        """The file name (without ending) and the PNG text chunks that the request's picture will have.
+
+        A module whose pictures have another one beside them says the same of that one in ``describe_beside``,
+        or None for a request without.
+        """
 
 
 class ImageWriter(BasePredictionWriter):
@@ -80,10 +84,12 @@ class ImageWriter(BasePredictionWriter):
     ) -> None:
         """Strike from the batch what is on disk already."""
         module: Describes = pl_module  # type: ignore[assignment]
+        describe_beside: Any = getattr(module, "describe_beside", lambda _: None)
         wanted = []
         for request in batch:
             path, done = self.path(*module.describe(request))
-            if done:
+            beside = describe_beside(request)
+            if done and (not beside or self.path(*beside)[1]):
                 self.skipped.append(path)
                 self._sheet[getattr(request, "row", ""), getattr(request, "column", path.stem)] = path
             else:
@@ -103,10 +109,13 @@ class ImageWriter(BasePredictionWriter):
             UserError: If a file cannot be written, for example because the disk is full.
         """
         for picture in prediction or ():
-            path, _done = self.path(picture.name, picture.text)
+            path, done = self.path(picture.name, picture.text)
             with held():  # what is written is counted
-                write_png(path, picture)
-                self.written.append(path)
+                if picture.beside is not None:
+                    write_png(self.path(picture.beside.name, picture.beside.text)[0], picture.beside)
+                if not done:
+                    write_png(path, picture)
+                    self.written.append(path)
             self._sheet[picture.row, picture.column or path.stem] = path
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

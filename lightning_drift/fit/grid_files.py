@@ -12,13 +12,15 @@ from lightning_drift.common.prompt_lists import slug
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.images.png import save_png
+from lightning_drift.stable_diffusion.sampling import DRIFT_MAP
 
 
 class PictureWriter:
     """Keeps a milestone's pictures one by one while the next ones are sampled.
 
     Args:
-        folder: The run's grids; a picture becomes ``step=00800/<prompt>_seed0000.png`` in it.
+        folder: The run's grids; a picture becomes ``step=00800/<prompt>_seed0000.png`` in it, and its map,
+            where it has one, ``..._map.png`` beside it.
         step: The milestone.
     """
 
@@ -29,10 +31,12 @@ class PictureWriter:
 
     def write(self, images: Mapping[tuple[str, int], Image.Image]) -> None:
         """Begin to write pictures, by prompt and seed."""
-        self._writing += [
-            self._writer.submit(save_png, _path(self._folder, prompt, seed), image)
-            for (prompt, seed), image in images.items()
-        ]
+        for (prompt, seed), image in images.items():
+            path = _path(self._folder, prompt, seed)
+            self._writing.append(self._writer.submit(save_png, path, image))
+            if drift_map := image.info.get(DRIFT_MAP):
+                beside = path.with_name(f"{path.stem}_map.png")
+                self._writing.append(self._writer.submit(save_png, beside, drift_map))
 
     def finish(self) -> None:
         """Wait until all are written.

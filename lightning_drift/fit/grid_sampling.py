@@ -9,7 +9,9 @@ from PIL import Image
 from lightning_drift.common.halving import Batch
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 from lightning_drift.stable_diffusion.picture_cache import PictureCache
-from lightning_drift.stable_diffusion.sampling import EncodedPrompts, Sampling, dream_all, even
+from lightning_drift.stable_diffusion.prompt_states import EncodedPrompts
+from lightning_drift.stable_diffusion.sampling import Sampling, dream_all, even
+from lightning_drift.stable_diffusion.with_base import WithBase
 
 Key = tuple[str, int]
 """Prompt and seed of a picture."""
@@ -50,6 +52,7 @@ class GridSampler:
         context: Callable[[], AbstractContextManager[Any]],
         made: Callable[[Images], object],
         cache: PictureCache | None = None,
+        beside: WithBase | None = None,
     ) -> Images:
         """Sample pictures; see `dream`.
 
@@ -59,6 +62,7 @@ class GridSampler:
             context: Makes the context of the networks' calls.
             made: Called with each batch, and with what was taken from the cache.
             cache: Where this model's pictures are kept between runs.
+            beside: As for `dream`.
         """
         encode, images = EncodedPrompts(), dict[Key, Image.Image]()
         self.found = True
@@ -78,7 +82,7 @@ class GridSampler:
             def take(some: Sequence[Image.Image], waiting: Any = waiting) -> None:
                 made({next(waiting): image for image in some})
 
-            new = dream_all(model, missing, sampling, context, take, batch, encode)
+            new = dream_all(model, missing, sampling, context, take, batch, encode, beside)
             images |= zip(missing, new, strict=True)
             if batch.size is not None and batch.size < size:  # the memory was full
                 self._most = batch.size

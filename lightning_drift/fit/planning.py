@@ -189,7 +189,7 @@ def plan_fit(module: "DreamBooth", trainer: Any, base: Base, scene: Scene, begin
         for step in (grid.milestones.steps if grid is not None and grid.groups else [])
         if (step > begin or step == begin == 0) and (end is None or step <= end)
     ]
-    pictures = len(grid.steps) if grid is not None else 0
+    pictures = grid.count if grid is not None else 0
     side = native_size(base.model)
     sides = (grid.sampling.height or side, grid.sampling.width or side) if grid is not None else (0, 0)
     trained = [base.model.unet, *([base.model.text_encoder] if module.train_text_encoder else [])]
@@ -266,6 +266,9 @@ def _what(
             if set(counts) != {sampling}:
                 each = ", ".join(f"{n} of {own.num_inference_steps} steps" for own, n in counts.items())
             dial = f" and {len(callback.dial_values)} of the drift dial" if callback.dial_values else ""
+            if callback.sampling_values:
+                dial += f" and {len(callback.sampling_values)} over sampling drifts"
+            dial += " with maps" if callback.drift_map else ""
             what.append(
                 (
                     "grids",

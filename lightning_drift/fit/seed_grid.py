@@ -16,12 +16,21 @@ from tqdm import tqdm
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.modules import eval_mode, placed
-from lightning_drift.common.out_of_memory import during, sentence
+from lightning_drift.common.out_of_memory import during, give_back, sentence
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.fit.bar_names import GRID_BAR
 from lightning_drift.fit.checkpoint_file import read_checkpoint
-from lightning_drift.fit.dial_row import dial_pictures, dial_sheet, read_values
+from lightning_drift.fit.drift_rows import (
+    DIAL,
+    SAMPLING,
+    Row,
+    dial_row,
+    load_base,
+    read_row,
+    row_sheet,
+    sampling_row,
+)
 from lightning_drift.fit.grid_files import PictureWriter, save_drift_sheet
 from lightning_drift.fit.grid_groups import pictures_of, read_groups, seeds_by_prompt
 from lightning_drift.fit.grid_sampling import GridSampler, Images, Key
@@ -29,11 +38,15 @@ from lightning_drift.fit.less_memory import less_for_a_grid
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.forecast.rehearsal import Phase
 from lightning_drift.images.contact_sheet import contact_sheet
+from lightning_drift.images.overlay import laid_over
 from lightning_drift.images.png import save_png
-from lightning_drift.stable_diffusion.drift_dial import check_parts
+from lightning_drift.stable_diffusion.drift_dial import check_parts, read_drifts
+from lightning_drift.stable_diffusion.loading import StableDiffusion
 from lightning_drift.stable_diffusion.picture_cache import PictureCache
-from lightning_drift.stable_diffusion.sampling import Sampling, check_size
+from lightning_drift.stable_diffusion.sampling import DRIFT_MAP, Sampling, check_size
+from lightning_drift.stable_diffusion.sampling_drift import read_sampling_drifts
 from lightning_drift.stable_diffusion.sampling_peaks import rehearse_decoding, rehearse_step
+from lightning_drift.stable_diffusion.with_base import WithBase, mapped_steps, predictions
 
 _SMALLEST = 4
 """Pictures that "auto" samples together where more do not fit."""
@@ -91,6 +104,13 @@ class SeedGrid(Callback):
             of the change, or adding to it, would be better; ``text_encoder=0.5`` turns one part alone, and
             ``;`` stands between two values of parts. Needs a copy of the weights in the computer's memory
             while it is made; null for no row.
+        sampling_drift: Values such as ``0,0.5,1,0/1@0.4`` for a row of that picture with the base denoising
+            beside the model (e0 + value (e - e0); see ``model.sampling_drift`` of ``predict``), on
+            ``sampling_step=01200.png`` and in TensorBoard as ``sampling/<prompt>``; null for no row. The base
+            is read from disk, and lies on the device meanwhile.
+        drift_map: Also write, for each picture of the first group after step 0, a map of where model and base
+            predict differently, ``..._map.png``; in TensorBoard as ``map/<prompt>``, and on the corridor's
+            page. Needs the base likewise.
         cache_dir: Folder where the base model's pictures are kept for all fits of that base; null for none.
 
     Attributes:
@@ -108,6 +128,8 @@ class SeedGrid(Callback):
         height: int | None = None,
         width: int | None = None,
         drift_dial: str | float | list[float | str] | None = None,
+        sampling_drift: str | float | list[float | str] | None = None,
+        drift_map: bool = False,
         cache_dir: str | None = None,
     ) -> None:
         self.sampling = Sampling.read(
@@ -126,9 +148,14 @@ class SeedGrid(Callback):
         self.auto_batch = batch_size == "auto"
         self._sampler = GridSampler(self.pictures, self.sampling.batch_size)
         self.cache_dir = cache_dir
-        self.dial_values = read_values(drift_dial, "seed_grid.drift_dial")
-        if self.dial_values and "dial" in self.groups:
-            raise UserError("the name dial is taken by seed_grid.drift_dial; use another", "seed_grid.groups")
+        self.dial_values = read_row(drift_dial, read_drifts, "seed_grid.drift_dial")
+        self.sampling_values = read_row(sampling_drift, read_sampling_drifts, "seed_grid.sampling_drift")
+        self.drift_map = drift_map
+        for name, row in ((DIAL, self.dial_values), (SAMPLING, self.sampling_values)):
+            if row and name in self.groups:
+                raise UserError(
+                    f"the name {name} is that of a row of drifts; use another", "seed_grid.groups"
+                )
         self.listeners: list[GridListener] = []
 
     # -- when -------------------------------------------------------------------------------------------
@@ -182,7 +209,8 @@ class SeedGrid(Callback):
             validating = trainer.state.fn == "validate"
             folder = Path(trainer.default_root_dir if validating else run or trainer.default_root_dir)
             place = folder / (f"validate/step={step:05d}" if validating else "grids")
-            title, keys = f"{GRID_BAR} {step}", list(self.pictures)
+            base = self._load_base(pl_module, step)
+            title = f"{GRID_BAR} {step}"
             with PictureWriter(place, step) as writer:
                 with during(
                     f"the seed grid at step {step} with one picture at a time",
@@ -190,13 +218,23 @@ class SeedGrid(Callback):
                 ):
                     single = bool if validating else writer.write
                     untouched = step == 0 and not trainer.ckpt_path
-                    images = self.sample(trainer, pl_module, keys, title, single, untouched)
+                    mapped = self._mapped(trainer, pl_module, title, single, base) if self.drift_map else {}
+                    keys = [key for key in self.pictures if key not in mapped]
+                    images = {**mapped}
+                    if keys:
+                        images |= self.sample(trainer, pl_module, keys, title, single, untouched)
                 pictures = GridPictures(step, images, self._sampler.found)
                 self._write(place, pictures, writer, over_time=not validating)
             if not validating:
                 self._log(trainer, pictures)
             if self.dial_values and step:
-                self._turn_dial(trainer, pl_module, place, step)
+                self._row(trainer, step, place, DIAL, partial(self._dialled, trainer, pl_module))
+            if base is not None:
+                if self.sampling_values:
+                    row = partial(self._sampled_beside, trainer, pl_module, base)
+                    self._row(trainer, step, place, SAMPLING, row)
+                del base
+                give_back()
         trainer.strategy.barrier()
         for listener in self.listeners:
             listener.on_grid(trainer, pl_module, pictures)
@@ -209,6 +247,7 @@ class SeedGrid(Callback):
         title: str,
         made: Callable[[Images], object] = bool,
         base: bool = False,
+        beside: WithBase | None = None,
     ) -> Images:
         """Sample pictures with the grid's settings.
 
@@ -221,6 +260,7 @@ class SeedGrid(Callback):
             title: What the progress bar says.
             made: Called with each batch of pictures.
             base: Whether the model is an untouched base, whose pictures are kept in ``cache_dir``.
+            beside: The base that denoises beside the model, if one does.
         """
         model = pl_module.stable_diffusion
         cache = None
@@ -246,7 +286,7 @@ class SeedGrid(Callback):
                 bar.update(len(images))
 
             context = trainer.strategy.precision_plugin.forward_context
-            return self._sampler.sample(model, keys, context, take, cache)
+            return self._sampler.sample(model, keys, context, take, cache, beside)
 
     def batch_sizes(self, device: str) -> Sequence[int]:
         """What "auto" may grow to on a device of a type, step by step; empty where a size is given."""
@@ -264,15 +304,12 @@ class SeedGrid(Callback):
         """What takes most memory of a grid, for a rehearsal."""
         if not self.pictures or not self.milestones.steps:
             return []
-        sampling, together, count = (
-            partial(rehearse_step, sampling=self.sampling),
-            self.together,
-            len(self.steps),
-        )
+        together, beside = self.together, self.drift_map or bool(self.sampling_values)
+        sampling = partial(rehearse_step, pictures=together, sampling=self.sampling, beside=beside)
         decoding = partial(rehearse_decoding, sampling=self.sampling)
         return [
-            Phase("grids", partial(sampling, pictures=together), times=sum(self.steps) / together),
-            Phase("decoding", decoding, times=count),
+            Phase("grids", sampling, times=self.predictions / together),
+            Phase("decoding", decoding, times=self.count),
         ]
 
     @property
@@ -281,30 +318,96 @@ class SeedGrid(Callback):
         return max(map(self._sampler.together, self.pictures.values()), default=0)
 
     @property
-    def steps(self) -> list[int]:
-        """DDIM steps of each picture of a milestone after the first, the dial's too."""
-        dial = next(iter(self.pictures.values()), self.sampling)
-        pictures = [*self.pictures.values(), *[dial] * len(self.dial_values)]
-        return [sampling.num_inference_steps for sampling in pictures]
+    def count(self) -> int:
+        """Pictures of a milestone after the first, those of the rows too."""
+        return len(self.pictures) + len(self.dial_values) + len(self.sampling_values)
 
-    def _turn_dial(self, trainer: Trainer, pl_module: Any, folder: Path, step: int) -> None:
-        """The row of drift values; a base that is gone, a full disk or memory costs the row only."""
-        prompt, seed = key = next(iter(self.pictures))
+    @property
+    def predictions(self) -> int:
+        """Guided predictions of these pictures, the base's beside them too."""
+        first = next(iter(self.pictures.values()), self.sampling).num_inference_steps
+        beside = sum(predictions(value, first, maps=False) for value in self.sampling_values)
+        maps = len(self._first_group) * len(mapped_steps(first)) if self.drift_map else 0
+        own = sum(sampling.num_inference_steps for sampling in self.pictures.values())
+        return own + first * len(self.dial_values) + beside + maps
+
+    @property
+    def _first_group(self) -> list[Key]:
+        return next((group.keys for group in self.groups.values()), [])
+
+    def _load_base(self, pl_module: Any, step: int) -> StableDiffusion | None:
+        """The base, where something needs it beside the model; one that is gone costs only that."""
+        if not step or not (self.drift_map or self.sampling_values):
+            return None
         try:
-            images = dial_pictures(
-                pl_module,
-                self.dial_values,
-                lambda title: self.sample(trainer, pl_module, [key], title)[key],
-            )
-            save_png(folder / f"dial_step={step:05d}.png", dial_sheet(images, self.dial_values, prompt, seed))
+            return load_base(pl_module)
         except Exception as error:
-            full = sentence(error)
-            if not full and not isinstance(error, UserError | OSError):
-                raise
-            notice(f"cannot make the dial's row at step {step}: {full or error}; the run goes on")
+            self._go_on_without("the base beside the model", step, error)
+            return None
+
+    def _mapped(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        title: str,
+        made: Callable[[Images], object],
+        base: StableDiffusion | None,
+    ) -> Images:
+        """The first group's pictures with their maps; none where there is no base, or no memory for both."""
+        if base is None:
+            return {}
+        beside = WithBase(base, maps=True)
+        try:
+            return self.sample(trainer, pl_module, self._first_group, title, made, beside=beside)
+        except Exception as error:
+            self._go_on_without("maps", 0, error)
+            return {}
+
+    def _dialled(self, trainer: Trainer, pl_module: Any) -> Row:
+        key = next(iter(self.pictures))
+        return dial_row(
+            pl_module, self.dial_values, lambda title: self.sample(trainer, pl_module, [key], title)[key]
+        )
+
+    def _sampled_beside(self, trainer: Trainer, pl_module: Any, base: StableDiffusion) -> Row:
+        key = next(iter(self.pictures))
+
+        def picture(title: str, beside: WithBase) -> Image.Image:
+            return self.sample(trainer, pl_module, [key], title, beside=beside)[key]
+
+        return sampling_row(base, self.sampling_values, picture)
+
+    def _row(
+        self,
+        trainer: Trainer,
+        step: int,
+        folder: Path,
+        name: str,
+        make: Callable[[], Row],
+    ) -> None:
+        """A row over drifts; a base that is gone, a full disk or memory costs the row only."""
+        prompt, seed = next(iter(self.pictures))
+        try:
+            row = make()
+            save_png(folder / f"{name}_step={step:05d}.png", row_sheet(row, prompt, seed))
+        except Exception as error:
+            self._go_on_without(f"the {name}'s row", step, error)
             return
         if trainer.state.fn != "validate":
-            self._add_row(trainer, f"dial/{slug(prompt)}", images, step)
+            self._add_row(trainer, f"{name}/{slug(prompt)}", [*row.values()], step)
+
+    @staticmethod
+    def _go_on_without(what: str, step: int, error: Exception) -> None:
+        """Say what is left out and why.
+
+        Raises:
+            Exception: The given one, if it is a fault.
+        """
+        full = sentence(error)
+        if not full and not isinstance(error, UserError | OSError):
+            raise error
+        at = f" at step {step}" if step else ""
+        notice(f"cannot make {what}{at}: {full or error}; the run goes on")
 
     def _write(self, folder: Path, pictures: GridPictures, writer: PictureWriter, over_time: bool) -> None:
         """One labelled sheet per group. A full disk costs the sheets, not the run."""
@@ -327,6 +430,10 @@ class SeedGrid(Callback):
         for prompt, seeds in seeds_by_prompt(self.groups).items():
             images = [pictures.images[prompt, seed] for seed in seeds]
             self._add_row(trainer, f"grid/{slug(prompt)}", images, pictures.step)
+            maps = [image.info[DRIFT_MAP] for image in images if DRIFT_MAP in image.info]
+            if len(maps) == len(images):
+                laid = [laid_over(image, each) for image, each in zip(images, maps, strict=True)]
+                self._add_row(trainer, f"map/{slug(prompt)}", laid, pictures.step)
 
     def _add_row(self, trainer: Trainer, tag: str, images: Sequence[Image.Image], step: int) -> None:
         for logger in trainer.loggers:

@@ -27,7 +27,8 @@ class TimedGrid(Protocol):
     Attributes:
         sampling: How they are sampled, but for their steps.
         together: Pictures that are sampled together.
-        steps: DDIM steps of each picture.
+        predictions: Guided predictions of a milestone's pictures.
+        count: These pictures.
     """
 
     sampling: Sampling
@@ -36,7 +37,10 @@ class TimedGrid(Protocol):
     def together(self) -> int: ...  # noqa: D102
 
     @property
-    def steps(self) -> list[int]: ...  # noqa: D102
+    def predictions(self) -> int: ...  # noqa: D102
+
+    @property
+    def count(self) -> int: ...  # noqa: D102
 
 
 def calculated(told: Rehearsal, grid: TimedGrid | None, card: Card) -> Times | None:
@@ -55,7 +59,7 @@ def calculated(told: Rehearsal, grid: TimedGrid | None, card: Card) -> Times | N
         forward, decoding = card.seconds(told.work["grids"]), card.seconds(told.work["decoding"])
         assert forward is not None
         assert decoding is not None
-        pictures = forward * sum(grid.steps) / grid.together + decoding * len(grid.steps)
+        pictures = forward * grid.predictions / grid.together + decoding * grid.count
     late = card.seconds(told.work.get("late step", told.work["step"]))
     return Times(step, pictures, f"calculated from the arithmetic and the data sheet of {card.name}", late)
 
@@ -89,8 +93,8 @@ def timed(
             short = _seconds(partial(_dreams, model, sampling, context, 1), device)
             long = _seconds(partial(_dreams, model, sampling, context, 3), device, warm=False)
         slope = max(0.0, long - short) / 2
-        rest = max(0.0, short - slope) * len(grid.steps)
-        pictures = (slope * sum(grid.steps) + rest) / grid.together
+        rest = max(0.0, short - slope) * grid.count
+        pictures = (slope * grid.predictions + rest) / grid.together
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     return Times(step, pictures, f"timed on {name} with random weights", late)
 

@@ -26,6 +26,7 @@ class Picture:
         icc_profile: Bytes of the colour profile to embed, if not sRGB.
         row: Its row in the contact sheet, usually the prompt.
         column: Its column in the contact sheet, usually the seed.
+        beside: A picture that belongs to it and is written with it, such as its map.
     """
 
     request: object
@@ -35,6 +36,7 @@ class Picture:
     icc_profile: bytes | None = None
     row: str = ""
     column: str = ""
+    beside: "Picture | None" = None
 
 
 def parameters_digest(parameters: str) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lightning_drift.common.errors import notice
 from lightning_drift.images.decode import UndecodableError, decode, read_file
+from lightning_drift.images.overlay import read_overlay
 
 SIDES = (512, 384, 320, 256, 192, 128)
 """Longest sides in pixels to choose from; the largest at which all pictures fit is taken."""
@@ -97,6 +98,21 @@ def encode(image: Image.Image, side: int) -> bytes:
     file = BytesIO()
     image.save(file, format="WEBP", lossless=longest <= PIXEL_ART, quality=82, method=4)
     return file.getvalue()
+
+
+def overlay_uri(path: Path | None) -> str | None:
+    """A map to lay over a picture, 64 pixels a side at most, as text that a page can hold."""
+    if path is None:
+        return None
+    try:
+        image = read_overlay(path)
+    except UndecodableError as error:
+        _report(path, error)
+        return None
+    image.thumbnail((64, 64), Image.Resampling.LANCZOS)
+    file = BytesIO()
+    image.save(file, format="WEBP", lossless=True)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def data_uri(image: Image.Image, side: int) -> str:

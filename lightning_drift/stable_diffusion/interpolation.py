@@ -23,7 +23,7 @@ from lightning_drift.stable_diffusion.drift_dial import (
     product,
     recorded,
 )
-from lightning_drift.stable_diffusion.loading import open_base
+from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened, open_base
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.weights.files import Weights
 from lightning_drift.weights.split_weights import set_weight_
@@ -99,6 +99,18 @@ def interpolated(opened: OpenedPipeline, base: OpenedPipeline, drift: Drift) -> 
         part: lerped(base.weights[part], opened.weights[part], in_part(drift, part)) for part in TRAINED
     }
     return replace(opened, weights={**opened.weights, **weights}, recipe=recipe)
+
+
+def load_base_beside(model: StableDiffusion, opened: OpenedPipeline, base: OpenedPipeline) -> StableDiffusion:
+    """A base that denoises beside its fine-tune: its UNet and text encoder, on the CPU and in float32.
+
+    Args:
+        model: The fine-tune, loaded. Autoencoder, tokenizer and noise schedule are its own.
+        opened: The fine-tune, as it was opened.
+        base: Its base; see ``base_of``.
+    """
+    parts = load_opened(interpolated(opened, base, 0.0))
+    return replace(model, unet=parts.unet, text_encoder=parts.text_encoder)
 
 
 def lerped(base: Weights, tuned: Weights, drift: float) -> Weights:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,8 @@ from lightning_drift.common.numbers import MOST_TOGETHER, real, whole
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.stable_diffusion.autoencoder import decode_latent, vae_factor
 from lightning_drift.stable_diffusion.loading import StableDiffusion
+from lightning_drift.stable_diffusion.prompt_states import EncodedPrompts, encode_prompts
+from lightning_drift.stable_diffusion.with_base import Prediction, WithBase
 
 # What a DDIM of the same model shares with the scheduler that the model was saved with.
 NOISE_SCHEDULE = (
@@ -32,6 +35,9 @@ NOISE_SCHEDULE = (
 
 UPDATES = "latent updates"
 """Where a new picture's ``info`` holds how much its sampling steps changed."""
+
+DRIFT_MAP = "drift map"
+"""Where it holds its map; see `WithBase`."""
 
 MOST_STEPS = 1000
 """DDIM steps at most: the training timesteps of Stable Diffusion 1.x."""
@@ -151,23 +157,6 @@ def check_cells(cell: int, option: str, height: int | None, width: int | None) -
             )
 
 
-def encode_prompts(model: StableDiffusion, prompts: Sequence[str]) -> Tensor:
-    """Text-encoder states of prompts, padded to the tokenizer's maximum, [len(prompts), tokens, width].
-
-    A prompt longer than the maximum (77 tokens for SD v1.5) is cut there, as every Stable Diffusion tool
-    does.
-    """
-    tokens = model.tokenizer(
-        list(prompts),
-        padding="max_length",
-        max_length=model.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    states: Tensor = model.text_encoder(tokens.input_ids.to(model.text_encoder.device))[0]
-    return states
-
-
 def starting_noise(seed: int, shape: Sequence[int], device: str | torch.device = "cpu") -> Tensor:
     """Unit normal noise of one seed, float32, drawn on ``device`` as ``torch.Generator(device)`` draws it."""
     seeded = torch.Generator(device).manual_seed(seed)
@@ -184,6 +173,7 @@ def dream(
     guidance_scales: Sequence[float] | None = None,
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     encode: Callable[[StableDiffusion, Sequence[str]], Tensor] = encode_prompts,
+    beside: WithBase | None = None,
 ) -> list[Image.Image]:
     """Sample one picture for each pair of prompt and seed, all in one batch.
 
@@ -199,10 +189,11 @@ def dream(
         guidance_scales: One scale per picture in place of ``sampling.guidance_scale``; all above 1 or none.
         forward_context: Makes the context of the networks' calls, such as autocast.
         encode: Gives the text-encoder states of prompts.
+        beside: The base that denoises beside the model; None for the model alone.
 
     Returns:
         RGB pictures in the order of the seeds; each has in its ``info``, under ``UPDATES``, the mean square
-        of what a step changed in a latent's element.
+        of what a step changed in a latent's element, and under ``DRIFT_MAP`` its map, where there is one.
 
     Raises:
         ValueError: Some guidance scales are above 1 and some are not.
@@ -219,22 +210,43 @@ def dream(
     scale = torch.tensor(scales, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
     drawn_on = device if sampling.generator_device == "cuda" else torch.device("cpu")
     latents = torch.cat([starting_noise(seed, shape, drawn_on) for seed in seeds]).to(device)
-    negative = sampling.negative_prompt
+    negative = sampling.negative_prompt if guided else None
+    steps = len(scheduler.timesteps)
     with forward_context():
-        texts = list(dict.fromkeys([negative, *prompts] if guided else prompts))
-        states = encode(model, texts).to(model.unet.dtype)
-        condition = states[[texts.index(prompt) for prompt in prompts]]
-        if guided:
-            condition = torch.cat([states[texts.index(negative)].expand_as(condition), condition])
+        condition = _condition(model, prompts, negative, encode)
+        mixed, guidance = Prediction(beside, scheduler), scale if guided else None
+        base_condition = _condition(beside.model, prompts, negative, beside.encode) if beside else condition
+        base = beside.model if beside else model
         updates = torch.zeros(len(latents), device=device)
-        for timestep in scheduler.timesteps:
-            prediction = predict_noise(model, latents, timestep, condition, scale if guided else None)
+        for number, timestep in enumerate(scheduler.timesteps):
+            prediction = mixed(
+                number,
+                partial(predict_noise, model, latents, timestep, condition, guidance),
+                partial(predict_noise, base, latents, timestep, base_condition, guidance),
+            )
             before, latents = latents, scheduler.step(prediction, timestep, latents, return_dict=False)[0]
             updates += (latents - before).square().mean((1, 2, 3))
     images = [decode_latent(model, latent) for latent in latents]
-    for image, update in zip(images, (updates / len(scheduler.timesteps)).tolist(), strict=True):
+    for image, update in zip(images, (updates / steps).tolist(), strict=True):
         image.info[UPDATES] = update
+    for image, drift_map in zip(images, mixed.maps(images[0].size), strict=False):
+        image.info[DRIFT_MAP] = drift_map
     return images
+
+
+def _condition(
+    model: StableDiffusion,
+    prompts: Sequence[str],
+    negative: str | None,
+    encode: Callable[[StableDiffusion, Sequence[str]], Tensor],
+) -> Tensor:
+    """The states of prompts, [b, tokens, width]; under guidance those of the negative one before them."""
+    texts = list(dict.fromkeys(prompts if negative is None else [negative, *prompts]))
+    states = encode(model, texts).to(model.unet.dtype)
+    condition = states[[texts.index(prompt) for prompt in prompts]]
+    if negative is None:
+        return condition
+    return torch.cat([states[texts.index(negative)].expand_as(condition), condition])
 
 
 def predict_noise(
@@ -257,20 +269,6 @@ def latent_shape(model: StableDiffusion, sampling: Sampling) -> tuple[int, int, 
     return int(model.unet.config.in_channels), height // factor, width // factor
 
 
-class EncodedPrompts:
-    """Encodes prompts, each once and by itself, so that its states follow from nothing else."""
-
-    def __init__(self) -> None:
-        self._states: dict[str, Tensor] = {}
-
-    def __call__(self, model: StableDiffusion, prompts: Sequence[str]) -> Tensor:
-        """Text-encoder states as `encode_prompts` gives them, up to rounding."""
-        for prompt in prompts:
-            if prompt not in self._states:
-                self._states[prompt] = encode_prompts(model, [prompt])
-        return torch.cat([self._states[prompt] for prompt in prompts])
-
-
 def even(count: int, most: int) -> int:
     """How many of ``count`` pictures are sampled together, at most ``most``: batches are of one size.
 
@@ -288,6 +286,7 @@ def dream_all(
     made: Callable[[Sequence[Image.Image]], object] = bool,
     batch: Batch | None = None,
     encode: EncodedPrompts | None = None,
+    beside: WithBase | None = None,
 ) -> list[Image.Image]:
     """Sample pictures of (prompt, seed) in batches; see `dream`.
 
@@ -302,13 +301,16 @@ def dream_all(
         made: Called with the new pictures after each batch.
         batch: Their batches, where the caller knows the size; it takes the place of ``sampling.batch_size``.
         encode: Prompts that were encoded already, by this model with these weights.
+        beside: As for `dream`.
     """
     batch = batch or Batch(even(len(pictures), sampling.batch_size), filled=True)
     encode = encode or EncodedPrompts()
 
     def some(part: Sequence[tuple[str, int]]) -> list[Image.Image]:
         prompts, seeds = zip(*part, *[part[-1]] * ((batch.size or 0) - len(part)), strict=True)
-        images = dream(model, prompts, seeds, sampling, forward_context=forward_context, encode=encode)
+        images = dream(
+            model, prompts, seeds, sampling, forward_context=forward_context, encode=encode, beside=beside
+        )
         made(images[: len(part)])
         return images[: len(part)]
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from typing import Any
 
 import torch
 
 from lightning_drift.stable_diffusion.autoencoder import decode
 from lightning_drift.stable_diffusion.loading import StableDiffusion
-from lightning_drift.stable_diffusion.sampling import Sampling, encode_prompts, latent_shape, predict_noise
+from lightning_drift.stable_diffusion.prompt_states import encode_prompts
+from lightning_drift.stable_diffusion.sampling import Sampling, latent_shape, predict_noise
 
 
 @torch.no_grad()
@@ -17,6 +19,7 @@ def rehearse_step(
     forward_context: Callable[[], AbstractContextManager[Any]],
     pictures: int,
     sampling: Sampling,
+    beside: bool = False,
 ) -> None:
     """One step of `dream`, on a model that may be without weights; no picture comes of it.
 
@@ -25,7 +28,9 @@ def rehearse_step(
         forward_context: As for `dream`.
         pictures: How many are sampled together.
         sampling: As for `dream`.
+        beside: Whether a base of the same shapes lies beside the model.
     """
+    base = [deepcopy(part) for part in (model.unet, model.text_encoder) if beside]
     device, guided = model.unet.device, sampling.guidance_scale > 1.0
     latents = torch.zeros((pictures, *latent_shape(model, sampling)), device=device)
     scale = torch.ones((pictures, 1, 1, 1), device=device) if guided else None
@@ -33,6 +38,7 @@ def rehearse_step(
         states = encode_prompts(model, [""]).to(model.unet.dtype)
         condition = states[[0] * pictures * (1 + guided)]
         predict_noise(model, latents, torch.zeros((), dtype=torch.long, device=device), condition, scale)
+    del base
 
 
 @torch.no_grad()

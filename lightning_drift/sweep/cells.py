@@ -10,10 +10,11 @@ from lightning_drift.common.numbers import whole
 from lightning_drift.stable_diffusion.drift_dial import Drift, read_drifts
 from lightning_drift.stable_diffusion.interpolation import refuse_untrained
 from lightning_drift.stable_diffusion.sampling import Sampling
+from lightning_drift.stable_diffusion.sampling_drift import SamplingDrift, read_sampling_drifts
 from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.templates import MOST_PROMPTS, Prompt, expand, sampled
 
-AXES = ("prompt", "seed", "guidance_scale", "num_inference_steps", "checkpoint", "drift")
+AXES = ("prompt", "seed", "guidance_scale", "num_inference_steps", "checkpoint", "drift", "sampling_drift")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Cell:
         num_inference_steps: DDIM steps.
         checkpoint: The model's name.
         drift: The dial: 0 the base, 1 the model, or each part's own.
+        sampling_drift: How far its prediction counts beside its base's: 0 the base, 1 the model alone.
     """
 
     product: str
@@ -37,6 +39,7 @@ class Cell:
     num_inference_steps: int
     checkpoint: str
     drift: Drift
+    sampling_drift: SamplingDrift = 1.0
 
 
 @dataclass(unsafe_hash=True)  # not frozen: Lightning refuses to carry frozen ones to a device
@@ -50,6 +53,7 @@ class SweepRequest:
         seed: Seed of the starting noise.
         guidance_scale: Guidance scale.
         num_inference_steps: DDIM steps.
+        sampling_drift: How far its prediction counts beside its base's, 1 for a base.
     """
 
     model: SweepModel
@@ -58,6 +62,7 @@ class SweepRequest:
     seed: int
     guidance_scale: float
     num_inference_steps: int
+    sampling_drift: SamplingDrift
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Product:
         guidance_scale: Guidance scales.
         num_inference_steps: Step counts.
         drift: Drifts.
+        sampling_drift: Sampling drifts.
         checkpoints: Models by name.
     """
 
@@ -80,6 +86,7 @@ class Product:
     guidance_scale: list[float]
     num_inference_steps: list[int]
     drift: list[Drift]
+    sampling_drift: list[SamplingDrift]
     checkpoints: list[str]
 
     @classmethod
@@ -89,7 +96,7 @@ class Product:
         Args:
             name: Its name.
             options: ``prompts``, ``slots``, ``sample_prompts``, ``seeds``, ``guidance_scale``,
-                ``num_inference_steps`` and ``drift``, as `Sweep` takes them.
+                ``num_inference_steps``, ``drift`` and ``sampling_drift``, as `Sweep` takes them.
             checkpoints: Names of the models.
             option: What the options' names begin with.
 
@@ -112,6 +119,7 @@ class Product:
             scales,
             steps,
             read_drifts(options["drift"], f"{option}.drift"),
+            read_sampling_drifts(options["sampling_drift"], f"{option}.sampling_drift"),
             checkpoints,
         )
 
@@ -119,22 +127,30 @@ class Product:
     def count(self) -> int:
         """How many cells it has at most, by multiplication."""
         prompts, others = len(self.prompts) * len(self.seeds), len(self.guidance_scale) * len(self.drift)
+        others *= len(self.sampling_drift)
         return prompts * others * len(self.num_inference_steps) * len(self.checkpoints)
 
     def cells(self, models: Mapping[str, SweepModel]) -> Iterable[Cell]:
-        """All its cells; of a model that is a base itself only those with a drift of 1.
+        """All its cells; of a model that is a base itself only those with drifts of 1.
 
         Raises:
             UserError: A drift is for a part that a model's fit did not train.
         """
         for name in self.checkpoints:
-            drifts: list[Drift] = self.drift if models[name].base else [1.0]
+            tuned = models[name].base is not None
+            drifts: list[Drift] = self.drift if tuned else [1.0]
+            sampling_drifts: list[SamplingDrift] = self.sampling_drift if tuned else [1.0]
             for drift in drifts:
                 refuse_untrained(models[name].opened, drift, "data.drift")
-            for drift, steps, scale, prompt, seed in product(
-                drifts, self.num_inference_steps, self.guidance_scale, self.prompts, self.seeds
+            for drift, sampling, steps, scale, prompt, seed in product(
+                drifts,
+                sampling_drifts,
+                self.num_inference_steps,
+                self.guidance_scale,
+                self.prompts,
+                self.seeds,
             ):
-                yield Cell(self.name, prompt, seed, scale, steps, name, drift)
+                yield Cell(self.name, prompt, seed, scale, steps, name, drift, sampling)
 
     @property
     def shape(self) -> str:
@@ -146,6 +162,7 @@ class Product:
             "step count": len(self.num_inference_steps),
             "checkpoint": len(self.checkpoints),
             "drift": len(self.drift),
+            "sampling drift": len(self.sampling_drift),
         }
         shown = [
             f"{n} {name}{'s' * (n != 1)}" for i, (name, n) in enumerate(counts.items()) if n > 1 or i < 2
@@ -182,11 +199,11 @@ class Grid:
                 model = models[cell.checkpoint]
                 base = model.base or model
                 grid.cells.append(cell)
-                grid.requests.append(
-                    _request(cell, model, cell.drift) if cell.drift else _request(cell, base, 1.0)
-                )
+                untouched = _request(cell, base, 1.0, 1.0)
+                drifts = cell.drift, cell.sampling_drift
+                grid.requests.append(_request(cell, model, *drifts) if all(drifts) else untouched)
                 if with_base:
-                    grid.bases.append(_request(cell, base, 1.0))
+                    grid.bases.append(untouched)
         return grid
 
     def pictures(self) -> list[SweepRequest]:
@@ -211,16 +228,16 @@ class Grid:
         return batches
 
 
-def shape(request: SweepRequest) -> tuple[int, bool]:
+def shape(request: SweepRequest) -> tuple[str, int, bool]:
     """What pictures that are sampled together share, beside their model."""
-    return request.num_inference_steps, request.guidance_scale > 1
+    return f"{request.sampling_drift}", request.num_inference_steps, request.guidance_scale > 1
 
 
 def _together(one: SweepRequest, other: SweepRequest) -> bool:
     return (one.model, one.drift, *shape(one)) == (other.model, other.drift, *shape(other))
 
 
-def _request(cell: Cell, model: SweepModel, drift: Drift) -> SweepRequest:
+def _request(cell: Cell, model: SweepModel, drift: Drift, sampling: SamplingDrift) -> SweepRequest:
     return SweepRequest(
-        model, drift, cell.prompt.text, cell.seed, cell.guidance_scale, cell.num_inference_steps
+        model, drift, cell.prompt.text, cell.seed, cell.guidance_scale, cell.num_inference_steps, sampling
     )

@@ -18,11 +18,20 @@ MAIN = "sweep"
 MOST_CELLS = 500_000
 """Cells of a sweep at most: weeks of pictures."""
 MOST_SHEETS = 10_000
-_OPTIONS = ("prompts", "slots", "sample_prompts", "seeds", "guidance_scale", "num_inference_steps", "drift")
+_OPTIONS = (
+    "prompts",
+    "slots",
+    "sample_prompts",
+    "seeds",
+    "guidance_scale",
+    "num_inference_steps",
+    "drift",
+    "sampling_drift",
+)
 
 
 class Sweep(LightningDataModule):
-    """Every prompt with every seed, guidance scale, step count, checkpoint and drift.
+    """Every prompt with every seed, guidance scale, step count, checkpoint, drift and sampling drift.
 
     A cell is one combination of these and has one picture. Its bits follow from the cell alone: a sweep that
     is stopped and run again, extended, or shared out over devices gives the same files.
@@ -42,7 +51,9 @@ class Sweep(LightningDataModule):
         drift: Drifts, such as ``0.5,1,1.25``: 0 is the base, 1 the checkpoint. A base model has none.
             ``unet=1,text_encoder=0.5`` is one with each part's own, in which a part that is left out stays at
             1; ``;`` stands between two of them.
-        also: Further products by name, each with those of the options prompts to drift that differ.
+        sampling_drift: Sampling drifts, such as ``0.5,1,0/1@0.4,0..1``: how far the checkpoint's prediction
+            counts beside its base's while both denoise together.
+        also: Further products by name, each with those of the options prompts to sampling_drift that differ.
         measure: Render the base model's picture of every cell too and measure against it.
         clip: The CLIP that measures: a hub id, a local folder, ``pocket``, or null for the measures that need
             none. ``auto`` is ``pocket`` for the embedded model and else openai/clip-vit-large-patch14.
@@ -65,6 +76,7 @@ class Sweep(LightningDataModule):
         guidance_scale: float | str | list[float] = 3.0,
         num_inference_steps: int | str | list[int] = 50,
         drift: float | str | list[float | str] = 1.0,
+        sampling_drift: float | str | list[float | str] = 1.0,
         also: dict[str, dict[str, Any]] | None = None,
         measure: bool = True,
         clip: str | None = "auto",
@@ -95,6 +107,7 @@ class Sweep(LightningDataModule):
             "guidance_scale": guidance_scale,
             "num_inference_steps": num_inference_steps,
             "drift": drift,
+            "sampling_drift": sampling_drift,
         }
         self.products = [Product.read(MAIN, options, self.checkpoints, "data")]
         for name, changed in (also or {}).items():

@@ -14,7 +14,7 @@ from lightning_drift.common.files import read_text
 from lightning_drift.sweep.cells import Cell
 from lightning_drift.sweep.measure import PICTURE_MEASURES
 
-FILES = ("file", "base_file")
+FILES = ("file", "base_file", "map_file")
 PARAMETERS = (
     "product",
     "group",
@@ -24,6 +24,7 @@ PARAMETERS = (
     "num_inference_steps",
     "checkpoint",
     "drift",
+    "sampling_drift",
 )
 
 _FORMULA = re.compile("'*[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width signs
@@ -50,8 +51,17 @@ class Index:
         files: Sequence[str],
         bases: Sequence[str],
         measures: Sequence[Mapping[str, float]],
+        maps: Sequence[str | None] = (),
     ) -> "Index":
-        """An index of cells, their files (relative to the index), their bases' files, and their measures."""
+        """An index of cells.
+
+        Args:
+            cells: The cells.
+            files: For each cell its picture's file, relative to the index.
+            bases: Likewise its base's; or empty.
+            measures: For each cell its measures.
+            maps: For each cell the file of its map or None; or empty.
+        """
         rows = []
         for number, cell in enumerate(cells):
             row: Row = {
@@ -63,11 +73,12 @@ class Index:
                 "guidance_scale": cell.guidance_scale,
                 "num_inference_steps": cell.num_inference_steps,
                 "checkpoint": cell.checkpoint,
-                "drift": cell.drift if isinstance(cell.drift, float) else str(cell.drift),
+                **{name: _plain_drift(getattr(cell, name)) for name in ("drift", "sampling_drift")},
                 **measures[number],
                 "file": files[number],
             }
-            rows.append(row | ({"base_file": bases[number]} if bases else {}))
+            beside = {"base_file": bases[number] if bases else None, "map_file": maps[number] if maps else None}
+            rows.append(row | {name: file for name, file in beside.items() if file})
         slots = dict.fromkeys(slot_column(slot) for cell in cells for slot, _ in cell.prompt.slots)
         return cls(rows, list(slots))
 
@@ -101,7 +112,7 @@ class Index:
             {
                 unquoted(str(name)): unquoted(text)
                 for name, text in line.items()
-                if text or name not in (*PICTURE_MEASURES, "base_file")
+                if text or name not in (*PICTURE_MEASURES, "base_file", "map_file")
             }
             for line in lines
         ]
@@ -143,12 +154,17 @@ class Index:
             OSError: It cannot be written.
         """
         text = StringIO(newline="")
-        columns = [*FILES, *self.parameters, *self.measures]
+        files = [name for name in FILES if name != "map_file" or any(name in row for row in self.rows)]
+        columns = [*files, *self.parameters, *self.measures]
         head = [quoted(name) for name in columns]
         for line in (head, *([_plain(row.get(name, "")) for name in columns] for row in self.rows)):
             text.write(_line(line))
         with atomic_write(path) as file:
             file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def _plain_drift(value: object) -> float | str:
+    return value if isinstance(value, float) else str(value)
 
 
 def slot_column(slot: str) -> str:

@@ -92,6 +92,12 @@
   const what = (row) => shown.map((name) => `${words(name)} ${brief(name, row)}`).join(" · ");
   const picture = (file, alt, kind) =>
     make("img", { src: small(file), alt, loading: "lazy", decoding: "async", width: index.size[0], height: index.size[1], class: kind });
+  const mapped = (row) => byId("map").getAttribute("aria-pressed") === "true" && index.map_file[row];
+  const layers = (row) => {
+    const found = make("span", { class: "layers" }, picture(index.file[row], "", "px"));
+    if (mapped(row)) found.append(make("img", { src: index.map_file[row], alt: "", loading: "lazy", class: "map" }));
+    return found;
+  };
   const card = (row) => {
     const prompt = valueText(value("prompt", row));
     const open = make("button", { type: "button", class: "open", "aria-label": `${prompt}, ${what(row)}` });
@@ -99,8 +105,8 @@
     if (base && byId("grid").classList.contains("paired")) {
       open.classList.add("two");
       open.append(picture(base, "base", "px beside"));
-      open.append(make("span", {}, picture(index.file[row], "", "px")));
-    } else open.append(picture(index.file[row], "", "px"));
+    }
+    open.append(layers(row));
     open.addEventListener("click", () => look(row));
     const star = make("button", { type: "button", class: "pin" });
     mark(star, row);
@@ -134,6 +140,9 @@
       byId(id).alt = `${valueText(value("prompt", row))}, ${id === "loupe-base" ? "base model" : what(row)}`;
       byId(link).href = file;
     }
+    const over = mapped(row);
+    byId("loupe-map").hidden = !over;
+    if (over) byId("loupe-map").src = over;
     document.querySelector(".pair").classList.toggle("alone", !base);
     byId("loupe-where").textContent = what(row) || "the picture";
     const line = (name, text, about = "") => make("div", { title: about }, make("dt", {}, words(name)), make("dd", {}, text));
@@ -158,6 +167,7 @@
     if (e.key === "ArrowLeft") go(-1);
     else if (e.key === "ArrowRight") go(1);
     else if (e.key.toLowerCase() === "p") byId("loupe-pin").click();
+    else if (e.key.toLowerCase() === "m") byId("map").click();
     else return;
     e.preventDefault();
   });
@@ -175,10 +185,12 @@
   // As a list wherever the command line might read something else into a prompt than its words.
   const asPrompt = (text) => (/^\p{L}[\p{L}\d ,.'-]*$/u.test(text) && !/\.(txt|ya?ml)$|^(null|true|false|none|yes|no|on|off|inf|nan)$/i.test(text) ? text : JSON.stringify([text]));
   const again = (row) => {
-    const drift = value("drift", row);
+    const [drift, sampling] = [value("drift", row), value("sampling_drift", row)];
     const options = [["model.pipeline", value("checkpoint", row)]];
     if (facts.base) options.push(["model.base", facts.base]);
     if (drift !== 1) options.push(["model.drift", drift]);
+    if (sampling !== 1) options.push(["model.sampling_drift", sampling]);
+    if (index.map_file[row]) options.push(["model.drift_map", true]);
     options.push(["model.guidance_scale", value("guidance_scale", row)], ["model.num_inference_steps", value("num_inference_steps", row)]);
     if (facts.negative_prompt) options.push(["model.negative_prompt", facts.negative_prompt]);
     for (const name of ["height", "width"]) if (facts[name]) options.push([`model.${name}`, facts[name]]);
@@ -207,6 +219,12 @@
   choose.addEventListener("change", () => { state.sort = choose.value; select(); });
   byId("direction").addEventListener("click", () => { state.down = !state.down; select(); });
   byId("pinned").addEventListener("click", () => { state.pinned = !state.pinned; select(); });
+  byId("map").hidden = !index.map_file.some(Boolean);
+  byId("map").addEventListener("click", (e) => {
+    e.currentTarget.setAttribute("aria-pressed", e.currentTarget.getAttribute("aria-pressed") !== "true");
+    select();
+    if (loupe.open) look(at);
+  });
   if (!index.base_file.some(Boolean)) byId("base").hidden = true;
   byId("base").addEventListener("click", (e) => {
     e.target.setAttribute("aria-pressed", byId("grid").classList.toggle("paired"));

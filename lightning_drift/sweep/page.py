@@ -82,6 +82,7 @@ def _lead(index: Index) -> str:
             ("num_inference_steps", "step counts"),
             ("checkpoint", "checkpoints"),
             ("drift", "drifts"),
+            ("sampling_drift", "sampling drifts"),
         )
         if name in index.varied
     ]

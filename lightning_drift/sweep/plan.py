@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import torch
 from lightning_drift.common.errors import notice
 from lightning_drift.common.files import free_bytes
 from lightning_drift.common.text import byte_size, duration
-from lightning_drift.sweep.cells import SweepRequest
+from lightning_drift.stable_diffusion.with_base import predictions
+from lightning_drift.sweep.cells import AXES, SweepRequest
 from lightning_drift.sweep.index import slot_column
 from lightning_drift.sweep.sheets import check_axes
 
@@ -39,12 +41,9 @@ def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, 
     """
     grid = data.grid
     slots = list(dict.fromkeys(slot_column(slot) for cell in grid.cells for slot, _ in cell.prompt.slots))
-    parameters = ["prompt", "seed", "guidance_scale", "num_inference_steps", "checkpoint", "drift", *slots]
-    check_axes(data.sheet_axes, parameters)
+    check_axes(data.sheet_axes, [*AXES, *slots])
     pictures = grid.pictures()
-    missing = [
-        request for request in pictures if not (folder / f"{module.describe(request)[0]}.png").exists()
-    ]
+    missing = [request for request in pictures if not _is_there(module, request, folder)]
     added = len(pictures) - len(set(grid.requests))
     lines = [
         *(f"{each.name}: {each.shape}" for each in data.products),
@@ -63,14 +62,14 @@ def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, 
 
 
 def _seconds(data: Sweep, module: SweepDreamer, missing: list[SweepRequest], device: torch.device) -> float:
-    """An estimate from a few steps of the first picture; others count by their size and guidance."""
-    first = missing[0]
+    """An estimate from a few steps of the first picture; others count by their size and predictions."""
+    first = replace(missing[0], sampling_drift=1.0)
     loading, batch, step = module.trial(first, data.batch_size, device)
     total, loaded = 0.0, set()
-    weight = _weight(module, first)
+    weight = _weight(module, first, maps=False)
     for requests in _batches(data, missing):
         request = requests[0]
-        relative = _weight(module, request) / weight
+        relative = _weight(module, request, module.drift_map) / weight
         total += batch + step * relative * request.num_inference_steps
         if (key := (request.model.hash, request.drift)) not in loaded:
             loaded.add(key)
@@ -85,9 +84,18 @@ def _batches(data: Sweep, missing: list[SweepRequest]) -> list[list[SweepRequest
     ]
 
 
-def _weight(module: SweepDreamer, request: SweepRequest) -> float:
+def _weight(module: SweepDreamer, request: SweepRequest, maps: bool) -> float:
+    """What a step takes, in units that compare pictures of one model."""
     sampling = module.sampling_of(request)
-    return (sampling.height or 0) * (sampling.width or 0) * (2 if request.guidance_scale > 1 else 1)
+    maps = maps and request.model.base is not None
+    asked = predictions(request.sampling_drift, request.num_inference_steps, maps)
+    pixels = (sampling.height or 0) * (sampling.width or 0) * (2 if request.guidance_scale > 1 else 1)
+    return pixels * asked / request.num_inference_steps
+
+
+def _is_there(module: SweepDreamer, request: SweepRequest, folder: Path) -> bool:
+    files = [module.describe(request), module.describe_beside(request)]
+    return all((folder / f"{file[0]}.png").exists() for file in files if file)
 
 
 def _bytes(module: SweepDreamer, requests: list[SweepRequest]) -> int:

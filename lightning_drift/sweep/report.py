@@ -100,7 +100,8 @@ class SweepReport(Callback):
         if data.measure:
             measures = self._measure(grid, names, folder, module.device)
         files, bases = ([names[request] for request in requests] for requests in (grid.requests, grid.bases))
-        index = Index.of(grid.cells, files, bases, measures)
+        maps = [_map_file(folder, module.describe_beside(request)) for request in grid.requests]
+        index = Index.of(grid.cells, files, bases, measures, maps)
         index.save(folder / INDEX)
         title = folder.resolve().name
         with atomic_write(folder / TABLES) as file:
@@ -132,6 +133,12 @@ class SweepReport(Callback):
         texts = _texts(grid.cells, clip) if clip else None
         now, base = ([place[request] for request in some] for some in (grid.requests, grid.bases))
         return measure(grid.cells, SweepFeatures(features, now, base, texts, self._photos))
+
+
+def _map_file(folder: Path, described: tuple[str, Any] | None) -> str | None:
+    """The file of a picture's map, where there is one."""
+    name = f"{described[0]}.png" if described else None
+    return name if name and (folder / name).exists() else None
 
 
 def _texts(cells: list[Cell], clip: FrozenClip) -> dict[str, Tensor]:

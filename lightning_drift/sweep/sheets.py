@@ -14,6 +14,7 @@ from lightning_drift.common.prompt_lists import slug
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.stable_diffusion.drift_dial import dial_title, read_drift
+from lightning_drift.stable_diffusion.sampling_drift import read_sampling_drift, sampling_title
 from lightning_drift.sweep.index import Index, Row, number
 
 SIDE = 8192
@@ -21,7 +22,15 @@ SIDE = 8192
 MOST_VALUES = 100
 NAME_BYTES = 150
 """Longest name of a sheet, without its ending; file systems take 255 bytes."""
-_USUAL = ("num_inference_steps", "guidance_scale", "drift", "checkpoint", "seed", "prompt")
+_USUAL = (
+    "num_inference_steps",
+    "guidance_scale",
+    "drift",
+    "sampling_drift",
+    "checkpoint",
+    "seed",
+    "prompt",
+)
 
 
 def check_axes(axes: tuple[str | None, str | None], parameters: list[str]) -> None:
@@ -138,6 +147,8 @@ def _heading(name: str, value: Any) -> str:
     """A parameter and its value; a drift of each part speaks for itself."""
     if name == "drift" and isinstance(value, str):
         return dial_title(read_drift(value, name))
+    if name == "sampling_drift":
+        return f"sampling {sampling_title(read_sampling_drift(value, name))}"
     return f"{_label(name)} {_text(value)}"
 
 

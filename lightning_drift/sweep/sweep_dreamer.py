@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import user_path
@@ -15,15 +14,17 @@ from lightning_drift.common.halving import Batch
 from lightning_drift.common.out_of_memory import during
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import slug
-from lightning_drift.dreams.dreamer import DTYPES, dream_text, smaller_pictures
+from lightning_drift.dreams.dreamer import DTYPES, dream_text, map_of, smaller_pictures
 from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.images.png import Picture, parameters_digest
 from lightning_drift.stable_diffusion.drift_dial import Drift
-from lightning_drift.stable_diffusion.interpolation import interpolated, load_weights_
+from lightning_drift.stable_diffusion.interpolation import interpolated, load_base_beside, load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipeline
 from lightning_drift.stable_diffusion.picture_cache import PictureCache
-from lightning_drift.stable_diffusion.sampling import Sampling, dream, encode_prompts
+from lightning_drift.stable_diffusion.prompt_states import EncodedPrompts
+from lightning_drift.stable_diffusion.sampling import DRIFT_MAP, Sampling, dream
+from lightning_drift.stable_diffusion.with_base import WithBase
 from lightning_drift.sweep.cells import SweepRequest
 from lightning_drift.sweep.models import SweepModel
 from lightning_drift.sweep.plan import plan
@@ -51,6 +52,8 @@ class SweepDreamer(LightningModule):
         dtype: Precision of UNet and text encoder; "auto" is float16 on a CUDA device and float32 elsewhere.
         cache_dir: Folder where the pictures of base models are kept for all sweeps and fits of that base;
             null for none.
+        drift_map: Also write, beside each picture of a fine-tune, a map of where it and its base predict
+            differently, ``_map.png``; the page lays it over the picture.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class SweepDreamer(LightningModule):
         generator_device: Literal["cpu", "cuda"] = "cpu",
         dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
         cache_dir: str | None = None,
+        drift_map: bool = False,
     ) -> None:
         super().__init__()
         self.cache_dir = cache_dir
+        self.drift_map = drift_map
         self._cache: PictureCache | None = None  # of the loaded model, if it is a base
         self.sampling = Sampling.read(
             "model",
@@ -76,7 +81,8 @@ class SweepDreamer(LightningModule):
         self._loaded: StableDiffusion | None = None
         self._model: SweepModel | None = None
         self._drift: Drift = 1.0
-        self._states: dict[str, Tensor] = {}  # of the last batch's prompts
+        self._encode = EncodedPrompts(lasting=False)
+        self._base: tuple[SweepModel, StableDiffusion, EncodedPrompts] | None = None  # beside the model
         self._prompts: list[str] = []
         self._lengths_told: set[int] = set()
         self._batch = Batch(option="data.batch_size", filled=True)
@@ -111,12 +117,17 @@ class SweepDreamer(LightningModule):
     def describe(self, request: SweepRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a picture; both follow from the request alone."""
         model, base = request.model, request.model.base
-        drift = None if request.drift == 1 or base is None else (request.drift, base.hash)
+        drift = (request.drift, request.sampling_drift, base.hash if base else "")
         text = dream_text(
             request.prompt, request.seed, self.sampling_of(request), (model.hash, model.stem), drift
         )
         name = f"{slug(request.prompt)}_seed{request.seed:04d}_{parameters_digest(text)}"
         return f"{IMAGES}/{name}", {"parameters": text}
+
+    def describe_beside(self, request: SweepRequest) -> tuple[str, dict[str, str]] | None:
+        """Likewise of the map beside a picture; None of a picture without."""
+        base = request.model.base
+        return map_of(self.describe(request), base.hash) if self.drift_map and base else None
 
     def sampling_of(self, request: SweepRequest) -> Sampling:
         """How a picture is sampled: with its own guidance and steps, in the size of its model.
@@ -139,14 +150,13 @@ class SweepDreamer(LightningModule):
             return []
         size = max(len(batch), self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
         images = self.render(batch, size, self.device)
-        return [
-            Picture(request, *self._named(request, image))
-            for request, image in zip(batch, images, strict=True)
-        ]
+        return [self._picture(request, image) for request, image in zip(batch, images, strict=True)]
 
-    def _named(self, request: SweepRequest, image: Any) -> tuple[str, Any, dict[str, str]]:
+    def _picture(self, request: SweepRequest, image: Any) -> Picture:
         name, text = self.describe(request)
-        return name, image, text
+        beside = self.describe_beside(request)
+        drift_map = Picture(request, beside[0], image.info[DRIFT_MAP], beside[1]) if beside else None
+        return Picture(request, name, image, text, beside=drift_map)
 
     def render(self, requests: Sequence[SweepRequest], size: int, device: torch.device) -> list[Any]:
         """The pictures of requests that can be sampled together, in batches of a size, on a device."""
@@ -155,26 +165,28 @@ class SweepDreamer(LightningModule):
         cache = self._cache
         if cache is None:
             return self._made(requests)
-        known = {each: cache.get(*self._picture(each), together) for each in requests}
+        known = {each: cache.get(*self._key(each), together) for each in requests}
         missing = [each for each in requests if known[each] is None]
         images = self._made(missing)
         for each, image in zip(missing, images, strict=True):
-            cache.put(image, *self._picture(each), self._batch.size)
+            cache.put(image, *self._key(each), self._batch.size)
         known |= zip(missing, images, strict=True)
         return [known[each] for each in requests]
 
-    def _picture(self, request: SweepRequest) -> tuple[str, int, Sampling]:
+    def _key(self, request: SweepRequest) -> tuple[str, int, Sampling]:
         return request.prompt, request.seed, self.sampling_of(request)
 
     def _made(self, requests: Sequence[SweepRequest]) -> list[Any]:
         """Pictures of the loaded model."""
         if not requests:
             return []
-        sampling = self.sampling_of(requests[0])
+        sampling, beside = self.sampling_of(requests[0]), self._beside(requests[0])
         with during("one picture of the sweep at a time", lambda _: smaller_pictures(sampling)):
-            return self._batch.map(requests, lambda part: self._filled(part, sampling))
+            return self._batch.map(requests, lambda part: self._filled(part, sampling, beside))
 
-    def _filled(self, requests: Sequence[SweepRequest], sampling: Sampling) -> list[Any]:
+    def _filled(
+        self, requests: Sequence[SweepRequest], sampling: Sampling, beside: WithBase | None
+    ) -> list[Any]:
         """The pictures of requests, in a batch that is filled up to its size."""
         assert self._loaded is not None
         assert self._batch.size is not None
@@ -186,23 +198,26 @@ class SweepDreamer(LightningModule):
             sampling,
             guidance_scales=[request.guidance_scale for request in filled],
             encode=self._encode,
+            beside=beside,
         )[: len(requests)]
 
     def trial(self, request: SweepRequest, size: int, device: torch.device) -> tuple[float, float, float]:
         """Seconds that loading a model, one batch without its steps, and a step of a batch take, measured.
 
-        A batch of a size that does not fit counts as the smaller ones that it is made in.
+        The model denoises alone. A batch of a size that does not fit counts as the smaller ones that it is
+        made in.
         """
         started = perf_counter()
         self._use(request.model, request.drift, device)
         loading = perf_counter() - started
         self._batch.size = self._batch.size or size
-        self._made([_with_steps(request, 1)] * size)  # warms up
         taken = []
-        for steps in (1, 3):
+        for steps in (1, 1, 3):  # the first one warms up
+            sampling = self.sampling_of(replace(request, num_inference_steps=steps))
             started = perf_counter()
-            self._made([_with_steps(request, steps)] * size)
+            self._batch.map([request] * size, lambda part: self._filled(part, sampling, None))  # noqa: B023
             taken.append(perf_counter() - started)
+        taken = taken[1:]
         step = max(0.0, taken[1] - taken[0]) / 2
         return loading, max(0.0, taken[0] - step), step
 
@@ -217,19 +232,36 @@ class SweepDreamer(LightningModule):
             load_weights_({part: getattr(self._loaded, part) for part in TRAINED}, opened.weights)
         else:
             self._loaded = self._model = None  # so that two are not in memory together
+            if self._base is not None and self._base[0] is not model.base:
+                self._base = None
             self._loaded = load_opened(opened)
-            auto = torch.float16 if device.type == "cuda" else torch.float32
-            for module in (self._loaded.unet, self._loaded.text_encoder):
-                torch.nn.Module.to(module, device, DTYPES.get(self.dtype_name, auto))
+            self._place(self._loaded, device)
             self._loaded.vae.to(device)
             self._tell_cut()
         self._model, self._drift = model, drift
-        self._states = {}
+        self._encode = EncodedPrompts(lasting=False)
         self._cache = None
         if self.cache_dir is not None and model.base is None:
             folder = user_path(self.cache_dir, "model.cache_dir")
             precision = str(self._loaded.unet.dtype).removeprefix("torch.")
             self._cache = PictureCache(folder, self._loaded, files_hash(model.opened.files), precision)
+
+    def _place(self, model: StableDiffusion, device: torch.device) -> None:
+        auto = torch.float16 if device.type == "cuda" else torch.float32
+        for module in (model.unet, model.text_encoder):
+            torch.nn.Module.to(module, device, DTYPES.get(self.dtype_name, auto))
+
+    def _beside(self, request: SweepRequest) -> WithBase | None:
+        """The base beside the loaded model, where the request asks for it."""
+        origin = request.model.base
+        if origin is None or (request.sampling_drift == 1 and not self.drift_map):
+            return None
+        assert self._loaded is not None
+        if self._base is None:
+            base = load_base_beside(self._loaded, request.model.opened, origin.opened)
+            self._place(base, self._loaded.unet.device)
+            self._base = origin, base, EncodedPrompts(lasting=False)
+        return WithBase(self._base[1], request.sampling_drift, self.drift_map, self._base[2])
 
     def _tell_cut(self) -> None:
         """Say once for each tokenizer's length which of the sweep's prompts are longer."""
@@ -241,13 +273,8 @@ class SweepDreamer(LightningModule):
 
     def release(self) -> None:
         """Give back the memory of the model that was used last."""
-        self._loaded = self._model = self._cache = None
-        self._states = {}
-
-    def _encode(self, model: StableDiffusion, prompts: Sequence[str]) -> Tensor:
-        known = self._states
-        self._states = {p: known[p] if p in known else encode_prompts(model, [p]) for p in prompts}
-        return torch.cat(list(self._states.values()))
+        self._loaded = self._model = self._cache = self._base = None
+        self._encode = EncodedPrompts(lasting=False)
 
 
 def _at(model: SweepModel, drift: Drift) -> OpenedPipeline:
@@ -259,7 +286,3 @@ def _at(model: SweepModel, drift: Drift) -> OpenedPipeline:
 def _check_sweep(data: Any) -> None:
     if not hasattr(data, "grid"):
         raise UserError("SweepDreamer renders sweeps; give it data of lightning_drift.Sweep", "model")
-
-
-def _with_steps(request: SweepRequest, steps: int) -> SweepRequest:
-    return replace(request, num_inference_steps=steps)

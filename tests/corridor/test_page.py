@@ -18,11 +18,13 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_drift.assets import PHOTOS
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.prompt_lists import slug
 from lightning_drift.corridor.curves import curves
 from lightning_drift.corridor.overview import overview
 from lightning_drift.corridor.plan import make_plan, take_up
 from lightning_drift.corridor.read import read
 from lightning_drift.corridor.report import write_report
+from lightning_drift.images.overlay import overlay
 from lightning_drift.pages.thumbnails import BUDGET, Thumbnails
 from lightning_drift.photos.held_out import chosen
 
@@ -308,6 +310,38 @@ def test_an_address_leads_to_a_cell_and_the_loupe_compares(page: Path, tmp_path:
     assert re.search(r'id="loupe-base"[^>]*alt="[^"]*seed 3, base model"', document)
     hold = pressed("b", on="document.body")
     assert 'class="small-pictures showing-base"' in dump(page, tmp_path, hold)
+
+
+def test_without_maps_there_is_nothing_to_lay_over(page: Path) -> None:
+    text = page.read_text()
+    assert 'id="maps"' not in text
+    cells = data(page)["cells"]
+    assert all(cell["maps"] is None for run in cells for cell in run)  # type: ignore[attr-defined]
+
+
+@browser
+def test_maps_are_laid_over_the_pictures_of_their_cell(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "lr2e-6", 2e-6, (8, 16), {16: ("dreaming", None, 41.0)})
+    first = f"{slug(PROMPTS[0])}_seed0003"
+    opacity = Image.linear_gradient("L").resize((16, 16))
+    overlay(opacity).save(run / "grids" / "step=00016" / f"{first}_map.png")
+    (run / "grids" / "step=00008" / f"{first}_map.png").write_bytes(b"damaged")
+    write_report(tmp_path, tmp_path / "corridor.html")
+    page = tmp_path / "corridor.html"
+    shown = '<img src="data:image/webp;base64,[^"]*" alt="" class="map">'
+    assert not re.search(shown, dump(page, tmp_path))
+    on = pressed("m", on="document.body")
+    document = dump(page, tmp_path, on)
+    assert len(re.findall(shown, document)) == 1
+    assert 'id="maps" aria-pressed="true"' in document
+    assert not re.search(shown, dump(page, tmp_path, on + on))
+    # The damaged one is passed over, and the base has none.
+    assert not re.search(shown, dump(page, tmp_path, on + pressed("ArrowLeft")))
+    assert not re.search(shown, dump(page, tmp_path, on + pressed("b", on="document.body")))
+    look = "document.querySelectorAll('.now button')[1].click();"
+    document = dump(page, tmp_path, look + on)
+    assert re.search(r'<img id="loupe-map" class="map" alt="" src="data:', document)
+    assert re.search(r'id="loupe-map"[^>]*hidden', dump(page, tmp_path, look + on + pressed("ArrowLeft")))
 
 
 @browser

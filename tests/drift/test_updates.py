@@ -9,12 +9,12 @@ from PIL import Image
 
 from lightning_drift.drift.measures.updates import updates
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion
+from lightning_drift.stable_diffusion.prompt_states import encode_prompts
 from lightning_drift.stable_diffusion.sampling import (
     UPDATES,
     Sampling,
     ddim,
     dream,
-    encode_prompts,
     predict_noise,
     starting_noise,
 )

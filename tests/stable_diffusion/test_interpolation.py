@@ -300,7 +300,7 @@ def test_a_base_that_is_gone_costs_the_row_and_not_the_run(
         ({"drift_dial": "0.5,2"}, "seed_grid.drift_dial: 2 is out of range"),
         (
             {"drift_dial": "0.5", "groups": {"dial": {"prompts": "x", "seeds": 0}}},
-            "seed_grid.groups: the name dial is taken",
+            "seed_grid.groups: the name dial is that of a row of drifts",
         ),
     ],
 )

@@ -17,6 +17,8 @@ from helpers.odd_texts import ODD_TEXTS
 from PIL import Image
 
 from lightning_drift.cli import main
+from lightning_drift.images.overlay import overlay
+from lightning_drift.stable_diffusion.sampling_drift import read_sampling_drift
 from lightning_drift.sweep.cells import Cell
 from lightning_drift.sweep.index import Index
 from lightning_drift.sweep.page import write_page
@@ -197,6 +199,30 @@ def test_pins_stay_and_a_picture_is_compared_with_its_base(page: Path, tmp_path:
     assert '<h2 id="loupe-title">a tower 497</h2>' in dump(
         page, tmp_path, look + key.replace("document.", "document.body.", 1)
     )
+
+
+@browser
+def test_maps_are_laid_over_cards_and_loupe(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    overlay(Image.linear_gradient("L").resize((64, 64))).save(tmp_path / "0_map.png")
+    schedule = read_sampling_drift("0/1@0.4", "x")
+    cells = [Cell("sweep", Prompt("a tower"), 0, 3.0, 50, "run/a.ckpt", 1.0, a) for a in (0.0, schedule)]
+    index = Index.of(cells, ["0.png"] * 2, [], [{}] * 2, [None, "0_map.png"])
+    index.save(tmp_path / "index.csv")
+    assert [row.get("map_file") for row in Index.load(tmp_path / "index.csv").rows] == [None, "0_map.png"]
+    page = tmp_path / "sweep.html"
+    write_page(page, index, {}, "maps", FACTS | {"base": None})
+    assert 'class="map"' not in re.sub(r'<img id="loupe-map"[^>]*>', "", dump(page, tmp_path))
+    on = "document.getElementById('map').click();"
+    document = dump(page, tmp_path, on)
+    assert document.count('<img src="0_map.png" alt="" loading="lazy" class="map">') == 1
+    look = "document.querySelectorAll('.open')[1].click();"
+    key = "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'm', bubbles: true}));"
+    document = dump(page, tmp_path, look + key)
+    assert re.search(r'<img id="loupe-map" class="map" alt="" src="0_map.png">', document)
+    (make, _) = commands(document)
+    assert make[make.index("--model.sampling_drift") + 1] == "0/1@0.4"
+    assert make[make.index("--model.drift_map") + 1] == "true"
 
 
 @browser

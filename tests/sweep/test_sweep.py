@@ -123,6 +123,7 @@ def test_products_are_joined_and_share_their_pictures() -> None:
             r"data\.also\.more: seed is not one of its options; they are prompts",
         ),
         ({"also": {"more": {"drift": 9}}}, r"data\.also\.more\.drift: 9 is out of range"),
+        ({"sampling_drift": "0.5,4"}, r"data\.sampling_drift: 4 is out of range"),
         ({"also": {"sweep": {}}}, r"data\.also: the name sweep is taken"),
     ],
 )
@@ -171,6 +172,48 @@ def test_a_picture_is_the_one_that_predict_makes(whole: Path, tuned: str) -> Non
     assert np.abs(base - np.asarray(expected, int)).max() <= 1
     assert "Model: pocket," in text
     assert "Drift" not in text
+
+
+def test_pictures_made_beside_the_base_are_predicts_and_its_ends_are_shared(
+    tuned: str, trainer: Any, tmp_path: Path
+) -> None:
+    options = {"prompts": "a castle", "sampling_drift": "0,0.5,1,0/1@0.5", "num_inference_steps": 2}
+    data = Sweep(["pocket", tuned], **options, seeds="0-2", batch_size=2, sheets=0)
+    assert len(data.grid.cells) == 3 * (1 + 4)  # the pocket has no base beside it
+    assert len(data.grid.pictures()) == 3 * 4  # 0 is the pocket's own picture
+    for batch in data.grid.batches(5):
+        assert len({request.sampling_drift for request in batch}) == 1
+    writer = ImageWriter(str(tmp_path), contact_sheet=False)
+    module = SweepDreamer(drift_map=True)
+    trainer(callbacks=[writer]).predict(module, datamodule=data, return_predictions=False)
+    rows = rows_of(tmp_path)
+    found = {(row["checkpoint"], row["sampling_drift"], row["seed"]): row for row in rows}
+    for seed in ("0", "1", "2"):
+        assert found[tuned, "0", seed]["file"] == found["pocket", "1", seed]["file"]
+        assert found[tuned, "0", seed]["map_file"] == ""
+        assert all((tmp_path / found[tuned, a, seed]["map_file"]).is_file() for a in ("0.5", "1", "0/1@0.5"))
+    # In batches of one size, so to rounding: the pictures that predict makes of the same settings.
+    for value in ("0.5", "1", "0/1@0.5"):
+        dreamer = Dreamer(tuned, num_inference_steps=2, sampling_drift=value)
+        dreamer.configure_model()
+        assert dreamer.stable_diffusion is not None
+        with Image.open(tmp_path / found[tuned, value, "1"]["file"]) as image:
+            pixels, text = np.asarray(image, int), image.text["parameters"]
+        assert text == dreamer.describe(DreamRequest("a castle", 1))[1]["parameters"]
+        sampling = Sampling(num_inference_steps=2)
+        (expected,) = dream(dreamer.stable_diffusion, ["a castle"], [1], sampling, beside=dreamer._beside)
+        assert np.abs(pixels - np.asarray(expected, int)).max() <= 1
+    assert "By sampling drift" in (tmp_path / "tables.md").read_text()
+    # What is left of a batch has the same bytes.
+    expected_files = bytes_of(tmp_path)
+    for path in sorted((tmp_path / "images").glob("*.png"))[::3]:
+        path.unlink()
+    trainer(callbacks=[writer]).predict(
+        SweepDreamer(drift_map=True),
+        datamodule=Sweep(["pocket", tuned], **options, seeds="0-2", batch_size=2, sheets=0),
+        return_predictions=False,
+    )
+    assert bytes_of(tmp_path) == expected_files
 
 
 def test_guidance_of_each_picture_is_that_of_it_alone() -> None:
@@ -302,6 +345,7 @@ def test_the_index_has_every_parameter_measure_and_file(whole: Path, tuned: str)
             "num_inference_steps",
             "checkpoint",
             "drift",
+            "sampling_drift",
             "drift_from_base",
             "adherence",
             "clip_t",
@@ -310,7 +354,7 @@ def test_the_index_has_every_parameter_measure_and_file(whole: Path, tuned: str)
         *("tilt", "delta_e", "lightness", "chroma"),
     ]
     assert {row["checkpoint"] for row in rows} == {tuned}
-    assert len({tuple(row.values())[2:10] for row in rows}) == 72
+    assert len({tuple(row.values())[2:11] for row in rows}) == 72
     for row in rows:
         assert (whole / row["file"]).is_file()
         assert (row["file"] == row["base_file"]) == (row["drift"] == "0")

@@ -12,9 +12,9 @@ from PIL import Image
 
 from lightning_drift.stable_diffusion.autoencoder import decode_latent
 from lightning_drift.stable_diffusion.loading import StableDiffusion
+from lightning_drift.stable_diffusion.prompt_states import EncodedPrompts
 from lightning_drift.stable_diffusion.sampling import (
     NOISE_SCHEDULE,
-    EncodedPrompts,
     Sampling,
     latent_shape,
     predict_noise,

@@ -11,7 +11,7 @@ from lightning_drift.common.halving import Batch
 from lightning_drift.common.rng import generator
 from lightning_drift.drift.measures.predictions import predictions
 from lightning_drift.stable_diffusion.loading import StableDiffusion
-from lightning_drift.stable_diffusion.sampling import encode_prompts
+from lightning_drift.stable_diffusion.prompt_states import encode_prompts
 
 SEEDS = 4
 """Starting noises that the instance prompt is asked about, in two UNet forwards each."""

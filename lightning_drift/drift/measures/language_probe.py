@@ -18,7 +18,7 @@ from lightning_drift.common.rng import generator
 from lightning_drift.drift.measures.intervals import against_base
 from lightning_drift.drift.measures.predictions import predictions
 from lightning_drift.stable_diffusion.loading import StableDiffusion
-from lightning_drift.stable_diffusion.sampling import encode_prompts
+from lightning_drift.stable_diffusion.prompt_states import encode_prompts
 
 FORWARDS = 40
 """UNet forwards of one latent with one prompt that a probe may take."""
