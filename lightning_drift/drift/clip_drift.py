@@ -30,10 +30,11 @@ from lightning_drift.drift.references import References
 from lightning_drift.drift.state import DriftState
 from lightning_drift.drift.stopping import StopRule
 from lightning_drift.drift.verdict import Thresholds
+from lightning_drift.fit.grid_listeners import GridPictures
 from lightning_drift.fit.less_memory import more_room
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.fit.runs import run_of
-from lightning_drift.fit.seed_grid import GridPictures, SeedGrid
+from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.forecast.rehearsal import Phase
 from lightning_drift.stable_diffusion.sampling import Sampling
 from lightning_drift.stable_diffusion.sampling_peaks import rehearse_step

@@ -265,14 +265,11 @@ def _what(
             each = f"{sampling.num_inference_steps} steps"
             if set(counts) != {sampling}:
                 each = ", ".join(f"{n} of {own.num_inference_steps} steps" for own, n in counts.items())
-            dial = f" and {len(callback.dial_values)} of the drift dial" if callback.dial_values else ""
-            if callback.sampling_values:
-                dial += f" and {len(callback.sampling_values)} over sampling drifts"
-            dial += " with maps" if callback.drift_map else ""
+            rows = f"{callback.rows}{' with maps' if callback.drift_map else ''}"
             what.append(
                 (
                     "grids",
-                    f"{len(callback.pictures)} pictures{dial} at {listed}; {each}, guidance "
+                    f"{len(callback.pictures)} pictures{rows} at {listed}; {each}, guidance "
                     f"{sampling.guidance_scale:g}, {callback.together} together",
                 )
             )

@@ -1,38 +1,29 @@
 """SeedGrid: the same prompts and seeds at every milestone, so that the drift can be seen."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.errors import notice
 from lightning_drift.common.files import user_path
 from lightning_drift.common.modules import eval_mode, placed
-from lightning_drift.common.out_of_memory import during, give_back, sentence
+from lightning_drift.common.out_of_memory import during, give_back
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.fit.bar_names import GRID_BAR
 from lightning_drift.fit.checkpoint_file import read_checkpoint
-from lightning_drift.fit.drift_rows import (
-    DIAL,
-    SAMPLING,
-    Row,
-    dial_row,
-    load_base,
-    read_row,
-    row_sheet,
-    sampling_row,
-)
+from lightning_drift.fit.drift_rows import DriftRows, go_on_without, load_base, row_sheet
 from lightning_drift.fit.grid_files import PictureWriter, save_drift_sheet
 from lightning_drift.fit.grid_groups import pictures_of, read_groups, seeds_by_prompt
+from lightning_drift.fit.grid_listeners import GridListener, GridPictures
+from lightning_drift.fit.grid_log import log_row
 from lightning_drift.fit.grid_sampling import GridSampler, Images, Key
 from lightning_drift.fit.less_memory import less_for_a_grid
 from lightning_drift.fit.milestones import Milestones
@@ -40,41 +31,14 @@ from lightning_drift.forecast.rehearsal import Phase
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.overlay import laid_over
 from lightning_drift.images.png import save_png
-from lightning_drift.stable_diffusion.drift_dial import check_parts, read_drifts
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 from lightning_drift.stable_diffusion.picture_cache import PictureCache
 from lightning_drift.stable_diffusion.sampling import DRIFT_MAP, Sampling, check_size
-from lightning_drift.stable_diffusion.sampling_drift import read_sampling_drifts
 from lightning_drift.stable_diffusion.sampling_peaks import rehearse_decoding, rehearse_step
-from lightning_drift.stable_diffusion.with_base import WithBase, mapped_steps, predictions
+from lightning_drift.stable_diffusion.with_base import WithBase, mapped_steps
 
 _SMALLEST = 4
 """Pictures that "auto" samples together where more do not fit."""
-
-
-@dataclass(frozen=True)
-class GridPictures:
-    """What a seed grid has rendered at one milestone.
-
-    Attributes:
-        step: Optimizer steps; 0 is the base model.
-        images: Pictures by (prompt, seed); only the first rank renders, and all others have none.
-        found: Whether all of them are a base's that was rendered before, with the same bits.
-    """
-
-    step: int
-    images: Mapping[tuple[str, int], Image.Image] = field(default_factory=dict)
-    found: bool = False
-
-
-class GridListener(Protocol):
-    """Something that is handed a seed grid's pictures."""
-
-    def on_grid(self, trainer: Trainer, module: Any, pictures: GridPictures) -> None:
-        """Take a milestone's pictures, in ``fit`` and in ``validate``, on every rank.
-
-        The grid is written by then. The step's checkpoint is not saved yet.
-        """
 
 
 class SeedGrid(Callback):
@@ -148,14 +112,8 @@ class SeedGrid(Callback):
         self.auto_batch = batch_size == "auto"
         self._sampler = GridSampler(self.pictures, self.sampling.batch_size)
         self.cache_dir = cache_dir
-        self.dial_values = read_row(drift_dial, read_drifts, "seed_grid.drift_dial")
-        self.sampling_values = read_row(sampling_drift, read_sampling_drifts, "seed_grid.sampling_drift")
+        self.rows = DriftRows(drift_dial, sampling_drift, self.groups)
         self.drift_map = drift_map
-        for name, row in ((DIAL, self.dial_values), (SAMPLING, self.sampling_values)):
-            if row and name in self.groups:
-                raise UserError(
-                    f"the name {name} is that of a row of drifts; use another", "seed_grid.groups"
-                )
         self.listeners: list[GridListener] = []
 
     # -- when -------------------------------------------------------------------------------------------
@@ -168,9 +126,7 @@ class SeedGrid(Callback):
         """
         if self.groups:
             check_size(pl_module.stable_diffusion, "seed_grid", self.sampling.height, self.sampling.width)
-            trains = getattr(pl_module, "train_text_encoder", True)
-            for value in self.dial_values:
-                check_parts(value, trains, "this run", "seed_grid.drift_dial")
+            self.rows.check(getattr(pl_module, "train_text_encoder", True))
             self.milestones.announce(trainer)
             if self.milestones.steps:
                 prompts = [*seeds_by_prompt(self.groups), self.sampling.negative_prompt]
@@ -218,21 +174,17 @@ class SeedGrid(Callback):
                 ):
                     single = bool if validating else writer.write
                     untouched = step == 0 and not trainer.ckpt_path
-                    mapped = self._mapped(trainer, pl_module, title, single, base) if self.drift_map else {}
-                    keys = [key for key in self.pictures if key not in mapped]
-                    images = {**mapped}
+                    images = {**self._mapped(trainer, pl_module, title, single, base)}
+                    keys = [key for key in self.pictures if key not in images]
                     if keys:
                         images |= self.sample(trainer, pl_module, keys, title, single, untouched)
                 pictures = GridPictures(step, images, self._sampler.found)
                 self._write(place, pictures, writer, over_time=not validating)
             if not validating:
                 self._log(trainer, pictures)
-            if self.dial_values and step:
-                self._row(trainer, step, place, DIAL, partial(self._dialled, trainer, pl_module))
+            if step:
+                self._make_rows(trainer, pl_module, step, place, base)
             if base is not None:
-                if self.sampling_values:
-                    row = partial(self._sampled_beside, trainer, pl_module, base)
-                    self._row(trainer, step, place, SAMPLING, row)
                 del base
                 give_back()
         trainer.strategy.barrier()
@@ -304,7 +256,7 @@ class SeedGrid(Callback):
         """What takes most memory of a grid, for a rehearsal."""
         if not self.pictures or not self.milestones.steps:
             return []
-        together, beside = self.together, self.drift_map or bool(self.sampling_values)
+        together, beside = self.together, self.drift_map or bool(self.rows.sampling)
         sampling = partial(rehearse_step, pictures=together, sampling=self.sampling, beside=beside)
         decoding = partial(rehearse_decoding, sampling=self.sampling)
         return [
@@ -320,16 +272,15 @@ class SeedGrid(Callback):
     @property
     def count(self) -> int:
         """Pictures of a milestone after the first, those of the rows too."""
-        return len(self.pictures) + len(self.dial_values) + len(self.sampling_values)
+        return len(self.pictures) + len(self.rows)
 
     @property
     def predictions(self) -> int:
         """Guided predictions of these pictures, the base's beside them too."""
         first = next(iter(self.pictures.values()), self.sampling).num_inference_steps
-        beside = sum(predictions(value, first, maps=False) for value in self.sampling_values)
         maps = len(self._first_group) * len(mapped_steps(first)) if self.drift_map else 0
         own = sum(sampling.num_inference_steps for sampling in self.pictures.values())
-        return own + first * len(self.dial_values) + beside + maps
+        return own + self.rows.predictions(first) + maps
 
     @property
     def _first_group(self) -> list[Key]:
@@ -337,12 +288,12 @@ class SeedGrid(Callback):
 
     def _load_base(self, pl_module: Any, step: int) -> StableDiffusion | None:
         """The base, where something needs it beside the model; one that is gone costs only that."""
-        if not step or not (self.drift_map or self.sampling_values):
+        if not step or not (self.drift_map or self.rows.sampling):
             return None
         try:
             return load_base(pl_module)
         except Exception as error:
-            self._go_on_without("the base beside the model", step, error)
+            go_on_without(f"the base beside the model at step {step}", error)
             return None
 
     def _mapped(
@@ -353,61 +304,34 @@ class SeedGrid(Callback):
         made: Callable[[Images], object],
         base: StableDiffusion | None,
     ) -> Images:
-        """The first group's pictures with their maps; none where there is no base, or no memory for both."""
-        if base is None:
+        """The first group's pictures with their maps, where these are wanted and there is memory for both."""
+        if base is None or not self.drift_map:
             return {}
-        beside = WithBase(base, maps=True)
         try:
+            beside = WithBase(base, maps=True)
             return self.sample(trainer, pl_module, self._first_group, title, made, beside=beside)
         except Exception as error:
-            self._go_on_without("maps", 0, error)
+            go_on_without("maps", error)
             return {}
 
-    def _dialled(self, trainer: Trainer, pl_module: Any) -> Row:
-        key = next(iter(self.pictures))
-        return dial_row(
-            pl_module, self.dial_values, lambda title: self.sample(trainer, pl_module, [key], title)[key]
-        )
+    def _make_rows(
+        self, trainer: Trainer, pl_module: Any, step: int, folder: Path, base: StableDiffusion | None
+    ) -> None:
+        """The rows over drifts; a base that is gone, a full disk or memory costs the row only."""
+        prompt, seed = key = next(iter(self.pictures))
 
-    def _sampled_beside(self, trainer: Trainer, pl_module: Any, base: StableDiffusion) -> Row:
-        key = next(iter(self.pictures))
-
-        def picture(title: str, beside: WithBase) -> Image.Image:
+        def picture(title: str, beside: WithBase | None = None) -> Image.Image:
             return self.sample(trainer, pl_module, [key], title, beside=beside)[key]
 
-        return sampling_row(base, self.sampling_values, picture)
-
-    def _row(
-        self,
-        trainer: Trainer,
-        step: int,
-        folder: Path,
-        name: str,
-        make: Callable[[], Row],
-    ) -> None:
-        """A row over drifts; a base that is gone, a full disk or memory costs the row only."""
-        prompt, seed = next(iter(self.pictures))
-        try:
-            row = make()
-            save_png(folder / f"{name}_step={step:05d}.png", row_sheet(row, prompt, seed))
-        except Exception as error:
-            self._go_on_without(f"the {name}'s row", step, error)
-            return
-        if trainer.state.fn != "validate":
-            self._add_row(trainer, f"{name}/{slug(prompt)}", [*row.values()], step)
-
-    @staticmethod
-    def _go_on_without(what: str, step: int, error: Exception) -> None:
-        """Say what is left out and why.
-
-        Raises:
-            Exception: The given one, if it is a fault.
-        """
-        full = sentence(error)
-        if not full and not isinstance(error, UserError | OSError):
-            raise error
-        at = f" at step {step}" if step else ""
-        notice(f"cannot make {what}{at}: {full or error}; the run goes on")
+        for name, make in self.rows.wanted(pl_module, base, picture).items():
+            try:
+                row = make()
+                save_png(folder / f"{name}_step={step:05d}.png", row_sheet(row, prompt, seed))
+            except Exception as error:
+                go_on_without(f"the {name}'s row at step {step}", error)
+                continue
+            if trainer.state.fn != "validate":
+                log_row(trainer, f"{name}/{slug(prompt)}", [*row.values()], step)
 
     def _write(self, folder: Path, pictures: GridPictures, writer: PictureWriter, over_time: bool) -> None:
         """One labelled sheet per group. A full disk costs the sheets, not the run."""
@@ -429,19 +353,11 @@ class SeedGrid(Callback):
         """Each prompt's row of pictures under one tag over all steps."""
         for prompt, seeds in seeds_by_prompt(self.groups).items():
             images = [pictures.images[prompt, seed] for seed in seeds]
-            self._add_row(trainer, f"grid/{slug(prompt)}", images, pictures.step)
+            log_row(trainer, f"grid/{slug(prompt)}", images, pictures.step)
             maps = [image.info[DRIFT_MAP] for image in images if DRIFT_MAP in image.info]
             if len(maps) == len(images):
                 laid = [laid_over(image, each) for image, each in zip(images, maps, strict=True)]
-                self._add_row(trainer, f"map/{slug(prompt)}", laid, pictures.step)
-
-    def _add_row(self, trainer: Trainer, tag: str, images: Sequence[Image.Image], step: int) -> None:
-        for logger in trainer.loggers:
-            writer: Any = getattr(logger, "experiment", None)
-            if isinstance(writer, SummaryWriter):
-                row = np.concatenate([np.asarray(image) for image in images], axis=1)
-                writer.add_image(tag, row, step, dataformats="HWC")
-                writer.flush()
+                log_row(trainer, f"map/{slug(prompt)}", laid, pictures.step)
 
 
 def _bar_shown(trainer: Trainer) -> bool:

@@ -77,8 +77,8 @@ class Index:
                 **measures[number],
                 "file": files[number],
             }
-            beside = {"base_file": bases[number] if bases else None, "map_file": maps[number] if maps else None}
-            rows.append(row | {name: file for name, file in beside.items() if file})
+            row |= {"base_file": bases[number]} if bases else {}
+            rows.append(row | ({"map_file": maps[number]} if maps and maps[number] else {}))
         slots = dict.fromkeys(slot_column(slot) for cell in cells for slot, _ in cell.prompt.slots)
         return cls(rows, list(slots))
 

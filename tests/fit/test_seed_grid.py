@@ -19,7 +19,8 @@ from lightning_drift.common.modules import eval_mode
 from lightning_drift.fit.checkpointing import StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.grid_files import save_drift_sheet, save_pictures
-from lightning_drift.fit.seed_grid import GridPictures, SeedGrid
+from lightning_drift.fit.grid_listeners import GridPictures
+from lightning_drift.fit.seed_grid import SeedGrid
 
 GROUPS = {
     "dream": {"prompts": "a tree, a moon", "seeds": "0-2"},

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from lightning_drift.fit.seed_grid import GridPictures
+from lightning_drift.fit.grid_listeners import GridPictures
 
 
 class GridHistory:

@@ -5,10 +5,10 @@
     python -m training.calibration.beside_base read tb_logs/coffee/seeds ...     # four minutes a checkpoint
     python -m training.calibration.beside_base table
 
-``read`` takes two checkpoints of each corridor's first fit, one whose verdict is forgetting and the last one, and
-measures them as their fit did: at several drifts of the weights, and at several sampling drifts. It goes on where
-it was stopped. ``table`` says, for each setting, what it keeps of language and how far it pulls towards the
-photos, and how much more than the dial at the same language, with 90 % intervals over the checkpoints.
+``read`` takes two checkpoints of each corridor's first fit, one whose verdict is forgetting and the last one,
+and measures them as their fit did: at several drifts of the weights, and at several sampling drifts. It goes
+on where it was stopped. ``table`` says, for each setting, what it keeps of language and how far it pulls towards
+the photos, and how much more than the dial at the same language, with 90 % intervals over the checkpoints.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class BesideEvaluator(CheckpointEvaluator):
 
 
 def chosen(folder: Path) -> list[CorridorCell]:
-    """A corridor's first cell of its first run that forgets for the second time in a row, and the last one."""
+    """Of a corridor's first run the second cell that forgets, and the last one."""
     table = read(folder, own=True)
     cells = [table.cells[table.runs[0].name, step] for step in table.steps]
     forgetting = [cell for cell in cells if cell.zone == "forgetting"]
@@ -128,8 +128,8 @@ def rows() -> list[dict[str, str]]:
 def gains(found: Sequence[dict[str, str]]) -> dict[str, dict[tuple[str, str], float]]:
     """For each setting beside the base its pull beyond the dial's at the same language, by set and step.
 
-    Between the drifts of the dial that were measured, and the base, the dial's pull is taken to be linear in its
-    language, as `export.drift_search` does.
+    Between the drifts of the dial that were measured, and the base, the dial's pull is taken to be linear in
+    its language, as `export.drift_search` does.
     """
     told: dict[str, dict[tuple[str, str], float]] = {}
     for cell in dict.fromkeys((row["set"], row["step"]) for row in found):
