@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
@@ -235,6 +236,24 @@ def measure_objects(clip: Any, tokenizer: Any, scenes: Scenes) -> float:
     return float(
         np.mean([OBJECTS[k] == scenes.scene(index).object for k, index in zip(named, indices, strict=True)])
     )
+
+
+TEXT_TOWER = "text_model.safetensors"
+"""The text tower of a saved CLIPModel, where it lies apart from the rest."""
+
+
+def load_clip(folder: Path) -> Any:
+    """A CLIPModel that a stage saved, fp32, in evaluation mode.
+
+    Of the committed one the text tower is the pipeline's text encoder, and lies there alone.
+    """
+    if not (folder / TEXT_TOWER).exists():
+        return CLIPModel.from_pretrained(str(folder), torch_dtype=torch.float32).eval()
+    model = CLIPModel(CLIPConfig.from_pretrained(str(folder)))
+    weights = load_file(folder / "model.safetensors")
+    weights |= {f"text_model.{name}": tensor for name, tensor in load_file(folder / TEXT_TOWER).items()}
+    model.load_state_dict(weights)
+    return model.float().eval()
 
 
 def load_tokenizer(folder: Path | None) -> Any:

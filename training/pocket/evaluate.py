@@ -41,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
     from diffusers import StableDiffusionPipeline
     from PIL import Image
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     from training.pocket.autoencoder import measure_autoencoder
-    from training.pocket.clip import measure_retrieval
+    from training.pocket.clip import load_clip, measure_retrieval
     from training.pocket.probes import PROBES, Checker, painted
     from training.pocket.scenes import HELD_OUT_SEED, Scenes
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures["mean_pixel_difference_between_seeds"] = round(float(np.mean(spread)), 3)
 
     if args.clip:
-        clip: Any = CLIPModel.from_pretrained(str(args.clip), torch_dtype=torch.float32)
+        clip: Any = load_clip(args.clip)
         clip.eval()
         tokenizer = CLIPTokenizer.from_pretrained(str(args.clip))
         figures["clip_recall_at_1_of_128"] = round(

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPTextModel
 
 from lightning_drift.common.errors import UserError
 from training.pocket.autoencoder import AutoencoderStage, new_autoencoder
-from training.pocket.clip import ClipStage, load_tokenizer, name_float32, new_clip
+from training.pocket.clip import ClipStage, load_clip, load_tokenizer, name_float32, new_clip
 from training.pocket.noise_prediction import ddim_scheduler
 from training.pocket.run import Schedule, Stage, check_stage
 from training.pocket.scenes import Scenes
@@ -64,7 +64,7 @@ def build_stage(
         return AutoencoderStage(vae, schedule, scenes, freeze_encoder=freeze_encoder)
     if name in ("text", "clip"):
         tokenizer = load_tokenizer(start)
-        model = network(CLIPModel.from_pretrained, lambda: new_clip(tokenizer))
+        model = network(lambda folder, **_: load_clip(Path(folder)), lambda: new_clip(tokenizer))
         return ClipStage(model, tokenizer, schedule, scenes, jitter=name == "clip")
     vae = AutoencoderKL.from_pretrained(str(weights(state, init, "autoencoder")), torch_dtype=torch.float32)
     text = weights(state, init, "text")
@@ -90,7 +90,7 @@ def weights(state: Path, init: Path | None, name: str) -> Path:
 
 def text_encoder_of(folder: Path) -> Any:
     """The text tower of a CLIPModel folder as a CLIPTextModel, fp32."""
-    clip = CLIPModel.from_pretrained(str(folder), torch_dtype=torch.float32)
+    clip = load_clip(folder)
     encoder: Any = CLIPTextModel(clip.config.text_config)  # type: ignore[arg-type]
     encoder.load_state_dict(clip.text_model.state_dict())
     return encoder.eval()

@@ -7,10 +7,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from helpers.paths import ROOT
-from transformers import CLIPModel
 
 from training.pocket.autoencoder import measure_autoencoder
-from training.pocket.clip import load_tokenizer, measure_retrieval, new_clip
+from training.pocket.clip import load_clip, load_tokenizer, measure_retrieval, new_clip
 from training.pocket.probes import PROBES, Checker, Probe, colour_mask
 from training.pocket.scenes import HELD_OUT_SEED, Scenes
 from training.pocket.tokenizer import CONTEXT, build_tokenizer, tokenize
@@ -88,7 +87,7 @@ def test_probe_prompts_are_words_of_the_world():
 
 @pytest.mark.parametrize("name", ["text", "clip"])
 def test_committed_clip_reads_held_out_scenes(name):
-    clip = CLIPModel.from_pretrained(str(COMMITTED / name), torch_dtype=torch.float32).eval()
+    clip = load_clip(COMMITTED / name)
     assert measure_retrieval(clip, load_tokenizer(COMMITTED / name), Scenes(HELD_OUT_SEED, 256)) >= 0.85
 
 
