@@ -7,8 +7,9 @@
 
 ``read`` takes two checkpoints of each corridor's first fit, one whose verdict is forgetting and the last one,
 and measures them as their fit did: at several drifts of the weights, and at several sampling drifts. It goes
-on where it was stopped. ``table`` says, for each setting, what it keeps of language and how far it pulls towards
-the photos, and how much more than the dial at the same language, with 90 % intervals over the checkpoints.
+on where it was stopped. ``table`` says, for each setting, what it keeps of language and how far it pulls
+towards the photos, and how much more than the dial at the same language, with 90 % intervals over the
+checkpoints.
 """
 
 from __future__ import annotations
@@ -143,12 +144,13 @@ def gains(found: Sequence[dict[str, str]]) -> dict[str, dict[tuple[str, str], fl
     return told
 
 
-def interval(values: Sequence[float]) -> str:
+def interval(values: Sequence[float], digits: int = 2) -> str:
     """A mean with its 90 % interval, by 2,000 resamples."""
     source = np.random.default_rng(0)
     means = source.choice(np.asarray(values), (2000, len(values))).mean(1)
     low, high = np.quantile(means, (0.05, 0.95))
-    return f"{np.mean(values):+.2f} ({low:+.2f} to {high:+.2f})"
+    mean, low, high = (f"{value:+.{digits}f}" for value in (np.mean(values), low, high))
+    return f"{mean} ({low} to {high})"
 
 
 def table() -> str:

@@ -248,8 +248,8 @@ def load_clip(folder: Path) -> Any:
     Of the committed one the text tower is the pipeline's text encoder, and lies there alone.
     """
     if not (folder / TEXT_TOWER).exists():
-        return CLIPModel.from_pretrained(str(folder), torch_dtype=torch.float32).eval()
-    model = CLIPModel(CLIPConfig.from_pretrained(str(folder)))
+        return CLIPModel.from_pretrained(str(folder), torch_dtype=torch.float32)
+    model: Any = CLIPModel(CLIPConfig.from_pretrained(str(folder)))
     weights = load_file(folder / "model.safetensors")
     weights |= {f"text_model.{name}": tensor for name, tensor in load_file(folder / TEXT_TOWER).items()}
     model.load_state_dict(weights)

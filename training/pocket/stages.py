@@ -91,7 +91,7 @@ def weights(state: Path, init: Path | None, name: str) -> Path:
 def text_encoder_of(folder: Path) -> Any:
     """The text tower of a CLIPModel folder as a CLIPTextModel, fp32."""
     clip = load_clip(folder)
-    encoder: Any = CLIPTextModel(clip.config.text_config)  # type: ignore[arg-type]
+    encoder: Any = CLIPTextModel(clip.config.text_config)
     encoder.load_state_dict(clip.text_model.state_dict())
     return encoder.eval()
 
