@@ -130,7 +130,7 @@ def gains(found: Sequence[dict[str, str]]) -> dict[str, dict[tuple[str, str], fl
     """For each setting beside the base its pull beyond the dial's at the same language, by set and step.
 
     Between the drifts of the dial that were measured, and the base, the dial's pull is taken to be linear in
-    its language, as `export.drift_search` does.
+    its language, as `export.drift_search` does; what has less language than any of them is left out.
     """
     told: dict[str, dict[tuple[str, str], float]] = {}
     for cell in dict.fromkeys((row["set"], row["step"]) for row in found):
@@ -138,7 +138,7 @@ def gains(found: Sequence[dict[str, str]]) -> dict[str, dict[tuple[str, str], fl
         line = [(float(row["language"]), float(row["pull"])) for row in own if row["kind"] == "dial"]
         languages, pulls = zip(*sorted([(1.0, 0.0), *line]), strict=True)
         for row in own:
-            if row["kind"] != "dial":
+            if row["kind"] != "dial" and float(row["language"]) >= min(languages):
                 expected = float(np.interp(float(row["language"]), languages, pulls))
                 told.setdefault(row["setting"], {})[cell] = float(row["pull"]) - expected
     return told
@@ -168,7 +168,7 @@ def table() -> str:
                 continue
             dreams = sum(row["zone"] == "dreaming" for row in own)
             language, pull = (np.mean([float(row[name]) for row in own]) for name in ("language", "pull"))
-            beyond = "" if kind == "dial" else interval([*more[setting].values()])
+            beyond = interval([*more[setting].values()]) if setting in more else ""
             lines.append(
                 f"| {kind} {setting} | {dreams} of {len(own)} | {language:.2f} | {pull:.2f} | {beyond} |"
             )
