@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -13,7 +13,7 @@ from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
 from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
 from lightning_drift.corridor.spread import spreads
 from lightning_drift.pages.page import render
-from lightning_drift.pages.thumbnails import Thumbnails, overlay_uri
+from lightning_drift.pages.thumbnails import Thumbnails
 
 _BASE = "The untouched model, from the same seeds. Everything else on this page is compared with it."
 
@@ -37,16 +37,45 @@ class Tile:
     chosen: bool
 
 
+class Pictures(Protocol):
+    """What the pictures of a page are shown by.
+
+    Attributes:
+        uris: The addresses of the pictures that were added.
+        pixel_art: Whether they are small enough to be shown pixel by pixel.
+    """
+
+    uris: list[str]
+    pixel_art: bool
+
+    def add(self, path: Path) -> int:
+        """The position of a file's picture in ``uris``; -1 if it cannot be read."""
+
+    def overlay(self, path: Path) -> str | None:
+        """The address of a map; None if it cannot be read."""
+
+
 def corridor_page(table: CorridorTable, choice: Choice) -> str:
-    """The page as text."""
+    """The page as text, with everything inside it."""
+    pictures = Thumbnails(picture_files(table).values())
+    return render("corridor/page.html", **corridor_content(table, choice, pictures))
+
+
+def corridor_content(table: CorridorTable, choice: Choice, pictures: Pictures) -> dict[str, Any]:
+    """What ``corridor/page.html`` and ``corridor/body.html`` are filled with.
+
+    Args:
+        table: The corridor.
+        choice: The chosen checkpoint.
+        pictures: Where the pictures come from.
+    """
     files = picture_files(table)
-    thumbnails = Thumbnails(files.values())
     prompts = seeds_by_prompt(table)
     labels = wording.labels(table)
     steps = [0, *table.steps]
 
     def add(path: Path | None) -> int:
-        return -1 if path is None else thumbnails.add(path)
+        return -1 if path is None else pictures.add(path)
 
     def content(run: RecordedRun, step: int) -> dict[str, Any]:
         """A cell as the script needs it; -1 stands for a missing picture."""
@@ -60,7 +89,9 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
             "position": cell.position,
             "reason": wording.reason(cell),
             "pictures": [[add(files.get(place)) for place in row] for row in rows],
-            "maps": [[overlay_uri(path) for path in row] for row in maps] if any(map(any, maps)) else None,
+            "maps": [[path and pictures.overlay(path) for path in row] for row in maps]
+            if any(map(any, maps))
+            else None,
         }
 
     cells = [[content(run, step) for step in steps] for run in table.runs]
@@ -69,7 +100,7 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
     def first_picture(run: int, step: int) -> str | None:
         places = (place for row in cells[run][step]["pictures"] for place in row if place >= 0)
         place = next(places, None)
-        return None if place is None else thumbnails.uris[place]
+        return None if place is None else pictures.uris[place]
 
     def tile(run: int, step: int) -> Tile:
         cell = table.cells[table.runs[run].name, steps[step]]
@@ -80,43 +111,44 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
 
     count = len(table.runs)
     others = curves(table, decides=False)
-    return render(
-        "corridor/page.html",
-        title=table.title,
-        eyebrow=wording.extent(table),
-        lead=wording.lead(table, choice),
-        small_pictures=thumbnails.pixel_art,
-        steps=steps,
-        labels=labels,
-        named=bool(wording.shared_rates(table)),
-        tiles=[[tile(run, step) for step in range(1, len(steps))] for run in range(count)],
-        base_picture=first_picture(0, 0),
-        choice=choice,
-        choice_sentence=wording.choice_sentence(table, choice),
-        nothing_ran=wording.nothing_ran(table),
-        spreads=spreads(table),
-        shades=[shade(run, count) for run in range(count)],
-        deciding=curves(table, decides=True),
-        by_heart=[curve for curve in others if curve.has_beside],
-        explaining=[curve for curve in others if not curve.has_beside],
-        photos=recipe.photos(table),
-        instance_prompt=recipe.instance_prompt(table),
-        options=recipe.options(table),
-        config_of=table.runs[0].name,
-        config=yaml.safe_dump(table.runs[0].config, sort_keys=False, allow_unicode=True),
-        prompts=prompts,
-        has_maps=has_maps,
-        provenance=recipe.provenance_of(table) if any(cell.zone for cell in table.cells.values()) else None,
-        folder=table.folder.as_posix(),
-        data={
+    return {
+        "title": table.title,
+        "eyebrow": wording.extent(table),
+        "lead": wording.lead(table, choice),
+        "small_pictures": pictures.pixel_art,
+        "steps": steps,
+        "labels": labels,
+        "named": bool(wording.shared_rates(table)),
+        "tiles": [[tile(run, step) for step in range(1, len(steps))] for run in range(count)],
+        "base_picture": first_picture(0, 0),
+        "choice": choice,
+        "choice_sentence": wording.choice_sentence(table, choice),
+        "nothing_ran": wording.nothing_ran(table),
+        "spreads": spreads(table),
+        "shades": [shade(run, count) for run in range(count)],
+        "deciding": curves(table, decides=True),
+        "by_heart": [curve for curve in others if curve.has_beside],
+        "explaining": [curve for curve in others if not curve.has_beside],
+        "photos": recipe.photos(table),
+        "instance_prompt": recipe.instance_prompt(table),
+        "options": recipe.options(table),
+        "config_of": table.runs[0].name,
+        "config": yaml.safe_dump(table.runs[0].config, sort_keys=False, allow_unicode=True),
+        "prompts": prompts,
+        "has_maps": has_maps,
+        "provenance": recipe.provenance_of(table)
+        if any(cell.zone for cell in table.cells.values())
+        else None,
+        "folder": table.folder.as_posix(),
+        "data": {
             "runs": [{"name": run.name, "label": labels[i]} for i, run in enumerate(table.runs)],
             "steps": steps,
             "prompts": [{"text": prompt, "seeds": seeds} for prompt, seeds in prompts.items()],
             "cells": cells,
-            "pictures": thumbnails.uris,
+            "pictures": pictures.uris,
             "start": _start(table, choice),
         },
-    )
+    }
 
 
 def _start(table: CorridorTable, choice: Choice) -> list[int]:

@@ -68,6 +68,18 @@ class Thumbnails:
                 self.uris.append(uri)
         return self._index[digest]
 
+    def overlay(self, path: Path) -> str | None:
+        """The data URI of a map, 64 pixels a side at most; None if it cannot be read."""
+        try:
+            image = read_overlay(path)
+        except UndecodableError as error:
+            _report(path, error)
+            return None
+        image.thumbnail((64, 64), Image.Resampling.LANCZOS)
+        file = BytesIO()
+        image.save(file, format="WEBP", lossless=True)
+        return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
     def _fitting_side(self, files: list[Path]) -> int:
         """The largest side at which all pictures fit, judged by up to 16 of them."""
         sample = [files[k * len(files) // 16] for k in range(16)] if len(files) > 16 else files
@@ -98,21 +110,6 @@ def encode(image: Image.Image, side: int) -> bytes:
     file = BytesIO()
     image.save(file, format="WEBP", lossless=longest <= PIXEL_ART, quality=82, method=4)
     return file.getvalue()
-
-
-def overlay_uri(path: Path | None) -> str | None:
-    """A map to lay over a picture, 64 pixels a side at most, as text that a page can hold."""
-    if path is None:
-        return None
-    try:
-        image = read_overlay(path)
-    except UndecodableError as error:
-        _report(path, error)
-        return None
-    image.thumbnail((64, 64), Image.Resampling.LANCZOS)
-    file = BytesIO()
-    image.save(file, format="WEBP", lossless=True)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def data_uri(image: Image.Image, side: int) -> str:

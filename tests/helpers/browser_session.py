@@ -88,7 +88,9 @@ class BrowserSession:
             details = message["params"]["exceptionDetails"]
             self.errors.append(details.get("exception", {}).get("description") or details["text"])
         elif message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
-            self.errors.append(f"{message['params']['entry']['text']} {message['params']['entry'].get('url')}")
+            self.errors.append(
+                f"{message['params']['entry']['text']} {message['params']['entry'].get('url')}"
+            )
         return message
 
     def open(self, address: str) -> None:
@@ -115,7 +117,9 @@ class BrowserSession:
 
     def press(self, key: str, hold: bool = False) -> None:
         """Press a key, and let it go unless it is to be held."""
-        code = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(key, ord(key[0].upper()))
+        code = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(
+            key, ord(key[0].upper())
+        )
         text = {"text": key} if len(key) == 1 else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
         if not hold:
