@@ -6,6 +6,7 @@ import shlex
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -60,6 +61,47 @@ class FolderLock:
             self._path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process of this computer writes into a folder, told without touching the lock.
+
+    To try the lock would be to hold it for a moment, in which the process that may have it would be refused.
+
+    Returns:
+        None where it cannot be told: there is no lock, it is of another computer, or it names no process.
+    """
+    path = folder / LOCK_FILE
+    try:
+        with open(
+            os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        ) as file:
+            about = json.loads(file.read(4096))
+        pid, host = int(about["pid"]), about["host"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        return None
+    if host != socket.gethostname() or os.name != "posix" or not 0 < pid < 2**31:
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return _has_open(pid, path)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether a process has a file open, as numbers of ended processes are given again; True if unknown."""
+    try:
+        here = os.stat(path)
+        for descriptor in os.scandir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                if os.path.samestat(os.stat(descriptor.path), here):
+                    return True
+    except OSError:  # not Linux, or no leave to look
+        return True
+    return False
 
 
 def _open(path: Path) -> IO[bytes]:

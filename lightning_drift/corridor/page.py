@@ -1,5 +1,6 @@
 """The page of a corridor: one HTML file with every picture inside it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,13 +62,19 @@ def corridor_page(table: CorridorTable, choice: Choice) -> str:
     return render("corridor/page.html", **corridor_content(table, choice, pictures))
 
 
-def corridor_content(table: CorridorTable, choice: Choice, pictures: Pictures) -> dict[str, Any]:
+def corridor_content(
+    table: CorridorTable,
+    choice: Choice,
+    pictures: Pictures,
+    photos: Callable[[CorridorTable], recipe.Photos | None] = recipe.photos,
+) -> dict[str, Any]:
     """What ``corridor/page.html`` and ``corridor/body.html`` are filled with.
 
     Args:
         table: The corridor.
         choice: The chosen checkpoint.
         pictures: Where the pictures come from.
+        photos: What shows the photos of the fits.
     """
     files = picture_files(table)
     prompts = seeds_by_prompt(table)
@@ -129,7 +136,7 @@ def corridor_content(table: CorridorTable, choice: Choice, pictures: Pictures) -
         "deciding": curves(table, decides=True),
         "by_heart": [curve for curve in others if curve.has_beside],
         "explaining": [curve for curve in others if not curve.has_beside],
-        "photos": recipe.photos(table),
+        "photos": photos(table),
         "instance_prompt": recipe.instance_prompt(table),
         "options": recipe.options(table),
         "config_of": table.runs[0].name,

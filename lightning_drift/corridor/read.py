@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,7 +99,7 @@ class RecordedRun:
     error: str = ""
     root: Path | None = None
     remarks: list[str] = field(default_factory=list)
-    _steps: dict[str, int | None] = field(default_factory=dict, repr=False)
+    _last: dict[tuple[int, int], int | None] = field(default_factory=dict, repr=False)
 
     @property
     def label(self) -> str:
@@ -134,12 +135,12 @@ class RecordedRun:
 
     def _grid_file(self, step: int, prompt: str, seed: int, kind: str = "") -> Path | None:
         path = self.folder / "grids" / f"step={step:05d}" / f"{slug(prompt)}_seed{seed:04d}{kind}.png"
-        return path if os.path.isfile(path) and _lies_in(path, self.root) else None
+        return path if os.path.isfile(path) and lies_in(path, self.root) else None
 
     def reading(self, step: int) -> Path | None:
         """The file of a step's reading in ``drift/``; None if it is not there."""
         path = self.folder / "drift" / f"step={step:05d}.json"
-        return path if os.path.isfile(path) and _lies_in(path, self.root) else None
+        return path if os.path.isfile(path) and lies_in(path, self.root) else None
 
     @cached_property
     def milestones(self) -> list[int]:
@@ -176,20 +177,25 @@ class RecordedRun:
     def checkpoint(self, step: int) -> Path | None:
         """The file that holds the weights after a step; of a run of others, one inside the folder read."""
         folder = checkpoint_folder(self.config) or self.folder / "checkpoints"
-        if not _lies_in(folder, self.root):  # a command to copy names no file of elsewhere
+        if not lies_in(folder, self.root):  # a command to copy names no file of elsewhere
             return None
         path = folder / f"step={step:05d}.ckpt"
         if os.path.isfile(path):
-            return path if _lies_in(path, self.root) else None
+            return path if lies_in(path, self.root) else None
         return folder / "last.ckpt" if step == self._last_step(folder / "last.ckpt") else None
 
     def _last_step(self, path: Path) -> int | None:
-        if "last" not in self._steps:
-            self._steps["last"] = None
-            if os.path.isfile(path) and _lies_in(path, self.root):
-                with suppress(UserError, TypeError, ValueError):  # it names no step
-                    self._steps["last"] = int(read_checkpoint(path)["global_step"])
-        return self._steps["last"]
+        """The step of ``last.ckpt``, which is opened once for each time that it was written."""
+        if not os.path.isfile(path) or not lies_in(path, self.root):
+            return None
+        status = os.stat(path)
+        version = status.st_mtime_ns, status.st_size
+        if version not in self._last:
+            self._last.clear()
+            self._last[version] = None
+            with suppress(UserError, TypeError, ValueError):  # it names no step
+                self._last[version] = int(read_checkpoint(path)["global_step"])
+        return self._last[version]
 
     def cell(self, step: int) -> CorridorCell:
         """What is known of a checkpoint."""
@@ -230,8 +236,9 @@ class CorridorTable:
         runs: Ascending in the learning rate.
         steps: Columns, without the base model.
         cells: By run name and step.
-        own: Whether its reader made the runs; else nothing is read that lies outside the folder.
+        own: Whether its reader made the runs; else nothing is read that lies outside ``root``.
         remarks: What is damaged or lies elsewhere and was passed over, in sentences.
+        root: The folder that its files must lie in; None for ``folder``.
     """
 
     folder: Path
@@ -241,10 +248,30 @@ class CorridorTable:
     cells: dict[tuple[str, int], CorridorCell]
     own: bool = False
     remarks: list[str] = field(default_factory=list)
+    root: Path | None = None
 
     def holds(self, path: Path) -> bool:
         """Whether what a path leads to may be shown: it lies in the folder, or all is one's own."""
-        return self.own or _lies_in(path, self.folder)
+        return self.own or lies_in(path, self.root or self.folder)
+
+
+@dataclass(frozen=True)
+class FoundRuns:
+    """The runs of a corridor before anything is known of what they logged.
+
+    Attributes:
+        folder: Where they were looked for.
+        runs: Ascending in the learning rate; those of a plan may not have begun.
+        steps: The plan's steps; None without a plan, when the milestones of the runs are the steps.
+        root: The folder that everything must lie in, links followed; None where it may lie anywhere.
+        remarks: What is damaged or lies elsewhere and was passed over, in sentences.
+    """
+
+    folder: Path
+    runs: list[RecordedRun]
+    steps: list[int] | None
+    root: Path | None
+    remarks: list[str]
 
 
 def read(folder: Path, own: bool = False, strict: bool = False) -> CorridorTable:
@@ -260,11 +287,32 @@ def read(folder: Path, own: bool = False, strict: bool = False) -> CorridorTable
     Raises:
         UserError: There is no run in it that can be read.
     """
+    found = find_runs(folder, None if own else folder, strict)
+    for run in found.runs:
+        _read_events(run)
+    return tabulate(found, own)
+
+
+def find_runs(
+    folder: Path, root: Path | None, strict: bool = False, wanted: Callable[[Path], bool] | None = None
+) -> FoundRuns:
+    """Find the runs in a folder and read what they are, but not what they logged.
+
+    Args:
+        folder: A corridor's folder, a subject's folder with several runs, or the folder of one run.
+        root: The folder that everything must lie in; None where it may lie anywhere.
+        strict: Whether a damaged configuration ends the reading.
+        wanted: Which folders are runs, where no plan says it; None for all with a configuration and event
+            files.
+
+    Raises:
+        UserError: There is no run in it that can be read.
+    """
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder}; give a corridor's folder or that of a run")
-    root = None if own else folder
     remarks: list[str] = []
     plan = read_plan(folder) if _all_lie_in((folder / PLAN, folder / FIT), root, remarks) else None
+    steps: list[int] | None = None
     if plan is not None:
         rates, steps, seeds, fit = plan
         fit = checked(fit, folder / FIT)
@@ -275,10 +323,26 @@ def read(folder: Path, own: bool = False, strict: bool = False) -> CorridorTable
             runs += [_read_run(soup, root)] if _is_run(soup) else []
         runs.sort(key=lambda run: (run.rate, run.soup))
     else:
-        runs = sorted(_found_runs(folder, root, strict, remarks), key=lambda run: (run.rate, run.name))
-        steps = sorted({step for run in runs for step in run.milestones if step})
+        runs = _found_runs(folder, root, strict, wanted or _is_run, remarks)
+        runs.sort(key=lambda run: (run.rate, run.name))
     if not runs:
         raise UserError(f"{folder} holds no run: no folder with a config.yaml and event files in it")
+    return FoundRuns(folder, runs, steps, root, remarks)
+
+
+def tabulate(found: FoundRuns, own: bool = False) -> CorridorTable:
+    """Lay out runs as a table, once their scalars and verdicts are known.
+
+    Args:
+        found: The runs.
+        own: Whether the caller made them.
+
+    Raises:
+        UserError: They name more pictures than a page looks for.
+    """
+    folder, runs, steps = found.folder, found.runs, found.steps
+    if steps is None:
+        steps = sorted({step for run in runs for step in run.milestones if step})
     pictures = sum(len(seeds) for run in runs for seeds in run.prompts.values()) * (len(steps) + 1)
     if pictures > MOST_PICTURES:
         raise UserError(f"{folder} names more than {MOST_PICTURES:,} pictures; give the folder of one run")
@@ -287,16 +351,18 @@ def read(folder: Path, own: bool = False, strict: bool = False) -> CorridorTable
     title = settings.get("name") if isinstance(settings, dict) else None
     photos = arguments(runs[0].config, "data").get("instance_dir")
     cells = {(run.name, step): run.cell(step) for run in runs for step in steps}
-    remarks += dict.fromkeys(remark for run in runs for remark in run.remarks)
+    remarks = [*found.remarks, *dict.fromkeys(remark for run in runs for remark in run.remarks)]
     title = str(title or Path(str(photos or folder)).name)
-    return CorridorTable(folder, title, runs, steps, cells, own, remarks)
+    return CorridorTable(folder, title, runs, steps, cells, own, remarks, found.root)
 
 
-def _found_runs(folder: Path, root: Path | None, strict: bool, remarks: list[str]) -> list[RecordedRun]:
-    if _is_run(folder):
+def _found_runs(
+    folder: Path, root: Path | None, strict: bool, wanted: Callable[[Path], bool], remarks: list[str]
+) -> list[RecordedRun]:
+    if wanted(folder):
         return [_read_run(folder, root)]
     runs, refused = [], []
-    for each in filter(_is_run, sorted(path.parent for path in folder.glob("*/config.yaml"))):
+    for each in filter(wanted, sorted(path.parent for path in folder.glob("*/config.yaml"))):
         try:
             runs.append(_read_run(each, root))
         except UserError as error:
@@ -318,7 +384,7 @@ def _read_run(folder: Path, root: Path | None) -> RecordedRun:
         UserError: Its configuration is damaged, or lies elsewhere.
     """
     path = folder / "config.yaml"
-    if not _lies_in(path, root):
+    if not lies_in(path, root):
         raise UserError(f"{path} is a link that leads out of {root}")
     config = read_run_config(path)
     return _with_records(RecordedRun(folder.name, folder, learning_rate(config), config, root=root))
@@ -343,7 +409,7 @@ def _planned_run(
 
 
 def _with_records(run: RecordedRun) -> RecordedRun:
-    """Add what a run wrote while it went on; remarks tell what is damaged or lies elsewhere."""
+    """Add what a run's files say beside its event files; remarks tell what is damaged or lies elsewhere."""
     for path in sorted(run.folder.glob("config.resume-*.yaml")):
         if _all_lie_in((path,), run.root, run.remarks):
             try:
@@ -356,6 +422,11 @@ def _with_records(run: RecordedRun) -> RecordedRun:
             run.error = read_text(failure, "report of a failed fit").strip()
         except UserError as error:
             run.error = error.message
+    return run
+
+
+def _read_events(run: RecordedRun) -> None:
+    """Add the scalars and verdicts that a run logged; remarks tell what is damaged or lies elsewhere."""
     events = Events(run.remarks)
     for path in sorted(run.folder.glob(PATTERN)):
         if _all_lie_in((path,), run.root, run.remarks):
@@ -363,17 +434,16 @@ def _with_records(run: RecordedRun) -> RecordedRun:
     run.scalars = {tag: sorted(points.items()) for tag, points in events.scalars.items()}
     for tag in ("drift/verdict/text_summary", "drift/verdict"):
         run.verdicts |= events.texts.get(tag, {})
-    return run
 
 
-def _lies_in(path: Path, root: Path | None) -> bool:
+def lies_in(path: Path, root: Path | None) -> bool:
     """Whether a path, links followed, lies in a folder; None is everywhere."""
     return root is None or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def _all_lie_in(paths: tuple[Path, ...], root: Path | None, remarks: list[str]) -> bool:
     """The same of several files, with a remark for each that lies elsewhere."""
-    elsewhere = [path for path in paths if not _lies_in(path, root)]
+    elsewhere = [path for path in paths if not lies_in(path, root)]
     remarks += [f"{path} is a link that leads out of {root}; it is passed over" for path in elsewhere]
     return not elsewhere
 

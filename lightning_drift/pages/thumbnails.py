@@ -71,14 +71,10 @@ class Thumbnails:
     def overlay(self, path: Path) -> str | None:
         """The data URI of a map, 64 pixels a side at most; None if it cannot be read."""
         try:
-            image = read_overlay(path)
+            return "data:image/webp;base64," + base64.b64encode(encode_overlay(path)).decode()
         except UndecodableError as error:
             _report(path, error)
             return None
-        image.thumbnail((64, 64), Image.Resampling.LANCZOS)
-        file = BytesIO()
-        image.save(file, format="WEBP", lossless=True)
-        return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
     def _fitting_side(self, files: list[Path]) -> int:
         """The largest side at which all pictures fit, judged by up to 16 of them."""
@@ -109,6 +105,19 @@ def encode(image: Image.Image, side: int) -> bytes:
         image = image.resize(size, Image.Resampling.LANCZOS)
     file = BytesIO()
     image.save(file, format="WEBP", lossless=longest <= PIXEL_ART, quality=82, method=4)
+    return file.getvalue()
+
+
+def encode_overlay(path: Path) -> bytes:
+    """A map as WebP, 64 pixels a side at most.
+
+    Raises:
+        UndecodableError: It cannot be read.
+    """
+    image = read_overlay(path)
+    image.thumbnail((64, 64), Image.Resampling.LANCZOS)
+    file = BytesIO()
+    image.save(file, format="WEBP", lossless=True)
     return file.getvalue()
 
 

@@ -1,0 +1,1 @@
+"""The tab Corridor in TensorBoard: the corridor's page, live over the runs of a log folder."""

@@ -1,0 +1,153 @@
+"""The plugin: what TensorBoard loads at its start, and its answers. Our readers come with the first request.
+
+Registered as ``corridor`` under the entry points ``tensorboard_plugins``.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from tensorboard import plugin_util  # type: ignore[import-untyped]
+from tensorboard.backend import http_util  # type: ignore[import-untyped]
+from tensorboard.context import RequestContext  # type: ignore[import-untyped]
+from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugin  # type: ignore[import-untyped]
+from werkzeug import Request, Response
+
+from lightning_drift.tensorboard.own_runs import OwnRuns
+
+if TYPE_CHECKING:
+    from lightning_drift.tensorboard.board import Board
+    from lightning_drift.tensorboard.logged import Provider
+
+_PACKAGE = Path(__file__).parents[1]
+_SCRIPTS = ("pages/base.js", "corridor/page.js", "tensorboard/tab.js")
+_STYLES = ("pages/base.css", "corridor/page.css", "tensorboard/tab.css")
+
+
+class CorridorPlugin(TBPlugin):  # type: ignore[misc]
+    """The tab Corridor.
+
+    Args:
+        context: TensorBoard's data and log folder. Without a log folder of its own (``--logdir_spec``) the
+            tab has nothing to show.
+    """
+
+    plugin_name = "corridor"
+
+    def __init__(self, context: TBContext) -> None:
+        self._provider = context.data_provider
+        folder = context.logdir
+        self._own = OwnRuns(Path(os.path.abspath(os.path.expanduser(folder)))) if folder else None
+        self._board: Board | None = None
+        self._lock = threading.Lock()
+
+    def get_plugin_apps(self) -> dict[str, Any]:
+        """The answers by their places below ``/data/plugin/corridor``."""
+        return {
+            "/index.js": self._app(self._script),
+            "/groups": self._app(self._groups),
+            "/page": self._app(self._page),
+            "/picture": self._app(self._picture),
+        }
+
+    def is_active(self) -> bool:
+        """Whether the log folder holds a run of ours; a few bytes of each configuration tell."""
+        try:
+            runs = self._provider.list_runs(RequestContext(), experiment_id="")
+            return self._own is not None and any(self._own.is_ours(run.run_name) for run in runs)
+        except Exception:  # TensorBoard would go on without any of its tabs
+            return False
+
+    def frontend_metadata(self) -> FrontendMetadata:
+        """The tab's name, and its script; the tab asks for what is new by itself."""
+        return FrontendMetadata(es_module_path="/index.js", tab_name="Corridor", disable_reload=True)
+
+    def _app(self, answer: Callable[[Request], Response]) -> Any:
+        @Request.application
+        def app(request: Request) -> Response:
+            if request.method not in ("GET", "HEAD"):
+                return _text(request, "only GET is answered", 405)
+            return answer(request)
+
+        return app
+
+    def _script(self, request: Request) -> Response:
+        """The module that TensorBoard loads, with the page's scripts and styles in it."""
+        style = "\n".join((_PACKAGE / name).read_text(encoding="utf-8") for name in _STYLES)
+        scripts = [(_PACKAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS]
+        # The last one is the module's own, which uses what comes before it.
+        module = "\n".join([*scripts[:-1], f"const STYLE = {json.dumps(style)};", scripts[-1]])
+        response: Response = http_util.Respond(request, module, "application/javascript")
+        return response
+
+    def _groups(self, request: Request) -> Response:
+        if self._own is None:
+            return _json(request, {"folder": "", "groups": []})
+        groups = self._loaded().groups(self._asked(request))
+        return _json(request, {"folder": str(self._own.root), "groups": groups})
+
+    def _page(self, request: Request) -> Response:
+        name = _query(request, "group")
+        page = None if self._own is None or name is None else self._loaded().page(self._asked(request), name)
+        return _text(request, "there is no such group", 404) if page is None else _json(request, page)
+
+    def _picture(self, request: Request) -> Response:
+        place = _query(request, "path")
+        picture = None
+        if self._own is not None and place is not None:
+            picture = self._loaded().pictures.send(place, _query(request, "side"))
+        if picture is None:
+            return _text(request, "there is no such picture", 404)
+        # An address with the file's version never means anything else.
+        lasts = _query(request, "v") == picture.version
+        headers = {
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "private, max-age=31536000, immutable" if lasts else "no-cache",
+        }
+        return Response(picture.data, content_type=picture.kind, headers=headers)
+
+    def _loaded(self) -> "Board":
+        assert self._own is not None
+        with self._lock:
+            if self._board is None:
+                from lightning_drift.tensorboard.board import Board
+
+                self._board = Board(self._own)
+            return self._board
+
+    def _asked(self, request: Request) -> "Provider":
+        from lightning_drift.tensorboard.logged import Provider
+
+        environ = request.environ
+        return Provider(self._provider, plugin_util.context(environ), plugin_util.experiment_id(environ))
+
+
+def _query(request: Request, name: str) -> str | None:
+    """A value of the query. Names of files may be of any bytes, which come back as they were."""
+    text = request.environ.get("QUERY_STRING", "")
+    values = parse_qs(text, keep_blank_values=True, errors="surrogateescape").get(name)
+    return values[0] if values else None
+
+
+def _json(request: Request, content: dict[str, Any]) -> Response:
+    """Content as JSON, or 304 if the browser has just that."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    etag = f'W/"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'  # weak, as it may be sent packed
+    if etag in (each.strip() for each in request.headers.get("If-None-Match", "").split(",")):
+        return Response(
+            status=304,
+            content_type="application/json",
+            headers={"ETag": etag, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"},
+        )
+    response: Response = http_util.Respond(request, text, "application/json", headers=[("ETag", etag)])
+    return response
+
+
+def _text(request: Request, text: str, code: int) -> Response:
+    response: Response = http_util.Respond(request, text, "text/plain", code=code)
+    return response

@@ -1,0 +1,201 @@
+// The tab in TensorBoard: the corridor's page over HTML and data that the plugin answers, asked for again and again.
+const EVERY = 3000; // milliseconds between two questions
+const GROUPS_EVERY = 5; // questions between two for the groups
+const OF_THE_SCRIPT = "#stage, nav.scrub, dialog"; // filled by the page's script, so never replaced in a group
+
+const at = { groups: [], query: null, etag: null, html: null, data: null, sent: new Map(), page: null };
+
+// -- what is asked ----------------------------------------------------------------------------------------
+
+// JSON of an answer; null for one that the tab has already.
+const ask = async (address, etag = null) => {
+  const answer = await fetch(address, etag ? { headers: { "If-None-Match": etag } } : { cache: "no-store" });
+  if (answer.status === 304) return null;
+  if (!answer.ok) throw new Error(`TensorBoard answers ${answer.status}`);
+  return { content: await answer.json(), etag: answer.headers.get("ETag") };
+};
+
+const askGroups = async () => {
+  const { folder, groups } = (await ask("groups")).content;
+  at.groups = groups;
+  if (!groups.some(({ query }) => query === at.query)) at.query = null;
+  if (!groups.length) showNothing(folder);
+  else {
+    showGroups();
+    if (at.query === null) choose(groups[0].query);
+  }
+};
+
+const choose = (query) => {
+  Object.assign(at, { query, etag: null, html: null, data: null, sent: new Map() });
+  byId("groups").value = query;
+};
+
+const askPage = async () => {
+  const query = at.query;
+  const answer = query && (await ask(`page?${query}`, at.etag));
+  if (!answer || query !== at.query) return; // nothing new, or another group was chosen meanwhile
+  at.etag = answer.etag;
+  showPage(answer.content);
+};
+
+let asked = 0;
+let busy = Promise.resolve();
+const look = () => {
+  busy = busy.then(async () => {
+    try {
+      if (!at.groups.length || asked++ % GROUPS_EVERY === 0) await askGroups();
+      await askPage();
+      byId("lost").hidden = true;
+    } catch (error) {
+      if (!(error instanceof TypeError) && !/^TensorBoard answers/.test(error.message)) console.error(error);
+      byId("lost").textContent = `What is shown may be old: ${error.message}.`;
+      byId("lost").hidden = false;
+      at.etag = null; // a page that was shown by half is asked for again
+      asked = 0;
+    }
+  });
+  return busy;
+};
+
+// -- what is shown ----------------------------------------------------------------------------------------
+
+const showNothing = (folder) => {
+  choose(null);
+  byId("bar").hidden = true;
+  byId("head").replaceChildren();
+  byId("page").replaceChildren(make("main", { class: "nothing" },
+    make("h2", {}, "No corridor yet"),
+    make("p", {}, folder
+      ? `${folder} holds no fit of lightning-drift, or TensorBoard has not read it yet. A fit appears here while it runs:`
+      : "The tab Corridor needs one log folder (--logdir). A fit appears here while it runs:"),
+    make("pre", { tabindex: "0" }, "lightning-drift corridor --help   # several learning rates, compared\nlightning-drift fit --help        # one fit")));
+};
+
+const showGroups = () => {
+  byId("bar").hidden = false;
+  const select = byId("groups");
+  select.parentNode.hidden = at.groups.length < 2;
+  const options = at.groups.map(({ query, title, running }) => {
+    const option = make("option", { value: query }, running ? `${title} (running)` : title);
+    option.selected = query === at.query;
+    return option;
+  });
+  const same = options.map((each) => each.outerHTML + each.text).join() === [...select.options].map((each) => each.outerHTML + each.text).join();
+  if (!same) select.replaceChildren(...options); // an open list would close
+  if (at.query !== null) select.value = at.query;
+};
+
+const showPage = ({ title, eyebrow = "", lead = "", problem, small_pictures: small, html, data, progress = [], remarks = [] }) => {
+  byId("head").replaceChildren(make("p", { class: "eyebrow" }, eyebrow), make("h1", {}, title), make("p", { class: "lead" }, problem ?? lead),
+    ...(remarks.length ? [make("details", { class: "remarks" }, make("summary", {}, `${remarks.length} remark${remarks.length > 1 ? "s" : ""} on files`), ...remarks.map((text) => make("p", {}, text)))] : []));
+  showProgress(progress);
+  if (problem) {
+    Object.assign(at, { html: null, data: null, sent: new Map() });
+    byId("page").replaceChildren();
+    return;
+  }
+  const changed = at.html !== html;
+  if (changed) {
+    const fresh = make("template");
+    fresh.innerHTML = html; // our own, in which all text is escaped
+    if (at.html === null) byId("page").replaceChildren();
+    merge(byId("page"), fresh.content);
+    at.html = html;
+  }
+  document.body.classList.toggle("small-pictures", small);
+  const text = JSON.stringify(data);
+  if (!changed && text === at.data) return;
+  at.data = text;
+  if (at.page) at.page.update(data);
+  else at.page = corridorPage(data);
+};
+
+const showProgress = (runs) => {
+  byId("progress").replaceChildren(...runs.filter(({ step, running }) => running || step !== null).map((run) => {
+    const line = make("li", { class: run.running ? "" : "still" }, make("span", {}, run.label));
+    if (run.end) line.append(make("progress", { max: run.end, value: Math.min(run.step ?? 0, run.end), "aria-label": `${run.label}, steps` }));
+    const words = [`${run.step ?? 0}${run.end ? ` of ${run.end}` : ""}`];
+    if (run.running) words.push(run.seconds_left === null ? "running" : `${duration(run.seconds_left)} left`);
+    else if (run.end && run.step < run.end) words.push("not running");
+    line.append(make("span", {}, words.join(", ")));
+    return line;
+  }));
+};
+
+const duration = (seconds) => {
+  if (seconds < 60) return "less than a minute";
+  const minutes = Math.round(seconds / 60);
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+};
+
+// -- one HTML over another --------------------------------------------------------------------------------
+
+const key = (element) => element.id || element.getAttribute("aria-labelledby") || `${element.localName}.${element.className}`;
+
+// Puts fresh HTML in place of what was sent before; what is the same stays, with the reader's place in it.
+const merge = (old, fresh) => {
+  const known = new Map([...old.children].map((element) => [key(element), element]));
+  let before = old.firstElementChild;
+  for (const element of [...fresh.children]) {
+    const name = key(element);
+    let own = known.get(name);
+    known.delete(name);
+    if (own && element.matches("main, .room")) merge(own, element);
+    else if (!own || (!element.matches(OF_THE_SCRIPT) && at.sent.get(name) !== element.outerHTML)) {
+      remember(element);
+      if (own === before) before = own?.nextElementSibling ?? null;
+      if (own) replace(own, element);
+      else old.insertBefore(element, before);
+      own = element;
+    }
+    if (own === before) before = own.nextElementSibling;
+  }
+  known.forEach((element) => element.remove());
+};
+
+// Keeps how each part was sent, as scripts change it later.
+const remember = (element) => {
+  at.sent.set(key(element), element.outerHTML);
+  if (element.matches("main, .room")) [...element.children].forEach(remember);
+};
+
+const replace = (own, element) => {
+  const [folds, freshFolds] = [own, element].map((each) => [...each.querySelectorAll("details")]);
+  freshFolds.forEach((fold, i) => { if (folds[i]) fold.open = folds[i].open; });
+  const verdict = own.querySelector("#verdict"); // read out as it changes, so it stays
+  if (verdict) element.querySelector("#verdict").replaceWith(verdict);
+  const places = [own, ...own.querySelectorAll(".scroll, pre")].map(({ scrollLeft, scrollTop }) => [scrollLeft, scrollTop]);
+  own.replaceWith(element);
+  [element, ...element.querySelectorAll(".scroll, pre")].forEach((each, i) => {
+    if (places[i]) [each.scrollLeft, each.scrollTop] = places[i];
+  });
+};
+
+// -- the frame --------------------------------------------------------------------------------------------
+
+// TensorBoard's look, which its reader may change at any time.
+const followTheme = () => {
+  const host = parent.document.body;
+  const follow = () => {
+    document.documentElement.style.colorScheme = host.classList.contains("dark-mode") ? "dark" : "light";
+  };
+  new MutationObserver(follow).observe(host, { attributes: true, attributeFilter: ["class"] });
+  follow();
+};
+
+export const render = async () => {
+  followTheme();
+  document.documentElement.lang = "en";
+  document.head.append(make("style", {}, STYLE));
+  const select = make("select", { id: "groups" });
+  select.addEventListener("change", () => { choose(select.value); look(); });
+  const bar = make("div", { class: "page tab", id: "bar", hidden: "" },
+    make("label", {}, "Corridor", select), make("ul", { id: "progress", class: "progress", "aria-label": "Progress of the fits" }));
+  document.body.append(bar,
+    make("p", { class: "page lost", id: "lost", role: "status", hidden: "" }),
+    make("header", { class: "page", id: "head" }), make("div", { id: "page" }));
+  await look();
+  setInterval(() => { if (!document.hidden) look(); }, EVERY);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
+};
