@@ -95,10 +95,11 @@ def _has_open(pid: int, path: Path) -> bool:
     """Whether a process has a file open, as numbers of ended processes are given again; True if unknown."""
     try:
         here = os.stat(path)
-        for descriptor in os.scandir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                if os.path.samestat(os.stat(descriptor.path), here):
-                    return True
+        with os.scandir(f"/proc/{pid}/fd") as descriptors:
+            for descriptor in descriptors:
+                with suppress(OSError):  # closed meanwhile
+                    if os.path.samestat(os.stat(descriptor.path), here):
+                        return True
     except OSError:  # not Linux, or no leave to look
         return True
     return False

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -209,8 +210,10 @@ def _stamp(group: Group, root: Path) -> object:
     """Changes whenever a file does that tells what the group's runs are."""
     seen: list[tuple[str, int, int, int]] = []
     for folder in (group.folder, *(root / run for run in group.runs)):
-        for entry in os.scandir(folder):
-            if entry.is_dir() or re.search(r"\.(yaml|error\.txt)$", entry.name):
-                status = os.stat(entry.path)
-                seen.append((entry.path, status.st_mtime_ns, status.st_size, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir() or re.search(r"\.(yaml|error\.txt)$", entry.name):
+                    with suppress(OSError):  # gone meanwhile, or a link to nothing
+                        status = os.stat(entry.path)
+                        seen.append((entry.path, status.st_mtime_ns, status.st_size, status.st_ino))
     return group.runs, sorted(seen)

@@ -3,7 +3,7 @@ const EVERY = 3000; // milliseconds between two questions
 const GROUPS_EVERY = 5; // questions between two for the groups
 const OF_THE_SCRIPT = "#stage, nav.scrub, dialog"; // filled by the page's script, so never replaced in a group
 
-const at = { groups: [], query: null, etag: null, html: null, data: null, sent: new Map(), page: null };
+const at = { groups: [], query: null, etag: null, html: null, data: null, head: "", sent: new Map(), page: null };
 
 // -- what is asked ----------------------------------------------------------------------------------------
 
@@ -64,6 +64,7 @@ const showNothing = (folder) => {
   choose(null);
   byId("bar").hidden = true;
   byId("head").replaceChildren();
+  at.head = "";
   byId("page").replaceChildren(make("main", { class: "nothing" },
     make("h2", {}, "No corridor yet"),
     make("p", {}, folder
@@ -87,8 +88,7 @@ const showGroups = () => {
 };
 
 const showPage = ({ title, eyebrow = "", lead = "", problem, small_pictures: small, html, data, progress = [], remarks = [] }) => {
-  byId("head").replaceChildren(make("p", { class: "eyebrow" }, eyebrow), make("h1", {}, title), make("p", { class: "lead" }, problem ?? lead),
-    ...(remarks.length ? [make("details", { class: "remarks" }, make("summary", {}, `${remarks.length} remark${remarks.length > 1 ? "s" : ""} on files`), ...remarks.map((text) => make("p", {}, text)))] : []));
+  showHead(eyebrow, title, problem ?? lead, remarks);
   showProgress(progress);
   if (problem) {
     Object.assign(at, { html: null, data: null, sent: new Map() });
@@ -109,6 +109,17 @@ const showPage = ({ title, eyebrow = "", lead = "", problem, small_pictures: sma
   at.data = text;
   if (at.page) at.page.update(data);
   else at.page = corridorPage(data);
+};
+
+const showHead = (eyebrow, title, lead, remarks) => {
+  const parts = [make("p", { class: "eyebrow" }, eyebrow), make("h1", {}, title), make("p", { class: "lead" }, lead)];
+  if (remarks.length) {
+    const count = `${remarks.length} remark${remarks.length > 1 ? "s" : ""} on files`;
+    parts.push(make("details", { class: "remarks" }, make("summary", {}, count), ...remarks.map((text) => make("p", {}, text))));
+  }
+  const text = parts.map((part) => part.outerHTML).join("");
+  if (at.head !== text) byId("head").replaceChildren(...parts);
+  at.head = text;
 };
 
 const showProgress = (runs) => {
@@ -196,6 +207,8 @@ export const render = async () => {
     make("p", { class: "page lost", id: "lost", role: "status", hidden: "" }),
     make("header", { class: "page", id: "head" }), make("div", { id: "page" }));
   await look();
-  setInterval(() => { if (!document.hidden) look(); }, EVERY);
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
+  // Not while the window is, nor while TensorBoard shows another tab.
+  const seen = () => !document.hidden && frameElement.getClientRects().length > 0;
+  setInterval(() => { if (seen()) look(); }, EVERY);
+  document.addEventListener("visibilitychange", () => { if (seen()) look(); });
 };

@@ -12,6 +12,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from tensorboard.backend.application import TensorBoardWSGI
+from tensorboard.backend.event_processing.data_ingester import (
+    DEFAULT_SIZE_GUIDANCE,
+    DEFAULT_TENSOR_SIZE_GUIDANCE,
+)
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.base_plugin import TBContext
@@ -31,7 +35,7 @@ class Board:
 
     def __init__(self, logdir: Path) -> None:
         self.logdir = logdir
-        self._multiplexer = EventMultiplexer(tensor_size_guidance={"scalars": 1000})
+        self._multiplexer = EventMultiplexer(DEFAULT_SIZE_GUIDANCE, DEFAULT_TENSOR_SIZE_GUIDANCE)
         provider = MultiplexerDataProvider(self._multiplexer, str(logdir))
         self.plugin = CorridorPlugin(TBContext(data_provider=provider, logdir=str(logdir)))
         self._client = Client(TensorBoardWSGI([self.plugin], data_provider=provider))
