@@ -35,7 +35,9 @@ class Board:
 
     def __init__(self, logdir: Path) -> None:
         self.logdir = logdir
-        self._multiplexer = EventMultiplexer(DEFAULT_SIZE_GUIDANCE, DEFAULT_TENSOR_SIZE_GUIDANCE)
+        self._multiplexer = EventMultiplexer(
+            size_guidance=DEFAULT_SIZE_GUIDANCE, tensor_size_guidance=DEFAULT_TENSOR_SIZE_GUIDANCE
+        )
         provider = MultiplexerDataProvider(self._multiplexer, str(logdir))
         self.plugin = CorridorPlugin(TBContext(data_provider=provider, logdir=str(logdir)))
         self._client = Client(TensorBoardWSGI([self.plugin], data_provider=provider))
