@@ -129,7 +129,7 @@ class Board:
         now = time.time()
         labels = wording.labels(table)
         return {
-            **{name: content[name] for name in ("title", "eyebrow", "lead", "small_pictures")},
+            **{name: content[name] for name in ("title", "eyebrow", "lead")},
             "html": render("corridor/body.html", **content),
             "data": {**content["data"], "pictures": pictures.full, "pixel_art": pictures.pixel_art},
             "progress": [

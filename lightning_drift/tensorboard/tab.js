@@ -62,10 +62,9 @@ const look = () => {
 
 const showNothing = (folder) => {
   choose(null);
-  byId("bar").hidden = true;
-  byId("head").replaceChildren();
-  at.head = "";
-  byId("page").replaceChildren(make("main", { class: "nothing" },
+  byId("bar").hidden = byId("head").hidden = byId("page").hidden = true; // kept, as the page's script is at work on it
+  byId("nothing").hidden = false;
+  byId("nothing").replaceChildren(make("main", { class: "nothing" },
     make("h2", {}, "No corridor yet"),
     make("p", {}, folder
       ? `${folder} holds no fit of lightning-drift, or TensorBoard has not read it yet. A fit appears here while it runs:`
@@ -87,14 +86,13 @@ const showGroups = () => {
   if (at.query !== null) select.value = at.query;
 };
 
-const showPage = ({ title, eyebrow = "", lead = "", problem, small_pictures: small, html, data, progress = [], remarks = [] }) => {
+const showPage = ({ title, eyebrow = "", lead = "", problem, html, data, progress = [], remarks = [] }) => {
+  byId("nothing").hidden = true;
+  byId("head").hidden = false;
+  byId("page").hidden = Boolean(problem);
   showHead(eyebrow, title, problem ?? lead, remarks);
   showProgress(progress);
-  if (problem) {
-    Object.assign(at, { html: null, data: null, sent: new Map() });
-    byId("page").replaceChildren();
-    return;
-  }
+  if (problem) return;
   const changed = at.html !== html;
   if (changed) {
     const fresh = make("template");
@@ -103,7 +101,6 @@ const showPage = ({ title, eyebrow = "", lead = "", problem, small_pictures: sma
     merge(byId("page"), fresh.content);
     at.html = html;
   }
-  document.body.classList.toggle("small-pictures", small);
   const text = JSON.stringify(data);
   if (!changed && text === at.data) return;
   at.data = text;
@@ -201,11 +198,12 @@ export const render = async () => {
   document.head.append(make("style", {}, STYLE));
   const select = make("select", { id: "groups" });
   select.addEventListener("change", () => { choose(select.value); look(); });
+  select.addEventListener("keydown", (e) => e.stopPropagation()); // its keys are not the page's
   const bar = make("div", { class: "page tab", id: "bar", hidden: "" },
     make("label", {}, "Corridor", select), make("ul", { id: "progress", class: "progress", "aria-label": "Progress of the fits" }));
   document.body.append(bar,
     make("p", { class: "page lost", id: "lost", role: "status", hidden: "" }),
-    make("header", { class: "page", id: "head" }), make("div", { id: "page" }));
+    make("header", { class: "page", id: "head" }), make("div", { id: "nothing", hidden: "" }), make("div", { id: "page" }));
   await look();
   // Not while the window is, nor while TensorBoard shows another tab.
   const seen = () => !document.hidden && frameElement.getClientRects().length > 0;

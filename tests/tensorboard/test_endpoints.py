@@ -151,7 +151,7 @@ def test_pictures_and_thumbnails_are_sent_and_kept_by_the_browser_while_they_are
     folder = _corridor(tmp_path, side=400)
     board = Board(tmp_path)
     page = board.page("coffee")
-    assert page["small_pictures"] is False
+    assert page["data"]["pixel_art"] is False
     thumbnail = board.get(_unescaped(_addresses(page)[-1]))
     assert thumbnail.content_type == "image/webp"
     assert thumbnail.headers["Cache-Control"] == "private, max-age=31536000, immutable"
