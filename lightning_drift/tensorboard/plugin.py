@@ -127,6 +127,15 @@ class CorridorPlugin(TBPlugin):  # type: ignore[misc]
         return Provider(self._provider, plugin_util.context(environ), plugin_util.experiment_id(environ))
 
 
+class _NotModified(Response):
+    """The answer 304, with a media type that Werkzeug leaves out and of whose absence TensorBoard warns."""
+
+    def get_wsgi_headers(self, environ: Any) -> Any:
+        headers = super().get_wsgi_headers(environ)
+        headers["Content-Type"] = "application/json"
+        return headers
+
+
 def _query(request: Request, name: str) -> str | None:
     """A value of the query. Names of files may be of any bytes, which come back as they were."""
     text = request.environ.get("QUERY_STRING", "")
@@ -139,11 +148,8 @@ def _json(request: Request, content: dict[str, Any]) -> Response:
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     etag = f'W/"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'  # weak, as it may be sent packed
     if etag in (each.strip() for each in request.headers.get("If-None-Match", "").split(",")):
-        return Response(
-            status=304,
-            content_type="application/json",
-            headers={"ETag": etag, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"},
-        )
+        headers = {"ETag": etag, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+        return _NotModified(status=304, headers=headers)
     response: Response = http_util.Respond(request, text, "application/json", headers=[("ETag", etag)])
     return response
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_drift.common.lock import is_held
+from lightning_drift.corridor.event_files import MAX_STEP
 from lightning_drift.corridor.read import RecordedRun
 from lightning_drift.tensorboard.logged import Logged
 
@@ -53,7 +54,7 @@ def last_step(run: RecordedRun) -> int | None:
     """The step at which a run's configuration, or that of its last resume, ends it."""
     for config in (*reversed(run.resumes), run.config):
         steps = (config.get("trainer") or {}).get("max_steps")
-        if isinstance(steps, int) and not isinstance(steps, bool) and steps > 0:
+        if isinstance(steps, int) and not isinstance(steps, bool) and 0 < steps <= MAX_STEP:
             return steps
     return None
 

@@ -67,9 +67,9 @@ const showNothing = (folder) => {
   byId("nothing").replaceChildren(make("main", { class: "nothing" },
     make("h2", {}, "No corridor yet"),
     make("p", {}, folder
-      ? `${folder} holds no fit of lightning-drift, or TensorBoard has not read it yet. A fit appears here while it runs:`
-      : "The tab Corridor needs one log folder (--logdir). A fit appears here while it runs:"),
-    make("pre", { tabindex: "0" }, "lightning-drift corridor --help   # several learning rates, compared\nlightning-drift fit --help        # one fit")));
+      ? `${folder} holds no fit of lightning-drift that TensorBoard has read. One appears here while it runs:`
+      : "The tab Corridor needs one log folder: start TensorBoard with --logdir. A fit appears here while it runs:"),
+    make("pre", { tabindex: "0" }, "lightning-drift corridor   # several learning rates, compared\nlightning-drift fit        # one fit")));
 };
 
 const showGroups = () => {
@@ -119,16 +119,22 @@ const showHead = (eyebrow, title, lead, remarks) => {
   at.head = text;
 };
 
+const LINES = 12; // of the progress
+
+// A line for each fit that goes on or was stopped; the others are counted.
 const showProgress = (runs) => {
-  byId("progress").replaceChildren(...runs.filter(({ step, running }) => running || step !== null).map((run) => {
+  const ended = runs.filter(({ step, end, running }) => !running && step !== null && (end === null || step >= end));
+  const waiting = runs.filter(({ step, running }) => !running && step === null);
+  const told = runs.filter((run) => !ended.includes(run) && !waiting.includes(run)).sort((a, b) => b.running - a.running);
+  const rest = [[told.length - LINES, "more"], [ended.length, "at the end"], [waiting.length, "not begun"]].filter(([count]) => count > 0);
+  byId("progress").replaceChildren(...told.slice(0, LINES).map((run) => {
     const line = make("li", { class: run.running ? "" : "still" }, make("span", {}, run.label));
-    if (run.end) line.append(make("progress", { max: run.end, value: Math.min(run.step ?? 0, run.end), "aria-label": `${run.label}, steps` }));
-    const words = [`${run.step ?? 0}${run.end ? ` of ${run.end}` : ""}`];
-    if (run.running) words.push(run.seconds_left === null ? "running" : `${duration(run.seconds_left)} left`);
-    else if (run.end && run.step < run.end) words.push("not running");
-    line.append(make("span", {}, words.join(", ")));
+    if (run.end !== null) line.append(make("progress", { max: run.end, value: run.step ?? 0, "aria-label": `${run.label}, steps` }));
+    const steps = `${run.step ?? 0}${run.end === null ? "" : ` of ${run.end}`}`;
+    const left = run.seconds_left === null ? "running" : `${duration(run.seconds_left)} left`;
+    line.append(make("span", {}, run.running ? `${steps}, ${left}` : `stopped at ${steps}`));
     return line;
-  }));
+  }), ...(rest.length ? [make("li", {}, rest.map(([count, what]) => `${count} ${what}`).join(", "))] : []));
 };
 
 const duration = (seconds) => {

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
@@ -124,3 +125,17 @@ class Process:
 
     def json(self, place: str) -> Any:
         return json.loads(self.get(place))
+
+    def changed(self, place: str, etag: str) -> int:
+        """The status for a browser that has what an ETag names."""
+        asked = urllib.request.Request(self.address + place, headers={"If-None-Match": etag})
+        try:
+            with urllib.request.urlopen(asked, timeout=120) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    def etag(self, place: str) -> str:
+        with urllib.request.urlopen(self.address + place, timeout=120) as answer:
+            return str(answer.headers["ETag"])

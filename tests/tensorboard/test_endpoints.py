@@ -126,6 +126,17 @@ def test_verdicts_that_tensorboard_dropped_come_from_the_readings(tmp_path: Path
     assert any(reason.startswith("Read at ") for reason in reasons)
 
 
+def test_folders_with_names_that_are_no_text_are_shown(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    write_run(tmp_path / odd / "run", 1e-6, (8,), {8: DREAM})
+    board = Board(tmp_path)
+    (group,) = board.json("groups")["groups"]
+    assert group["query"] == "group=caf%E9"
+    page = board.json(f"page?{group['query']}")
+    assert page["data"]["cells"][0][1]["zone"] == "dreaming"
+    assert board.get(page["data"]["pictures"][0]).status_code == 200
+
+
 def test_a_page_that_has_not_changed_is_not_sent_again(tmp_path: Path) -> None:
     folder = _corridor(tmp_path)
     board = Board(tmp_path)
@@ -342,7 +353,7 @@ def test_progress_tells_the_step_the_end_and_the_time_left(tmp_path: Path) -> No
         for step in (100, 200, 300):
             writer.add_scalar("train/loss", 0.1, step, walltime=now - 1000 + step)
     board = Board(tmp_path)
-    (told,) = board.page("coffee")["progress"]
+    (told,) = board.page("coffee")["progress"]  # the last of them was logged some minutes ago
     assert (told["step"], told["end"], told["running"], told["seconds_left"]) == (300, 1200, False, None)
     assert board.json("groups")["groups"][0]["running"] is False
     lock = FolderLock(run, "run")
@@ -514,6 +525,8 @@ def test_the_tensorboard_command_finds_the_tab_and_says_nothing_wrong(tmp_path: 
         page = running.json("/data/plugin/corridor/page?group=coffee")
         assert [row[1]["zone"] for row in page["data"]["cells"]] == ["dreaming", "dreaming"]
         assert page["data"]["cells"][0][2]["reason"] == "Because of cooked."
+        place = "/data/plugin/corridor/page?group=coffee"
+        assert running.changed(place, running.etag(place)) == 304
         picture = running.get(f"/data/plugin/corridor/{page['data']['pictures'][0]}&side=256")
         assert Image.open(BytesIO(picture)).size == (16, 16)
     assert not re.search(r"error|traceback|exception|warning", running.log, re.IGNORECASE), running.log
