@@ -126,15 +126,13 @@ def test_verdicts_that_tensorboard_dropped_come_from_the_readings(tmp_path: Path
     assert any(reason.startswith("Read at ") for reason in reasons)
 
 
-def test_folders_with_names_that_are_no_text_are_shown(tmp_path: Path) -> None:
-    odd = os.fsdecode(b"caf\xe9")
-    write_run(tmp_path / odd / "run", 1e-6, (8,), {8: DREAM})
+def test_names_of_folders_are_told_apart_from_parts_of_an_address(tmp_path: Path) -> None:
+    write_run(tmp_path / "café 100% #1?a&path=b+c;d" / "run %2e.", 1e-6, (8,), {8: DREAM})
     board = Board(tmp_path)
     (group,) = board.json("groups")["groups"]
-    assert group["query"] == "group=caf%E9"
     page = board.json(f"page?{group['query']}")
     assert page["data"]["cells"][0][1]["zone"] == "dreaming"
-    assert board.get(page["data"]["pictures"][0]).status_code == 200
+    assert board.get(page["data"]["pictures"][0]).headers["Cache-Control"].endswith("immutable")
 
 
 def test_a_page_that_has_not_changed_is_not_sent_again(tmp_path: Path) -> None:
