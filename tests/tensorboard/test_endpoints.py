@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
-from html import unescape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers.browser import Outline
 from helpers.corridor_runs import PROMPTS, SEEDS, config, write_run
 from helpers.odd_texts import ODD_TEXTS
 from helpers.tensorboards import Board, Process
@@ -35,8 +35,12 @@ def _corridor(logdir: Path, subject: str = "coffee", **more: Any) -> Path:
     return logdir / subject
 
 
+def _sources(page: Any) -> list[str]:
+    return [str(attributes["src"]) for _, attributes in Outline(page["html"]).tags if "src" in attributes]
+
+
 def _addresses(page: Any) -> list[str]:
-    return re.findall(r'src="(picture\?[^"]+)"', page["html"])
+    return [source for source in _sources(page) if source.startswith("picture?")]
 
 
 def test_a_group_is_a_folder_of_runs_and_its_page_what_they_logged(tmp_path: Path) -> None:
@@ -63,7 +67,6 @@ def test_a_group_is_a_folder_of_runs_and_its_page_what_they_logged(tmp_path: Pat
     assert len(data["pictures"]) == 2 * 3 * len(PROMPTS) * len(SEEDS)
     assert page["html"].lstrip().startswith("<main>")
     assert "<script" not in page["html"]
-    assert '"Curves"' not in page["html"]
     assert "<svg" in page["html"]
 
 
@@ -85,11 +88,7 @@ def test_the_log_folder_may_be_a_subjects_or_a_runs_own(tmp_path: Path) -> None:
     assert [(g["name"], g["title"]) for g in run.json("groups")["groups"]] == [(".", "lr2e-6")]
     page = run.page()
     assert [each["name"] for each in page["data"]["runs"]] == ["lr2e-6"]
-    assert run.get(_unescaped(_addresses(page)[0])).status_code == 200
-
-
-def _unescaped(address: str) -> str:
-    return unescape(address)
+    assert run.get(_addresses(page)[0]).status_code == 200
 
 
 def test_a_run_that_grows_is_shown_by_the_same_process(tmp_path: Path) -> None:
@@ -161,7 +160,7 @@ def test_pictures_and_thumbnails_are_sent_and_kept_by_the_browser_while_they_are
     board = Board(tmp_path)
     page = board.page("coffee")
     assert page["data"]["pixel_art"] is False
-    thumbnail = board.get(_unescaped(_addresses(page)[-1]))
+    thumbnail = board.get(_addresses(page)[-1])
     assert thumbnail.content_type == "image/webp"
     assert thumbnail.headers["Cache-Control"] == "private, max-age=31536000, immutable"
     assert thumbnail.headers["X-Content-Type-Options"] == "nosniff"
@@ -169,8 +168,6 @@ def test_pictures_and_thumbnails_are_sent_and_kept_by_the_browser_while_they_are
     address = page["data"]["pictures"][page["data"]["cells"][1][2]["pictures"][0][0]]
     whole = board.get(address)
     assert whole.content_type == "image/png"
-    original = folder / "lr2e-6/grids/step=01200/monumental-dramatic_seed0000.png"
-    original = original if original.exists() else next(folder.glob("lr2e-6/grids/step=01200/*_seed0000.png"))
     assert Image.open(BytesIO(whole.data)).size == (400, 400)
     assert whole.data in {path.read_bytes() for path in folder.glob("lr2e-6/grids/step=01200/*.png")}
     assert board.get(re.sub("v=\\d+", "v=1", address)).headers["Cache-Control"] == "no-cache"
@@ -270,9 +267,8 @@ def test_what_links_lead_out_to_is_not_on_the_page(tmp_path: Path) -> None:
     page = Board(logdir).page("coffee")
     assert [run["name"] for run in page["data"]["runs"]] == ["lr1e-6", "lr2e-6"]
     assert "secret" not in page["html"]
-    assert page["data"]["cells"][0][1]["pictures"][0][0] == -1 or "-1" in json.dumps(
-        page["data"]["cells"][0][1]["pictures"]
-    )
+    shown = [index for row in page["data"]["cells"][0][1]["pictures"] for index in row]
+    assert sorted(index >= 0 for index in shown) == [False, True, True, True]
     assert page["remarks"] == [
         f"{folder / 'lr2e-6.error.txt'} is a link that leads out of {logdir}; it is passed over"
     ]
@@ -405,12 +401,11 @@ def test_texts_stay_texts(tmp_path: Path, text: str) -> None:
     page = json.loads(answer.text)
     assert page["data"]["prompts"][0]["text"] == text
     assert page["title"] == text
-    tags = set(re.findall(r"<([a-zA-Z!/][^\s>]*)", page["html"]))
-    assert not tags & {"script", "/script", "!--", "b", "img/src", "!--<script", "/script><img"} - {"b"}
-    assert (
-        "onerror=alert(1)>" not in re.sub(r"&[a-z#0-9]+;", "", page["html"])
-        or "<img src=x" not in page["html"]
-    )
+    tags = Outline(page["html"]).tags
+    assert not {tag for tag, _ in tags} & {"script", "b"}
+    assert not {name for _, attributes in tags for name in attributes if name.startswith("on")}
+    assert all(source.startswith(("picture?", "data:image/webp;")) for source in _sources(page))
+    assert "<!--" not in page["html"]
     for address in page["data"]["pictures"]:
         assert re.fullmatch(r"picture\?path=[\w%./=~-]+&v=\d+", address, re.ASCII)
         assert board.get(address).status_code == 200
@@ -428,7 +423,7 @@ def test_the_log_folder_may_be_one_that_nobody_may_write(tmp_path: Path) -> None
         board = Board(tmp_path)
         page = board.page("coffee")
         board.json("groups")
-        for address in [*page["data"]["pictures"], *map(_unescaped, _addresses(page))]:
+        for address in [*page["data"]["pictures"], *_addresses(page)]:
             assert board.get(address).status_code == 200
         assert board.get("picture?path=coffee/lr1e-6/instance_images.png").status_code == 200
         assert {path: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.rglob("*"))} == files
