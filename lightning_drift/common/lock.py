@@ -69,7 +69,7 @@ def is_held(folder: Path) -> bool | None:
     To try the lock would be to hold it for a moment, in which the process that may have it would be refused.
 
     Returns:
-        None where it cannot be told: there is no lock, it is of another computer, or it names no process.
+        None where it cannot be told: the lock is of another computer, or it names no process.
     """
     path = folder / LOCK_FILE
     try:
@@ -78,6 +78,8 @@ def is_held(folder: Path) -> bool | None:
         ) as file:
             about = json.loads(file.read(4096))
         pid, host = int(about["pid"]), about["host"]
+    except FileNotFoundError:
+        return False
     except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
     if host != socket.gethostname() or os.name != "posix" or not 0 < pid < 2**31:

@@ -60,7 +60,7 @@ def last_step(run: RecordedRun) -> int | None:
 
 
 def is_running(run: RecordedRun, last_time: float | None, ended: bool, now: float) -> bool:
-    """Whether a fit goes on: its lock says so, or where that tells nothing, it logged something just now."""
+    """Whether a fit goes on: its lock tells, and where that is of another computer, what it logged just now."""
     if run.soup:
         return False
     held = is_held(run.folder)

@@ -13,7 +13,7 @@ from lightning_drift.common.lock import LOCK_FILE, FolderLock, is_held
 
 
 def test_a_folder_is_held_from_the_lock_to_its_release(tmp_path: Path) -> None:
-    assert is_held(tmp_path) is None
+    assert is_held(tmp_path) is False
     lock = FolderLock(tmp_path, "run")
     before = (tmp_path / LOCK_FILE).stat()
     assert is_held(tmp_path) is True
@@ -24,7 +24,7 @@ def test_a_folder_is_held_from_the_lock_to_its_release(tmp_path: Path) -> None:
         before.st_ino,
     )
     lock.release()
-    assert is_held(tmp_path) is None
+    assert is_held(tmp_path) is False
 
 
 def test_a_lock_that_a_killed_process_left_holds_nothing(tmp_path: Path) -> None:

@@ -347,7 +347,7 @@ def test_progress_tells_the_step_the_end_and_the_time_left(tmp_path: Path) -> No
         for step in (100, 200, 300):
             writer.add_scalar("train/loss", 0.1, step, walltime=now - 1000 + step)
     board = Board(tmp_path)
-    (told,) = board.page("coffee")["progress"]  # the last of them was logged some minutes ago
+    (told,) = board.page("coffee")["progress"]
     assert (told["step"], told["end"], told["running"], told["seconds_left"]) == (300, 1200, False, None)
     assert board.json("groups")["groups"][0]["running"] is False
     lock = FolderLock(run, "run")
@@ -375,6 +375,7 @@ def test_the_pace_is_that_since_the_last_resume(tmp_path: Path) -> None:
     run = write_run(tmp_path / "coffee" / "run", 1e-6, (800, 1200))
     for event_file in run.glob("events*"):
         event_file.unlink()
+    (run / ".lock").write_text(json.dumps({"pid": 1, "host": "another computer"}))
     (run / "config.resume-00300.yaml").write_text(yaml.safe_dump(config(1e-6, (2000,))))
     now = time.time()
     with SummaryWriter(str(run)) as writer:
