@@ -10,8 +10,11 @@ from lightning_drift.corridor.event_files import MAX_STEP
 from lightning_drift.corridor.read import RecordedRun
 from lightning_drift.tensorboard.logged import Logged
 
-RECENT = 120.0
-"""Seconds for which a fit counts as running after it logged something, where its lock does not tell."""
+RECENT = 600.0
+"""Seconds for which a fit counts as running after it logged something, where its lock does not tell.
+
+Rendering the pictures of a milestone takes minutes.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def last_step(run: RecordedRun) -> int | None:
 
 
 def is_running(run: RecordedRun, last_time: float | None, ended: bool, now: float) -> bool:
-    """Whether a fit goes on: its lock tells, and where that is of another computer, what it logged just now."""
+    """Whether a fit goes on: its lock tells, or if that is of another computer, what it logged just now."""
     if run.soup:
         return False
     held = is_held(run.folder)
