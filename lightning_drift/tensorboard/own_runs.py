@@ -46,4 +46,5 @@ class OwnRuns:
         with open(path, "rb") as file:
             if _OURS.search(file.read(_MOST_BYTES)):
                 return True
-        return os.path.isdir(os.path.join(os.path.dirname(path), "grids"))
+        grids = os.path.join(os.path.dirname(path), "grids")
+        return os.path.isdir(grids) and any(name.startswith("step=") for name in os.listdir(grids))
