@@ -19,8 +19,13 @@ function corridorPage(data) {
 
   // -- pictures -----------------------------------------------------------------------------------------
 
+  const slider = make("input", { type: "range", id: "step", min: 0, step: 1 });
+  const ticks = make("span", { class: "ticks", "aria-hidden": "true" }); // the zones of the steps, below the slider
+  const reached = make("output", { for: "step" });
   const nowName = make("p");
-  const heads = make("div", { class: "heads" }, make("p", {}, "Base model"), nowName);
+  const heads = make("div", { class: "heads" },
+    make("div", { class: "steps" }, make("label", { for: "step" }, "Steps"), make("div", { class: "track" }, ticks, slider), reached),
+    make("p", {}, "Base model"), nowName);
   const rows = make("div");
   let slots = []; // one for every prompt and seed: its two buttons
   let built = ""; // the prompts that they are of
@@ -53,6 +58,14 @@ function corridorPage(data) {
         make("div", { class: "base", "data-name": "base" }, strips.base),
         make("div", { class: "now" }, strips.now)));
     }));
+  };
+  const slide = () => {
+    slider.max = steps.length - 1;
+    slider.value = at.step;
+    slider.setAttribute("aria-valuetext", name(at.run, at.step));
+    slider.parentNode.style.setProperty("--count", steps.length);
+    ticks.replaceChildren(...steps.map((_, s) => make("i", { class: cellAt(at.run, s).zone || "no-zone" })));
+    reached.textContent = steps[at.step];
   };
   const fill = (button, run, step, { p, s, seed }, tag) => {
     const uri = source(run, step, p, s);
@@ -135,6 +148,7 @@ function corridorPage(data) {
   };
   const show = () => {
     press();
+    slide();
     tell();
     slots.forEach((slot) => {
       fill(slot.base, at.run, 0, slot, `seed ${slot.seed}`);
@@ -203,9 +217,10 @@ function corridorPage(data) {
     else if (by) go(...by.split(",").map((each, i) => Number(each) + (i ? at.step : at.run)));
     else go(run === undefined ? at.run : Number(run), Number(step));
   });
+  slider.addEventListener("input", () => go(at.run, slider.valueAsNumber));
   document.addEventListener("keydown", (e) => {
     if (e.altKey || e.ctrlKey || e.metaKey || e.target.closest("summary, pre, code")) return;
-    const near = open || e.target.closest(".map, .stage");
+    const near = open || (e.target.closest(".map, .stage") && e.target !== slider); // which has its own up and down
     if (e.key === "ArrowLeft") go(at.run, at.step - 1);
     else if (e.key === "ArrowRight") go(at.run, at.step + 1);
     else if (e.key === "ArrowUp" && near) go(at.run - 1, at.step);
