@@ -1,8 +1,9 @@
 // The page of a corridor over the HTML of body.html, once a document. `update` takes data of the same shape, after
-// cells were added and their HTML was replaced: the cell, the loupe, the maps and what the focus was on stay.
+// cells were added and their HTML was replaced: the cell, the comparison, the loupe and the maps stay.
 function corridorPage(data) {
   let { runs, steps, prompts, cells, pictures } = data;
   const at = { run: data.start[0], step: data.start[1] };
+  let compared = ""; // the name of the run at the left; empty is the base model
   let open = null; // the picture under the loupe: [prompt, seed]
   let mapped = false;
   let holding = false; // the key that shows the base
@@ -15,6 +16,10 @@ function corridorPage(data) {
   };
   const drawn = (run, step, prompt, seed) => mapped && cellAt(run, step).maps?.[prompt]?.[seed]; // a map
   const name = (run, step) => (step === 0 ? "base model" : `${runs[run].label} × ${steps[step]}`);
+  const left = () => { // the run and step at the left; a run is not compared with itself
+    const run = runs.findIndex((each) => each.name === compared);
+    return run < 0 || run === at.run ? [at.run, 0] : [run, at.step];
+  };
   const promptTitle = (prompt) => prompt || "(empty prompt)";
 
   // -- pictures -----------------------------------------------------------------------------------------
@@ -22,15 +27,28 @@ function corridorPage(data) {
   const slider = make("input", { type: "range", id: "step", min: 0, step: 1 });
   const ticks = make("span", { class: "ticks", "aria-hidden": "true" }); // the zones of the steps, below the slider
   const reached = make("output", { for: "step" });
+  const select = make("select", { id: "compared" });
+  const stepBeside = make("span"); // of the run that the select names
+  const baseName = make("p", { class: "beside" }, "Base model");
+  const choose = make("p", { class: "beside choose" }, make("label", { for: "compared" }, "compare with"), select, stepBeside);
   const nowName = make("p");
   const heads = make("div", { class: "heads" },
     make("div", { class: "steps" }, make("label", { for: "step" }, "Steps"), make("div", { class: "track" }, ticks, slider), reached),
-    make("p", {}, "Base model"), nowName);
+    baseName, choose, nowName);
   const rows = make("div");
   let slots = []; // one for every prompt and seed: its two buttons
-  let built = ""; // the prompts that they are of
+  let offered = ""; // the runs that the select offers
+  let built = ""; // the prompts that the slots are of
+  const offer = () => {
+    [baseName.hidden, choose.hidden] = [runs.length > 1, runs.length < 2];
+    const wanted = JSON.stringify(runs);
+    if (wanted === offered) return;
+    offered = wanted;
+    select.replaceChildren(make("option", { value: "" }, "base model"), ...runs.map((run) => make("option", { value: run.name }, run.label)));
+  };
   const build = () => {
     if (heads.parentNode !== byId("pictures")) byId("pictures").replaceChildren(heads, rows);
+    offer();
     const wanted = JSON.stringify(prompts);
     if (wanted === built) return;
     built = wanted;
@@ -39,13 +57,13 @@ function corridorPage(data) {
     const across = Math.min(4, Math.max(...prompts.map(({ seeds }) => seeds.length))); // one size for all rows
     rows.replaceChildren(...prompts.map(({ text, seeds }, p) => {
       const strips = {};
-      for (const side of ["base", "now"]) {
+      for (const side of ["beside", "now"]) {
         strips[side] = make("div", { class: "seeds" });
         strips[side].style.setProperty("--across", across);
       }
       seeds.forEach((seed, s) => {
         const slot = { p, s, seed };
-        for (const side of ["base", "now"]) {
+        for (const side of ["beside", "now"]) {
           slot[side] = make("button", { type: "button", class: "px layers" });
           slot[side].addEventListener("click", () => look(p, s));
           strips[side].append(slot[side]);
@@ -55,8 +73,7 @@ function corridorPage(data) {
         slots.push(slot);
       });
       return make("section", { class: "row" }, make("h3", {}, promptTitle(text)), make("div", { class: "strips" },
-        make("div", { class: "base", "data-name": "base" }, strips.base),
-        make("div", { class: "now" }, strips.now)));
+        ...["beside", "now"].map((side) => make("div", { class: side }, strips[side]))));
     }));
   };
   const slide = () => {
@@ -151,11 +168,16 @@ function corridorPage(data) {
     slide();
     tell();
     slots.forEach((slot) => {
-      fill(slot.base, at.run, 0, slot, `seed ${slot.seed}`);
+      fill(slot.beside, ...left(), slot, `seed ${slot.seed}`);
       swap(slot);
     });
+    const [run] = left();
+    select.value = run === at.run ? "" : compared;
+    [...select.options].forEach((option) => { option.disabled = option.value === runs[at.run].name; });
+    stepBeside.textContent = run === at.run ? "" : `× ${steps[at.step]}`;
     nowName.textContent = name(at.run, at.step);
-    rows.querySelectorAll(".now").forEach((strip) => strip.setAttribute("data-name", name(at.run, at.step)));
+    for (const [side, shown] of [["beside", left()], ["now", [at.run, at.step]]])
+      rows.querySelectorAll(`.${side}`).forEach((strip) => strip.setAttribute("data-name", name(...shown)));
     try {
       history.replaceState(null, "", at.step ? `#${encodeURIComponent(runs[at.run].name)}/${steps[at.step]}` : "#base");
     } catch { /* a page inside another has no address of its own, and a name that is no text makes none */ }
@@ -178,19 +200,16 @@ function corridorPage(data) {
     const [p, s] = open;
     const title = `${promptTitle(prompts[p].text)}, seed ${prompts[p].seeds[s]}`;
     byId("loupe-title").textContent = title;
-    const now = holding ? 0 : at.step;
-    for (const [side, step] of [["base", 0], ["now", now]]) {
-      const [image, uri] = [byId(`loupe-${side}`), source(at.run, step, p, s)];
-      image.className = "px";
-      image.alt = `${title}, ${name(at.run, step)}`;
-      image.hidden = !uri;
-      if (uri && image.getAttribute("src") !== uri) image.src = uri;
+    for (const [side, run, step] of [["beside", ...left()], ["now", at.run, holding ? 0 : at.step]]) {
+      const image = byId(`loupe-${side}`);
+      for (const [layer, uri] of [[image, source(run, step, p, s)], [byId(`loupe-${side}-map`), drawn(run, step, p, s)]]) {
+        layer.hidden = !uri;
+        if (uri && layer.getAttribute("src") !== uri) layer.src = uri;
+      }
+      image.alt = `${title}, ${name(run, step)}`;
+      const cell = cellAt(run, step);
+      byId(`loupe-${side}-name`).textContent = step ? `${name(run, step)}: ${cell.zone || cell.state}` : "base model";
     }
-    const map = drawn(at.run, now, p, s);
-    byId("loupe-map").hidden = !map;
-    if (map) byId("loupe-map").src = map;
-    const cell = cellAt(at.run, now);
-    byId("loupe-where").textContent = now ? `${name(at.run, now)}: ${cell.zone || cell.state}` : "base model";
     const thumb = (run, step, text) => {
       const uri = source(run, step, p, s);
       const here = step === at.step && (step === 0 || run === at.run);
@@ -217,9 +236,11 @@ function corridorPage(data) {
     else if (by) go(...by.split(",").map((each, i) => Number(each) + (i ? at.step : at.run)));
     else go(run === undefined ? at.run : Number(run), Number(step));
   });
+  select.addEventListener("change", () => { compared = select.value; show(); });
   slider.addEventListener("input", () => go(at.run, slider.valueAsNumber));
   document.addEventListener("keydown", (e) => {
     if (e.altKey || e.ctrlKey || e.metaKey || e.target.closest("summary, pre, code")) return;
+    if (e.target === select && e.key.startsWith("Arrow")) return;
     const near = open || (e.target.closest(".map, .stage") && e.target !== slider); // which has its own up and down
     if (e.key === "ArrowLeft") go(at.run, at.step - 1);
     else if (e.key === "ArrowRight") go(at.run, at.step + 1);
