@@ -1,7 +1,7 @@
 // The page of a corridor over the HTML of body.html, once a document. `update` takes data of the same shape, after
 // cells were added and their HTML was replaced: the cell, the comparison, the loupe and the maps stay.
 function corridorPage(data) {
-  let { runs, steps, prompts, cells, pictures } = data;
+  let { runs, steps, prompts, cells, pictures, pixel_art: small } = data;
   const at = { run: data.start[0], step: data.start[1] };
   let compared = ""; // the name of the run at the left; empty is the base model
   let open = null; // the picture under the loupe: [prompt, seed]
@@ -16,7 +16,7 @@ function corridorPage(data) {
   };
   const drawn = (run, step, prompt, seed) => mapped && cellAt(run, step).maps?.[prompt]?.[seed]; // a map
   const name = (run, step) => (step === 0 ? "base model" : `${runs[run].label} × ${steps[step]}`);
-  const left = () => { // the run and step at the left; a run is not compared with itself
+  const besideAt = () => { // the run and step at the left; a run is not compared with itself
     const run = runs.findIndex((each) => each.name === compared);
     return run < 0 || run === at.run ? [at.run, 0] : [run, at.step];
   };
@@ -48,6 +48,7 @@ function corridorPage(data) {
   };
   const build = () => {
     if (heads.parentNode !== byId("pictures")) byId("pictures").replaceChildren(heads, rows);
+    document.body.classList.toggle("small-pictures", small);
     offer();
     const wanted = JSON.stringify(prompts);
     if (wanted === built) return;
@@ -168,15 +169,15 @@ function corridorPage(data) {
     slide();
     tell();
     slots.forEach((slot) => {
-      fill(slot.beside, ...left(), slot, `seed ${slot.seed}`);
+      fill(slot.beside, ...besideAt(), slot, `seed ${slot.seed}`);
       swap(slot);
     });
-    const [run] = left();
+    const [run] = besideAt();
     select.value = run === at.run ? "" : compared;
     [...select.options].forEach((option) => { option.disabled = option.value === runs[at.run].name; });
     stepBeside.textContent = run === at.run ? "" : `× ${steps[at.step]}`;
     nowName.textContent = name(at.run, at.step);
-    for (const [side, shown] of [["beside", left()], ["now", [at.run, at.step]]])
+    for (const [side, shown] of [["beside", besideAt()], ["now", [at.run, at.step]]])
       rows.querySelectorAll(`.${side}`).forEach((strip) => strip.setAttribute("data-name", name(...shown)));
     try {
       history.replaceState(null, "", at.step ? `#${encodeURIComponent(runs[at.run].name)}/${steps[at.step]}` : "#base");
@@ -200,7 +201,7 @@ function corridorPage(data) {
     const [p, s] = open;
     const title = `${promptTitle(prompts[p].text)}, seed ${prompts[p].seeds[s]}`;
     byId("loupe-title").textContent = title;
-    for (const [side, run, step] of [["beside", ...left()], ["now", at.run, holding ? 0 : at.step]]) {
+    for (const [side, run, step] of [["beside", ...besideAt()], ["now", at.run, holding ? 0 : at.step]]) {
       const image = byId(`loupe-${side}`);
       for (const [layer, uri] of [[image, source(run, step, p, s)], [byId(`loupe-${side}-map`), drawn(run, step, p, s)]]) {
         layer.hidden = !uri;
@@ -273,7 +274,7 @@ function corridorPage(data) {
   const update = (given) => {
     const [run, step] = [runs[at.run].name, steps[at.step]];
     const [prompt, seed] = open ? [prompts[open[0]].text, prompts[open[0]].seeds[open[1]]] : [];
-    ({ runs, steps, prompts, cells, pictures } = given);
+    ({ runs, steps, prompts, cells, pictures, pixel_art: small } = given);
     [at.run, at.step] = [runs.findIndex((each) => each.name === run), steps.indexOf(step)];
     if (at.run < 0 || at.step < 0) [at.run, at.step] = given.start;
     if (open) {
@@ -283,7 +284,6 @@ function corridorPage(data) {
       if (!open) byId("loupe").close();
       else if (!byId("loupe").open) byId("loupe").showModal();
     }
-    document.body.classList.toggle("small-pictures", given.pixel_art);
     build();
     show();
     if (onMap && document.activeElement === document.body)
