@@ -5,6 +5,7 @@ function corridorPage(data) {
   const at = { run: data.start[0], step: data.start[1] };
   let compared = ""; // the name of the run at the left; empty is the base model
   let open = null; // the picture under the loupe: [prompt, seed]
+  let loupe = null; // the dialog that was opened, which may have been replaced since
   let mapped = false;
   let holding = false; // the key that shows the base
   let over = null; // the slot under the mouse, which shows the base too
@@ -192,9 +193,13 @@ function corridorPage(data) {
 
   // -- the loupe ----------------------------------------------------------------------------------------
 
+  const raise = () => {
+    loupe = byId("loupe");
+    if (!loupe.open) loupe.showModal();
+  };
   const look = (p, s) => {
     open = [p, s];
-    byId("loupe").showModal();
+    raise();
     fillLoupe();
   };
   const fillLoupe = () => {
@@ -225,7 +230,8 @@ function corridorPage(data) {
       ...runs.map((run, r) => group(run.label, ...steps.slice(1).map((step, i) => thumb(r, i + 1, `${step}`)))));
     byId("loupe-strip").querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   };
-  document.addEventListener("close", (e) => { if (e.target.id === "loupe") open = null; }, true); // it does not bubble
+  // The event does not bubble, and comes late: the loupe may have been opened again.
+  document.addEventListener("close", (e) => { if (e.target === loupe && !loupe.open) open = null; }, true);
 
   // -- hands --------------------------------------------------------------------------------------------
 
@@ -273,6 +279,7 @@ function corridorPage(data) {
 
   const update = (given) => {
     const [run, step] = [runs[at.run].name, steps[at.step]];
+    if (!loupe?.open) open = null; // closed, and the event has yet to come
     const [prompt, seed] = open ? [prompts[open[0]].text, prompts[open[0]].seeds[open[1]]] : [];
     ({ runs, steps, prompts, cells, pictures, pixel_art: small } = given);
     [at.run, at.step] = [runs.findIndex((each) => each.name === run), steps.indexOf(step)];
@@ -281,8 +288,8 @@ function corridorPage(data) {
       const p = prompts.findIndex((each) => each.text === prompt);
       const s = p < 0 ? -1 : prompts[p].seeds.indexOf(seed);
       open = s < 0 ? null : [p, s];
-      if (!open) byId("loupe").close();
-      else if (!byId("loupe").open) byId("loupe").showModal();
+      if (!open) byId("loupe").close(); // does nothing to one that came closed
+      else raise();
     }
     build();
     show();

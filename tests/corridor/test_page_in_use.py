@@ -144,6 +144,13 @@ def test_two_runs_side_by_side(page: Path, tmp_path: Path) -> None:
         session.run("document.querySelectorAll('.now button')[2].click()")
         loupe = "[byId('loupe-beside'), byId('loupe-now')].map((each) => each.alt.split(', ').at(-1))"
         assert session.run(loupe) == ["lr 4e-6 × 8", "lr 2e-6 × 8"]
+        # A gap stands where a picture is missing, not where one has no map.
+        gaps = """[...document.querySelectorAll(".pair figure")].map(
+          (each) => getComputedStyle(each, "::before").content !== "none")"""
+        assert session.run(gaps) == [False, False]
+        session.run("byId('loupe').close(); document.querySelectorAll('.now button')[1].click()")
+        assert session.run(gaps) == [True, False]
+        session.run("byId('loupe').close(); document.querySelectorAll('.now button')[2].click()")
         session.press("b", hold=True)
         assert session.run(loupe) == ["lr 4e-6 × 8", "base model"]
         session.release("b")
