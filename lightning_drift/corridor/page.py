@@ -146,6 +146,7 @@ def corridor_content(table: CorridorTable, choice: Choice, pictures: Pictures) -
             "prompts": [{"text": prompt, "seeds": seeds} for prompt, seeds in prompts.items()],
             "cells": cells,
             "pictures": pictures.uris,
+            "pixel_art": pictures.pixel_art,
             "start": _start(table, choice),
         },
     }
