@@ -1,55 +1,99 @@
-(() => {
-  const corridor = JSON.parse(byId("corridor").textContent);
-  const { runs, steps, prompts, cells, pictures } = corridor;
-  const at = { run: corridor.start[0], step: corridor.start[1] };
+// The page of a corridor over the HTML of body.html, once a document. `update` takes data of the same shape, after
+// cells were added and their HTML was replaced: the cell, the comparison, the loupe and the maps stay.
+function corridorPage(data) {
+  let { runs, steps, prompts, cells, pictures, pixel_art: small } = data;
+  const at = { run: data.start[0], step: data.start[1] };
+  let compared = ""; // the name of the run at the left; empty is the base model
   let open = null; // the picture under the loupe: [prompt, seed]
+  let loupe = null; // the dialog that was opened, which may have been replaced since
+  let mapped = false;
+  let holding = false; // the key that shows the base
+  let over = null; // the slot under the mouse, which shows the base too
 
   const cellAt = (run, step) => cells[run][step];
   const source = (run, step, prompt, seed) => {
     const index = cellAt(run, step).pictures[prompt]?.[seed];
     return index === undefined || index < 0 ? null : pictures[index];
   };
-  const drawn = (run, step, prompt, seed) => cellAt(run, step).maps?.[prompt]?.[seed]; // a map
-  let mapped = false;
+  const drawn = (run, step, prompt, seed) => mapped && cellAt(run, step).maps?.[prompt]?.[seed]; // a map
   const name = (run, step) => (step === 0 ? "base model" : `${runs[run].label} × ${steps[step]}`);
+  const besideAt = () => { // the run and step at the left; a run is not compared with itself
+    const run = runs.findIndex((each) => each.name === compared);
+    return run < 0 || run === at.run ? [at.run, 0] : [run, at.step];
+  };
   const promptTitle = (prompt) => prompt || "(empty prompt)";
 
   // -- pictures -----------------------------------------------------------------------------------------
 
-  const slots = []; // one for every prompt and seed: its two buttons, made once
+  const slider = make("input", { type: "range", id: "step", min: 0, step: 1 });
+  const ticks = make("span", { class: "ticks", "aria-hidden": "true" }); // the zones of the steps, below the slider
+  const reached = make("output", { for: "step" });
+  const select = make("select", { id: "compared" });
+  const stepBeside = make("span"); // of the run that the select names
+  const baseName = make("p", { class: "beside" }, "Base model");
+  const choose = make("p", { class: "beside choose" }, make("label", { for: "compared" }, "compare with"), select, stepBeside);
+  const nowName = make("p");
+  const heads = make("div", { class: "heads" },
+    make("div", { class: "steps" }, make("label", { for: "step" }, "Steps"), make("div", { class: "track" }, ticks, slider), reached),
+    baseName, choose, nowName);
+  const rows = make("div");
+  let slots = []; // one for every prompt and seed: its two buttons
+  let offered = ""; // the runs that the select offers
+  let built = ""; // the prompts that the slots are of
+  const offer = () => {
+    [baseName.hidden, choose.hidden] = [runs.length > 1, runs.length < 2];
+    const wanted = JSON.stringify(runs);
+    if (wanted === offered) return;
+    offered = wanted;
+    select.replaceChildren(make("option", { value: "" }, "base model"), ...runs.map((run) => make("option", { value: run.name }, run.label)));
+  };
   const build = () => {
-    const room = byId("pictures");
-    room.append(make("div", { class: "heads" }, make("p", {}, "Base model"), make("p", { id: "now-name" })));
+    if (heads.parentNode !== byId("pictures")) byId("pictures").replaceChildren(heads, rows);
+    document.body.classList.toggle("small-pictures", small);
+    offer();
+    const wanted = JSON.stringify(prompts);
+    if (wanted === built) return;
+    built = wanted;
+    slots = [];
+    over = null;
     const across = Math.min(4, Math.max(...prompts.map(({ seeds }) => seeds.length))); // one size for all rows
-    prompts.forEach(({ text, seeds }, p) => {
+    rows.replaceChildren(...prompts.map(({ text, seeds }, p) => {
       const strips = {};
-      for (const side of ["base", "now"]) {
+      for (const side of ["beside", "now"]) {
         strips[side] = make("div", { class: "seeds" });
         strips[side].style.setProperty("--across", across);
-        strips[side].style.setProperty("--phone", across);
       }
       seeds.forEach((seed, s) => {
         const slot = { p, s, seed };
-        for (const side of ["base", "now"]) {
-          slot[side] = make("button", { type: "button", class: "px" });
+        for (const side of ["beside", "now"]) {
+          slot[side] = make("button", { type: "button", class: "px layers" });
           slot[side].addEventListener("click", () => look(p, s));
           strips[side].append(slot[side]);
         }
-        slot.now.addEventListener("pointerenter", (e) => e.pointerType === "mouse" && swap(slot, true));
-        slot.now.addEventListener("pointerleave", () => swap(slot, false));
+        slot.now.addEventListener("pointerenter", (e) => { if (e.pointerType === "mouse") over = slot; swap(slot); });
+        slot.now.addEventListener("pointerleave", () => { over = null; swap(slot); });
         slots.push(slot);
       });
-      room.append(make("section", { class: "row" }, make("h3", {}, promptTitle(text)), make("div", { class: "strips" },
-        make("div", { class: "base", "data-name": "base" }, strips.base),
-        make("div", { class: "now" }, strips.now))));
-    });
+      return make("section", { class: "row" }, make("h3", {}, promptTitle(text)), make("div", { class: "strips" },
+        ...["beside", "now"].map((side) => make("div", { class: side }, strips[side]))));
+    }));
   };
-  const fill = (button, uri, alt, tag) => {
+  const slide = () => {
+    slider.max = steps.length - 1;
+    slider.value = at.step;
+    slider.setAttribute("aria-valuetext", name(at.run, at.step));
+    slider.parentNode.style.setProperty("--count", steps.length);
+    ticks.replaceChildren(...steps.map((_, s) => make("i", { class: cellAt(at.run, s).zone || "no-zone" })));
+    reached.textContent = steps[at.step];
+  };
+  const fill = (button, run, step, { p, s, seed }, tag) => {
+    const uri = source(run, step, p, s);
+    const alt = `${promptTitle(prompts[p].text)}, seed ${seed}, ${name(run, step)}`;
     if (!uri) {
       button.replaceChildren(make("span", { class: "gap", style: "display:block", role: "img", "aria-label": `${alt}: no picture` }));
       return;
     }
-    let image = button.querySelector("img");
+    let image = button.querySelector("img:not(.map)");
     if (!image) {
       image = make("img", { decoding: "sync" });
       button.replaceChildren(image, make("span", { class: "tag", "aria-hidden": "true" }));
@@ -57,27 +101,29 @@
     if (image.getAttribute("src") !== uri) image.src = uri;
     image.alt = alt;
     button.querySelector(".tag").textContent = tag;
-  };
-  const swap = (slot, base) => {
-    const step = base ? 0 : at.step;
-    const alt = `${promptTitle(prompts[slot.p].text)}, seed ${slot.seed}, ${name(at.run, step)}`;
-    fill(slot.now, source(at.run, step, slot.p, slot.s), alt, base ? "base" : `seed ${slot.seed}`);
-    slot.now.classList.add("layers");
-    cover(slot.now, mapped && !base && drawn(at.run, step, slot.p, slot.s));
+    cover(button, drawn(run, step, p, s));
   };
   const cover = (button, uri) => {
-    button.querySelector(".map")?.remove();
-    if (uri) button.append(make("img", { src: uri, alt: "", class: "map" }));
+    const map = button.querySelector(".map");
+    if (uri && map) map.setAttribute("src", uri);
+    else if (uri) button.append(make("img", { src: uri, alt: "", class: "map" }));
+    else map?.remove();
+  };
+  const swap = (slot) => {
+    const base = holding || over === slot;
+    fill(slot.now, at.run, base ? 0 : at.step, slot, base ? "base" : `seed ${slot.seed}`);
   };
   const showMaps = (on) => {
     if (!byId("maps")) return;
     mapped = on;
-    byId("maps").setAttribute("aria-pressed", on);
     show();
   };
   const showBase = (base) => {
+    if (base === holding) return;
+    holding = base;
     document.body.classList.toggle("showing-base", base);
-    slots.forEach((slot) => swap(slot, base));
+    slots.forEach(swap);
+    if (open) fillLoupe();
   };
 
   // -- the cell -----------------------------------------------------------------------------------------
@@ -91,39 +137,52 @@
     if (tile.right > view.right) scroller.scrollLeft += tile.right - view.right + rest;
     else if (tile.left < left) scroller.scrollLeft -= left - tile.left + rest;
   };
-  const show = () => {
-    const cell = cellAt(at.run, at.step);
+  const press = () => {
     document.querySelectorAll("table.map button").forEach((button) => {
       const own = Number(button.dataset.step) === at.step && (at.step === 0 || Number(button.dataset.run) === at.run);
+      const before = button.getAttribute("aria-pressed") === "true";
       button.setAttribute("aria-pressed", own);
-      if (own) reveal(button);
+      if (own && !before) reveal(button);
     });
-    slots.forEach((slot) => {
-      const alt = `${promptTitle(prompts[slot.p].text)}, seed ${slot.seed}, base model`;
-      fill(slot.base, source(at.run, 0, slot.p, slot.s), alt, `seed ${slot.seed}`);
-      swap(slot, false);
-    });
-    const where = name(at.run, at.step);
-    byId("now-name").textContent = where;
-    document.querySelectorAll(".now").forEach((strip) => strip.setAttribute("data-name", where));
-    const verdict = byId("verdict");
-    verdict.replaceChildren(make("p", { class: "where" }, where));
+    byId("maps")?.setAttribute("aria-pressed", mapped);
+  };
+  const tell = () => {
+    const cell = cellAt(at.run, at.step);
+    const said = make("div", {}, make("p", { class: "where" }, name(at.run, at.step)));
     if (at.step !== 0) {
       const line = make("p", {}, make("span", { class: `chip ${cell.zone || "no-zone"}` }, cell.zone || cell.state));
       if (cell.borderline) line.append(make("span", {}, `borderline ${cell.borderline}`));
-      verdict.append(line);
+      said.append(line);
     }
     if (cell.position !== null) {
       const dial = make("div", { class: "dial", role: "img", "aria-label": `position ${Math.round(cell.position)} of 100` });
       for (const zone of ["under-drifted", "dreaming", "forgetting", "cooked"]) dial.append(make("i", { class: zone }));
       dial.append(make("b", { style: `left:${Math.min(100, Math.max(0, cell.position))}%` }));
-      verdict.append(dial);
+      said.append(dial);
     }
-    if (cell.reason) verdict.append(make("p", { class: "reason" }, ...bold(cell.reason)));
-    byId("here").replaceChildren(where, make("br"), make("span", { class: "faint" }, at.step ? cell.zone || cell.state : ""));
+    if (cell.reason) said.append(make("p", { class: "reason" }, ...bold(cell.reason)));
+    // What is the same is not said again: the verdict is read out as it changes.
+    if (said.innerHTML !== byId("verdict").innerHTML) byId("verdict").replaceChildren(...said.childNodes);
+    byId("here").replaceChildren(name(at.run, at.step), make("br"), make("span", { class: "faint" }, at.step ? cell.zone || cell.state : ""));
+  };
+  const show = () => {
+    press();
+    slide();
+    tell();
+    slots.forEach((slot) => {
+      fill(slot.beside, ...besideAt(), slot, `seed ${slot.seed}`);
+      swap(slot);
+    });
+    const [run] = besideAt();
+    select.value = run === at.run ? "" : compared;
+    [...select.options].forEach((option) => { option.disabled = option.value === runs[at.run].name; });
+    stepBeside.textContent = run === at.run ? "" : `× ${steps[at.step]}`;
+    nowName.textContent = name(at.run, at.step);
+    for (const [side, shown] of [["beside", besideAt()], ["now", [at.run, at.step]]])
+      rows.querySelectorAll(`.${side}`).forEach((strip) => strip.setAttribute("data-name", name(...shown)));
     try {
-      history.replaceState(null, "", at.step ? `#${runs[at.run].name}/${steps[at.step]}` : "#base");
-    } catch { /* a page inside another has no address of its own */ }
+      history.replaceState(null, "", at.step ? `#${encodeURIComponent(runs[at.run].name)}/${steps[at.step]}` : "#base");
+    } catch { /* a page inside another has no address of its own, and a name that is no text makes none */ }
     if (open) fillLoupe();
   };
   const go = (run, step) => {
@@ -134,28 +193,29 @@
 
   // -- the loupe ----------------------------------------------------------------------------------------
 
-  const loupe = byId("loupe");
+  const raise = () => {
+    loupe = byId("loupe");
+    if (!loupe.open) loupe.showModal();
+  };
   const look = (p, s) => {
     open = [p, s];
-    loupe.showModal();
+    raise();
     fillLoupe();
   };
   const fillLoupe = () => {
     const [p, s] = open;
     const title = `${promptTitle(prompts[p].text)}, seed ${prompts[p].seeds[s]}`;
     byId("loupe-title").textContent = title;
-    for (const [id, step] of [["loupe-base", 0], ["loupe-now", at.step]]) {
-      const uri = source(at.run, step, p, s);
-      byId(id).className = "px";
-      byId(id).alt = `${title}, ${name(at.run, step)}`;
-      byId(id).hidden = !uri;
-      if (uri) byId(id).src = uri;
+    for (const [side, run, step] of [["beside", ...besideAt()], ["now", at.run, holding ? 0 : at.step]]) {
+      const image = byId(`loupe-${side}`);
+      for (const [layer, uri] of [[image, source(run, step, p, s)], [byId(`loupe-${side}-map`), drawn(run, step, p, s)]]) {
+        layer.hidden = !uri;
+        if (uri && layer.getAttribute("src") !== uri) layer.src = uri;
+      }
+      image.alt = `${title}, ${name(run, step)}`;
+      const cell = cellAt(run, step);
+      byId(`loupe-${side}-name`).textContent = step ? `${name(run, step)}: ${cell.zone || cell.state}` : "base model";
     }
-    const over = mapped && drawn(at.run, at.step, p, s);
-    byId("loupe-map").hidden = !over;
-    if (over) byId("loupe-map").src = over;
-    const cell = cellAt(at.run, at.step);
-    byId("loupe-where").textContent = at.step ? `${name(at.run, at.step)}: ${cell.zone || cell.state}` : "base model";
     const thumb = (run, step, text) => {
       const uri = source(run, step, p, s);
       const here = step === at.step && (step === 0 || run === at.run);
@@ -170,44 +230,74 @@
       ...runs.map((run, r) => group(run.label, ...steps.slice(1).map((step, i) => thumb(r, i + 1, `${step}`)))));
     byId("loupe-strip").querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   };
-  loupe.addEventListener("close", () => { open = null; });
+  // The event does not bubble, and comes late: the loupe may have been opened again.
+  document.addEventListener("close", (e) => { if (e.target === loupe && !loupe.open) open = null; }, true);
 
   // -- hands --------------------------------------------------------------------------------------------
 
-  document.querySelectorAll("table.map button").forEach((button) =>
-    button.addEventListener("click", () => go(button.dataset.run === undefined ? at.run : Number(button.dataset.run), Number(button.dataset.step))));
-  byId("maps")?.addEventListener("click", () => showMaps(!mapped));
-  document.querySelectorAll("[data-go]").forEach((button) =>
-    button.addEventListener("click", () => {
-      const [run, step] = button.dataset.go.split(",").map(Number);
-      go(at.run + run, at.step + step);
-    }));
+  document.addEventListener("click", (e) => { // by delegation: what is clicked may have been replaced
+    const button = e.target.closest("table.map button, [data-go], #maps");
+    if (!button) return;
+    const { run, step, go: by } = button.dataset;
+    if (button.id === "maps") showMaps(!mapped);
+    else if (by) go(...by.split(",").map((each, i) => Number(each) + (i ? at.step : at.run)));
+    else go(run === undefined ? at.run : Number(run), Number(step));
+  });
+  select.addEventListener("change", () => { compared = select.value; show(); });
+  slider.addEventListener("input", () => go(at.run, slider.valueAsNumber));
   document.addEventListener("keydown", (e) => {
     if (e.altKey || e.ctrlKey || e.metaKey || e.target.closest("summary, pre, code")) return;
-    const near = open || e.target.closest(".map, .stage");
+    if (e.target === select && e.key.startsWith("Arrow")) return;
+    const near = open || (e.target.closest(".map, .stage") && e.target !== slider); // which has its own up and down
     if (e.key === "ArrowLeft") go(at.run, at.step - 1);
     else if (e.key === "ArrowRight") go(at.run, at.step + 1);
     else if (e.key === "ArrowUp" && near) go(at.run - 1, at.step);
     else if (e.key === "ArrowDown" && near) go(at.run + 1, at.step);
     else if (e.key.toLowerCase() === "m") showMaps(!mapped);
-    else if (e.key.toLowerCase() === "b") { if (!e.repeat) showBase(true); }
+    else if (e.key.toLowerCase() === "b") showBase(true);
     else return;
     e.preventDefault();
-    const focused = document.activeElement;
-    if (focused && focused.closest("table.map")) document.querySelector("table.map button[aria-pressed=true]")?.focus();
+    if (document.activeElement?.closest("table.map")) document.querySelector("table.map button[aria-pressed=true]")?.focus();
   });
   document.addEventListener("keyup", (e) => e.key.toLowerCase() === "b" && showBase(false));
   window.addEventListener("blur", () => showBase(false));
+  let onMap = false; // the focus was there, should its button go
+  document.addEventListener("focusin", (e) => { onMap = Boolean(e.target.closest("table.map")); });
+  document.addEventListener("pointerdown", (e) => { onMap &&= Boolean(e.target.closest("table.map")); });
 
   const address = () => {
-    const [run, step] = decodeURIComponent(location.hash.slice(1)).split("/");
-    const r = runs.findIndex((each) => each.name === run);
-    const s = steps.indexOf(Number(step));
+    let said;
+    try {
+      said = decodeURIComponent(location.hash.slice(1)).split("/");
+    } catch { return; } // no address of a cell
+    const r = runs.findIndex((each) => each.name === said[0]);
+    const s = steps.indexOf(Number(said[1]));
     if (r >= 0 && s >= 0) [at.run, at.step] = [r, s];
-    else if (run === "base") at.step = 0;
+    else if (said[0] === "base") at.step = 0;
   };
   window.addEventListener("hashchange", () => { address(); show(); });
+
+  const update = (given) => {
+    const [run, step] = [runs[at.run].name, steps[at.step]];
+    if (!loupe?.open) open = null; // closed, and the event has yet to come
+    const [prompt, seed] = open ? [prompts[open[0]].text, prompts[open[0]].seeds[open[1]]] : [];
+    ({ runs, steps, prompts, cells, pictures, pixel_art: small } = given);
+    [at.run, at.step] = [runs.findIndex((each) => each.name === run), steps.indexOf(step)];
+    if (at.run < 0 || at.step < 0) [at.run, at.step] = given.start;
+    if (open) {
+      const p = prompts.findIndex((each) => each.text === prompt);
+      const s = p < 0 ? -1 : prompts[p].seeds.indexOf(seed);
+      open = s < 0 ? null : [p, s];
+      if (!open) byId("loupe").close(); // does nothing to one that came closed
+      else raise();
+    }
+    build();
+    show();
+    if (onMap && document.activeElement === document.body)
+      document.querySelector("table.map button[aria-pressed=true]")?.focus({ preventScroll: true });
+  };
   build();
   address();
   show();
-})();
+  return { update };
+}

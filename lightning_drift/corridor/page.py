@@ -153,6 +153,7 @@ def corridor_content(
             "prompts": [{"text": prompt, "seeds": seeds} for prompt, seeds in prompts.items()],
             "cells": cells,
             "pictures": pictures.uris,
+            "pixel_art": pictures.pixel_art,
             "start": _start(table, choice),
         },
     }

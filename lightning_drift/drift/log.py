@@ -18,6 +18,7 @@ from lightning_drift.drift.measures.loss_curve import KINDS
 from lightning_drift.drift.measures.noise_levels import NOISE_LEVELS, level_tag
 from lightning_drift.drift.metric import MEASURES
 from lightning_drift.drift.verdict import WITH_MODEL, ZONES, Thresholds, Verdict, provenance
+from lightning_drift.fit.loggers import log_text
 
 COMPARED = (
     "position",
@@ -126,14 +127,10 @@ class Reading:
 
 
 def log_reading(trainer: Trainer, reading: Reading) -> None:
-    """Write a reading's numbers to every logger, and its verdict as text to TensorBoard."""
+    """Write a reading's numbers to every logger, and its verdict to those that take texts."""
     log_scalars(trainer, reading.step, reading.scalars())
-    for logger in trainer.loggers:
-        writer: Any = getattr(logger, "experiment", None)
-        if isinstance(writer, SummaryWriter):
-            doubts = "".join(f"\n\nRead it with care: {doubt}." for doubt in reading.doubts)
-            writer.add_text("drift/verdict", reading.markdown + doubts, reading.step)
-            writer.flush()
+    doubts = "".join(f"\n\nRead it with care: {doubt}." for doubt in reading.doubts)
+    log_text(trainer, "drift/verdict", reading.markdown + doubts, reading.step)
 
 
 def log_scalars(trainer: Trainer, step: int, scalars: Mapping[str, float]) -> None:

@@ -23,9 +23,9 @@ from lightning_drift.fit.drift_rows import DriftRows, go_on_without, load_base, 
 from lightning_drift.fit.grid_files import PictureWriter, save_drift_sheet
 from lightning_drift.fit.grid_groups import pictures_of, read_groups, seeds_by_prompt
 from lightning_drift.fit.grid_listeners import GridListener, GridPictures
-from lightning_drift.fit.grid_log import log_row
 from lightning_drift.fit.grid_sampling import GridSampler, Images, Key
 from lightning_drift.fit.less_memory import less_for_a_grid
+from lightning_drift.fit.loggers import log_row
 from lightning_drift.fit.milestones import Milestones
 from lightning_drift.forecast.rehearsal import Phase
 from lightning_drift.images.contact_sheet import contact_sheet

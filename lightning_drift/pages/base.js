@@ -18,12 +18,11 @@ const copy = async (button, text, shown = null) => {
     else prompt("Copy this command:", text);
   }
 };
-document.querySelectorAll("[data-copy]").forEach((button) => {
-  const code = byId(button.dataset.copy);
-  button.addEventListener("click", () => copy(button, code.textContent, code));
-});
-// A dialog also closes by its button and by a click beside it.
-document.querySelectorAll("dialog").forEach((dialog) => {
-  dialog.querySelector(".close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (e) => e.target === dialog && dialog.close());
+// By delegation, for HTML that comes later too: commands are copied by their buttons, and a dialog closes by its
+// button and by a click beside it.
+document.addEventListener("click", (e) => {
+  const button = e.target.closest("[data-copy], dialog .close");
+  if (button?.dataset.copy) copy(button, byId(button.dataset.copy).textContent, byId(button.dataset.copy));
+  else if (button) button.closest("dialog").close();
+  else if (e.target.matches("dialog")) e.target.close();
 });

@@ -307,7 +307,7 @@ def test_an_address_leads_to_a_cell_and_the_loupe_compares(page: Path, tmp_path:
     document = dump(page, tmp_path, look + pressed("ArrowLeft", on="document.body"))
     assert re.search(r"<dialog[^>]* open", document)
     assert re.search(r'id="loupe-now"[^>]*alt="[^"]*seed 3, lr 2e-6 × 8"', document)
-    assert re.search(r'id="loupe-base"[^>]*alt="[^"]*seed 3, base model"', document)
+    assert re.search(r'id="loupe-beside"[^>]*alt="[^"]*seed 3, base model"', document)
     hold = pressed("b", on="document.body")
     assert 'class="small-pictures showing-base"' in dump(page, tmp_path, hold)
 
@@ -340,8 +340,8 @@ def test_maps_are_laid_over_the_pictures_of_their_cell(tmp_path: Path) -> None:
     assert not re.search(shown, dump(page, tmp_path, on + pressed("b", on="document.body")))
     look = "document.querySelectorAll('.now button')[1].click();"
     document = dump(page, tmp_path, look + on)
-    assert re.search(r'<img id="loupe-map" class="map" alt="" src="data:', document)
-    assert re.search(r'id="loupe-map"[^>]*hidden', dump(page, tmp_path, look + on + pressed("ArrowLeft")))
+    assert re.search(r'<img id="loupe-now-map" class="map" alt="" src="data:', document)
+    assert re.search(r'id="loupe-now-map"[^>]*hidden', dump(page, tmp_path, look + on + pressed("ArrowLeft")))
 
 
 @browser
