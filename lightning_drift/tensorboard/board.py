@@ -131,7 +131,7 @@ class Board:
         return {
             **{name: content[name] for name in ("title", "eyebrow", "lead")},
             "html": render("corridor/body.html", **content),
-            "data": {**content["data"], "pictures": pictures.full, "pixel_art": pictures.pixel_art},
+            "data": {**content["data"], "pictures": pictures.full},
             "progress": [
                 {"label": label, **asdict(progress(run, records[run.folder], now))}
                 for label, run in zip(labels, table.runs, strict=True)

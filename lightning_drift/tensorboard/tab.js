@@ -126,7 +126,7 @@ const showProgress = (runs) => {
   const ended = runs.filter(({ step, end, running }) => !running && step !== null && (end === null || step >= end));
   const waiting = runs.filter(({ step, running }) => !running && step === null);
   const told = runs.filter((run) => !ended.includes(run) && !waiting.includes(run)).sort((a, b) => b.running - a.running);
-  const rest = [[told.length - LINES, "more"], [ended.length, "done"], [waiting.length, "not begun"]].filter(([count]) => count > 0);
+  const rest = [[told.length - LINES, "more"], [ended.length, `fit${ended.length > 1 ? "s" : ""} done`], [waiting.length, "not begun"]].filter(([count]) => count > 0);
   byId("progress").replaceChildren(...told.slice(0, LINES).map((run) => {
     const line = make("li", { class: run.running ? "" : "still" }, make("span", {}, run.label));
     if (run.end !== null) line.append(make("progress", { max: run.end, value: run.step ?? 0, "aria-label": `${run.label}, steps` }));

@@ -103,7 +103,7 @@ def test_fits_that_run_show_how_far_they_are(tab: Tab, logdir: Path) -> None:
             writer.add_scalar("train/loss", 0.2, step, walltime=now - 1000 + 2 * step)
     tab.wait("document.querySelector('#progress').textContent.includes('4e-6')")
     said = tab.run("document.querySelector('#progress').innerText.replace(/\\s+/g, ' ')")
-    assert said == "lr 4e-6 500 of 1200, 23 min left 2 done"
+    assert said == "lr 4e-6 500 of 1200, 23 min left 2 fits done"
     lock.release()
     tab.wait("document.querySelector('#progress').textContent.includes('stopped at 500 of 1200')")
 
