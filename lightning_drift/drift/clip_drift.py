@@ -355,7 +355,7 @@ class ClipDrift(Callback):
             **recipe,
             "max_steps": trainer.max_steps,
             "pipeline": getattr(module, "pipeline", ""),
-            "instance_dir": getattr(trainer.datamodule, "instance_dir", ""),  # type: ignore[attr-defined]
+            "photos": getattr(trainer.datamodule, "instance_dir", ""),  # type: ignore[attr-defined]
             "clip": self.clip,
             "image_model": str(self.image_model or self.clip),
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -34,6 +35,10 @@ COMPARED = (
     "photo_loss",
 )
 """Measures that are columns of the table of runs."""
+
+DIFFERING = {"learning_rate", "max_steps", "photos", "seed", "train_text_encoder_steps"}
+"""Settings that the table of runs opens on. TensorBoard (2.21) shows five: those that are said to differ,
+by name, then others."""
 
 DREAMING_BAND = (25.0, 50.0)
 """Positions between which a checkpoint dreams, whatever the thresholds are (see `Verdict`)."""
@@ -158,10 +163,21 @@ def describe_run(trainer: Trainer, settings: Mapping[str, Any], held_out: bool) 
         writer: Any = getattr(logger, "experiment", None)
         if isinstance(writer, SummaryWriter):
             columns: Any = dict.fromkeys((f"drift/{name}" for name in COMPARED), 0.0)
-            for summary in hparams(plain, columns):  # type: ignore[no-untyped-call]
+            experiment, *session = hparams(plain, columns)  # type: ignore[no-untyped-call]
+            for summary in (_opened_on_what_differs(experiment), *session):
                 writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
             writer.add_custom_scalars(charts(held_out))
             writer.flush()
+
+
+def _opened_on_what_differs(experiment: Any) -> Any:
+    """The summary of the table of runs, in which the settings of `DIFFERING` are said to differ."""
+    (value,) = experiment.value
+    content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in DIFFERING
+    value.metadata.plugin_data.content = content.SerializeToString()
+    return experiment
 
 
 def charts(held_out: bool = False) -> dict[str, dict[str, list[Any]]]:

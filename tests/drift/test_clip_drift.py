@@ -240,7 +240,12 @@ def test_runs_compare_in_one_table_and_the_charts_show_what_is_logged(whole: Fit
     start = hparams["_hparams_/session_start_info"].session_start_info.hparams
     assert start["learning_rate"].number_value == pytest.approx(1e-4)
     assert start["max_steps"].number_value == 4
-    assert start["instance_dir"].string_value == "coffee"
+    assert start["photos"].string_value == "coffee"
+    # TensorBoard opens on the first five settings that are said to differ, and the first five results.
+    experiment = hparams["_hparams_/experiment"].experiment
+    opened = sorted(info.name for info in experiment.hparam_infos if info.differs)
+    assert opened == ["learning_rate", "max_steps", "photos", "seed", "train_text_encoder_steps"]
+    assert [info.name.tag for info in experiment.metric_infos][:2] == ["drift/position", "drift/zone"]
     columns = {info.name.tag for info in hparams["_hparams_/experiment"].experiment.metric_infos}
     assert columns == {f"drift/{name}" for name in COMPARED}
     scalars = whole.scalars()
