@@ -71,18 +71,13 @@ class Process:
 
     Args:
         logdir: The log folder.
-        scratch: A folder for the entry point and the log.
+        scratch: A folder for the log.
     """
 
     def __init__(self, logdir: Path, scratch: Path) -> None:
-        about = scratch / "site" / "corridor_tab-0.dist-info"
-        about.mkdir(parents=True)
-        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: corridor-tab\nVersion: 0\n")
-        (about / "entry_points.txt").write_text(
-            "[tensorboard_plugins]\ncorridor = lightning_drift.tensorboard.plugin:CorridorPlugin\n"
-        )
         root = Path(__file__).parents[2]
-        path = os.pathsep.join([str(about.parent), str(root), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+        scratch.mkdir(parents=True, exist_ok=True)
         self._log = scratch / "tensorboard.log"
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", "0"]
         with open(self._log, "wb") as log:
