@@ -12,6 +12,7 @@ from lightning_drift.corridor.choice import Choice
 from lightning_drift.corridor.curves import curves, shade
 from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
 from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.corridor.run_differences import run_differences
 from lightning_drift.corridor.spread import spreads
 from lightning_drift.pages.page import render
 from lightning_drift.pages.thumbnails import Thumbnails
@@ -143,6 +144,7 @@ def corridor_content(
         "photos": photos(table),
         "instance_prompt": recipe.instance_prompt(table),
         "options": recipe.options(table),
+        "differing": run_differences(table),
         "config_of": table.runs[0].name,
         "config": yaml.safe_dump(table.runs[0].config, sort_keys=False, allow_unicode=True),
         "prompts": prompts,

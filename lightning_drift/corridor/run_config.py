@@ -85,8 +85,9 @@ def learning_rate(config: Mapping[str, Any]) -> float:
 def end(config: Mapping[str, Any]) -> int | None:
     """The step at which a fit ends; None where the configuration has none."""
     steps = (config.get("trainer") or {}).get("max_steps")
-    whole = isinstance(steps, int) and not isinstance(steps, bool)
-    return steps if whole and 0 < steps <= MAX_STEP else None
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        return None
+    return steps if 0 < steps <= MAX_STEP else None
 
 
 def seeds_by_prompt(config: Mapping[str, Any]) -> dict[str, list[int]]:
