@@ -178,7 +178,9 @@ def _curve(table: CorridorTable, description: Description) -> Curve | None:
     ]
     return Curve(
         description.title,
-        f"{description.about} Each point is the mean over {width} steps." if width > 1 else description.about,
+        f"{description.about} Each point is the mean of what was logged in {width} steps."
+        if width > 1
+        else description.about,
         f"{description.title} over optimizer steps: {'; '.join(ends)}",
         bands,
         [Mark(y(mark), f"{mark:g}") for mark in marks],
@@ -200,7 +202,7 @@ def _loss_width(table: CorridorTable) -> int:
     """Over how many steps the training loss is averaged: a round number, the same for all runs."""
     last = max((step for run in table.runs for step, _ in run.scalars.get(LOSS, [])), default=0)
     least = -(-last // LOSS_POINTS)
-    power = 10 ** (len(str(least)) - 1)
+    power: int = 10 ** (len(str(least)) - 1)
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
 
 

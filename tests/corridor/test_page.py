@@ -178,7 +178,7 @@ def test_the_training_loss_is_averaged_over_the_same_steps_in_all_runs(tmp_path:
                 writer.add_scalar("train/loss", 2 + shift + noise, step)
     table = read(tmp_path)
     (curve,) = (curve for curve in curves(table, decides=False) if curve.title == "training loss")
-    assert curve.about.endswith("Each point is the mean over 50 steps.")
+    assert curve.about.endswith("Each point is the mean of what was logged in 50 steps.")
     assert [line.path.count("L") + 1 for line in curve.lines] == [32, 16]
     heights = [{point.split(" ")[1] for point in line.path[1:].split("L")} for line in curve.lines]
     marks = {mark.text: str(mark.at) for mark in curve.rules}
