@@ -71,6 +71,15 @@ def shell_word(text: str) -> str:
     return f"$'{''.join(plain)}'"
 
 
+def option(name: str, value: str) -> str:
+    """An option of a command that is copied into a shell; a value that begins with a hyphen is joined to it.
+
+    >>> option("title", "my cup"), option("title", "-cup")
+    ("--title 'my cup'", '--title=-cup')
+    """
+    return f"--{name}{'=' if value.startswith('-') else ' '}{shell_word(value)}"
+
+
 def command(words: Iterable[str]) -> str:
     """A command of this program that is copied into a shell.
 

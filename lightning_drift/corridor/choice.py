@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lightning_drift.common.text import shell_word
+from lightning_drift.corridor import commands
 from lightning_drift.corridor.read import CorridorCell, CorridorTable
 from lightning_drift.corridor.spread import siblings, spread
 from lightning_drift.drift.verdict import ZONES
@@ -70,19 +70,7 @@ def choose(table: CorridorTable) -> Choice:
         why = f"it dreams, but on the border of {cell.borderline}; no other is clearer"
     if cell.checkpoint is None:
         return Choice(cell, f"{where}: {why}. Its checkpoint was not kept, or lies elsewhere.")
-    file = cell.checkpoint.as_posix()
-    title = f"{table.title}-{cell.run}-step{cell.step:05d}"
-    return Choice(
-        cell,
-        f"{where}: {why}.",
-        f"lightning-drift export {_option('ckpt_path', file)} --to exports {_option('title', title)}",
-        f"lightning-drift predict {_option('model.pipeline', file)}",
-    )
-
-
-def _option(name: str, value: str) -> str:
-    """An option of a command; a value that looks like one is joined to it."""
-    return f"--{name}{'=' if value.startswith('-') else ' '}{shell_word(value)}"
+    return Choice(cell, f"{where}: {why}.", commands.export(table, cell), commands.dream(cell))
 
 
 def _advice(measured: list[CorridorCell]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import floor, log10
 from typing import ClassVar, NamedTuple
 
@@ -11,8 +11,9 @@ from lightning_drift.corridor.wording import labels, long_labels
 from lightning_drift.drift.descriptions import DESCRIPTIONS, Description
 
 POSITION = "drift/position"
+LOSS = "train/loss"
 LOSS_POINTS = 40
-"""Points that the training loss is averaged to: that of single steps is noise."""
+"""Points at most that the training loss of a run is averaged to: that of single steps is noise."""
 
 _LARGEST = 1e30
 """Larger values are left out: what overflows tells nothing, and no axis can show it."""
@@ -129,11 +130,12 @@ def _is_measure(tag: str) -> bool:
 def _curve(table: CorridorTable, description: Description) -> Curve | None:
     """A measure's chart; None if no run logged it."""
     tags = {False: description.tag} | ({True: description.beside} if description.beside else {})
+    width = _loss_width(table) if description.tag == LOSS else 1
     drawn = [
         (index, beside, points)
         for beside, tag in tags.items()
         for index, run in enumerate(table.runs)
-        if (points := _points(run, tag))
+        if (points := _means(_points(run, tag), width))
     ]
     if not drawn:
         return None
@@ -176,7 +178,9 @@ def _curve(table: CorridorTable, description: Description) -> Curve | None:
     ]
     return Curve(
         description.title,
-        description.about,
+        f"{description.about} Each point is the mean of what was logged in {width} steps."
+        if width > 1
+        else description.about,
         f"{description.title} over optimizer steps: {'; '.join(ends)}",
         bands,
         [Mark(y(mark), f"{mark:g}") for mark in marks],
@@ -191,14 +195,22 @@ def _points(run: RecordedRun, tag: str) -> list[Point]:
         points = run.readings(tag.removeprefix("drift/"))
     else:
         points = [Point(step, value, value, value) for step, value in run.scalars.get(tag, [])]
-    points = [point for point in points if all(map(_can_be_drawn, point))]
-    return _means(points, LOSS_POINTS) if tag == "train/loss" else points
+    return [point for point in points if all(map(_can_be_drawn, point))]
 
 
-def _means(points: list[Point], most: int) -> list[Point]:
-    """Means of equally many points each, at the last step of each."""
-    size = -(-len(points) // most) if points else 1
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
+def _loss_width(table: CorridorTable) -> int:
+    """Over how many steps the training loss is averaged: a round number, the same for all runs."""
+    last = max((step for run in table.runs for step, _ in run.scalars.get(LOSS, [])), default=0)
+    least = -(-last // LOSS_POINTS)
+    power: int = 10 ** (len(str(least)) - 1)
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
+
+
+def _means(points: list[Point], width: int) -> list[Point]:
+    """Means over as many steps each (1 to ``width``, and so on), at the last one that was logged."""
+    if width == 1:
+        return points
+    groups = [[*group] for _, group in groupby(points, lambda point: (point.step - 1) // width)]
     means = [sum(point.value for point in group) / len(group) for group in groups]
     return [Point(group[-1].step, mean, mean, mean) for group, mean in zip(groups, means, strict=True)]
 

@@ -163,6 +163,12 @@ function corridorPage(data) {
     if (cell.reason) said.append(make("p", { class: "reason" }, ...bold(cell.reason)));
     // What is the same is not said again: the verdict is read out as it changes.
     if (said.innerHTML !== byId("verdict").innerHTML) byId("verdict").replaceChildren(...said.childNodes);
+    byId("commands").hidden = !Object.keys(cell.commands).length;
+    byId("commands").querySelectorAll("code").forEach((code) => { // the same elements, which may have the focus
+      const command = cell.commands[code.id.replace("cell-", "")];
+      code.parentNode.hidden = !command;
+      if (code.textContent !== (command || "")) code.textContent = command || "";
+    });
     byId("here").replaceChildren(name(at.run, at.step), make("br"), make("span", { class: "faint" }, at.step ? cell.zone || cell.state : ""));
   };
   const show = () => {

@@ -7,11 +7,12 @@ from typing import Any, Protocol
 
 import yaml
 
-from lightning_drift.corridor import recipe, wording
+from lightning_drift.corridor import commands, recipe, wording
 from lightning_drift.corridor.choice import Choice
 from lightning_drift.corridor.curves import curves, shade
 from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
 from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.corridor.run_differences import run_differences
 from lightning_drift.corridor.spread import spreads
 from lightning_drift.pages.page import render
 from lightning_drift.pages.thumbnails import Thumbnails
@@ -80,6 +81,8 @@ def corridor_content(
     prompts = seeds_by_prompt(table)
     labels = wording.labels(table)
     steps = [0, *table.steps]
+    stride = commands.further(table)
+    resumes = {run.name: commands.resume(run, stride) for run in table.runs}
 
     def add(path: Path | None) -> int:
         return -1 if path is None else pictures.add(path)
@@ -95,6 +98,7 @@ def corridor_content(
             "borderline": cell.borderline,
             "position": cell.position,
             "reason": wording.reason(cell),
+            "commands": commands.of_cell(table, cell, resumes[run.name]) if step else {},
             "pictures": [[add(files.get(place)) for place in row] for row in rows],
             "maps": [[path and pictures.overlay(path) for path in row] for row in maps]
             if any(map(any, maps))
@@ -128,6 +132,7 @@ def corridor_content(
         "named": bool(wording.shared_rates(table)),
         "tiles": [[tile(run, step) for step in range(1, len(steps))] for run in range(count)],
         "base_picture": first_picture(0, 0),
+        "commands": commands.NAMES,
         "choice": choice,
         "choice_sentence": wording.choice_sentence(table, choice),
         "nothing_ran": wording.nothing_ran(table),
@@ -139,6 +144,7 @@ def corridor_content(
         "photos": photos(table),
         "instance_prompt": recipe.instance_prompt(table),
         "options": recipe.options(table),
+        "differing": run_differences(table),
         "config_of": table.runs[0].name,
         "config": yaml.safe_dump(table.runs[0].config, sort_keys=False, allow_unicode=True),
         "prompts": prompts,

@@ -23,12 +23,17 @@ from lightning_drift.fit.runs import rate_name, rate_text, safe_name
 PLAN, FIT = "plan.yaml", "fit.yaml"
 """In a corridor's folder: the rates and steps it covers, and the configuration that its fits share."""
 
-# None of these changes a picture: what the corridor sets itself, fit by fit; where a fit computes, what ends
-# it early, and how it shows its progress.
-_FREE = re.compile(
+OF_EACH_FIT = (
     r"model\.init_args\.learning_rate|trainer\.max_steps|trainer\.logger\.init_args\.(name|version)"
     r"|(step_checkpoint|seed_grid|clip_drift)\.steps|ckpt_path"
-    r"|trainer\.(accelerator|devices|enable_progress_bar)|step_checkpoint\..*|clip_drift\.stop_when"
+)
+"""A pattern of the options that a corridor sets itself, fit by fit."""
+
+# None of these changes a picture: those; where a fit computes, what ends it early, and how it shows its
+# progress.
+_FREE = re.compile(
+    OF_EACH_FIT
+    + r"|trainer\.(accelerator|devices|enable_progress_bar)|step_checkpoint\..*|clip_drift\.stop_when"
     r"|data\..*num_workers"
 )
 

@@ -176,13 +176,28 @@ class RecordedRun:
 
     def checkpoint(self, step: int) -> Path | None:
         """The file that holds the weights after a step; of a run of others, one inside the folder read."""
-        folder = checkpoint_folder(self.config) or self.folder / "checkpoints"
-        if not lies_in(folder, self.root):  # a command to copy names no file of elsewhere
+        folder = self._checkpoints()
+        if folder is None:
             return None
         path = folder / f"step={step:05d}.ckpt"
         if os.path.isfile(path):
             return path if lies_in(path, self.root) else None
         return folder / "last.ckpt" if step == self._last_step(folder / "last.ckpt") else None
+
+    def saved_up_to(self) -> int | None:
+        """The highest step that a checkpoint of the run is of, by their names; None if it has none."""
+        folder = self._checkpoints()
+        if folder is None:
+            return None
+        files = (path for path in folder.glob("step=*.ckpt") if path.is_file() and lies_in(path, self.root))
+        named = (re.fullmatch(r"step=([0-9]{1,11})\.ckpt", path.name) for path in files)
+        steps = [*(int(match[1]) for match in named if match), self._last_step(folder / "last.ckpt")]
+        return max((step for step in steps if step is not None), default=None)
+
+    def _checkpoints(self) -> Path | None:
+        """The folder of its checkpoints; None if that lies elsewhere: commands to copy name nothing there."""
+        folder = checkpoint_folder(self.config) or self.folder / "checkpoints"
+        return folder if lies_in(folder, self.root) else None
 
     def _last_step(self, path: Path) -> int | None:
         """The step of ``last.ckpt``, which is opened once for each time that it was written."""

@@ -10,6 +10,7 @@ from lightning_drift.common.files import user_path
 from lightning_drift.common.number_lists import integers
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.yaml_files import read_yaml
+from lightning_drift.corridor.event_files import MAX_STEP
 
 _SECTIONS = ("trainer", "model", "data", "seed_grid", "clip_drift", "step_checkpoint")
 _MOST_PICTURES = 10_000
@@ -79,6 +80,14 @@ def learning_rate(config: Mapping[str, Any]) -> float:
     if isinstance(value, bool) or not 0 <= rate < 1e6:
         raise UserError(f"{shown(value)} is not a learning rate", "model.learning_rate")
     return rate
+
+
+def end(config: Mapping[str, Any]) -> int | None:
+    """The step at which a fit ends; None where the configuration has none."""
+    steps = (config.get("trainer") or {}).get("max_steps")
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        return None
+    return steps if 0 < steps <= MAX_STEP else None
 
 
 def seeds_by_prompt(config: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from lightning_drift.assets import SD15
-from lightning_drift.common.text import shell_word
+from lightning_drift.common.text import option
 from lightning_drift.export.provenance import Provenance, one_line
 from lightning_drift.weights.metadata import METADATA
 
@@ -164,20 +164,15 @@ def _code(text: str) -> str:
     return f"{fence}{space}{line}{space}{fence}"
 
 
-def _option(name: str, value: str) -> str:
-    """An option of a shell command; a value that begins with a hyphen is no option of its own."""
-    return f"--{name}{'=' if value.startswith('-') else ' '}{shell_word(value)}"
-
-
 def _use(facts: Provenance, name: str, form: str) -> str:
-    model, quoted = _option("model.pipeline", name), json.dumps(name, ensure_ascii=False)
+    model, quoted = option("model.pipeline", name), json.dumps(name, ensure_ascii=False)
     if form == "delta":
         return (
             f"The file holds what the fine-tune changed of {_plain(facts.base_name)}, which it needs:\n\n"
-            f"    lightning-drift predict {model} {_option('model.base', facts.base)}\n\n"
+            f"    lightning-drift predict {model} {option('model.base', facts.base)}\n\n"
             "writes dreams, and this makes a whole model for other programs:\n\n"
-            f"    lightning-drift export {_option('ckpt_path', name)} "
-            f"{_option('base', facts.base)} --to models\n\n"
+            f"    lightning-drift export {option('ckpt_path', name)} "
+            f"{option('base', facts.base)} --to models\n\n"
             "By hand: W = W0 + delta in float32, for each weight that the file names."
         )
     if form == "lora":
@@ -190,7 +185,7 @@ def _use(facts: Provenance, name: str, form: str) -> str:
             f"{_code('<lora:' + name.removesuffix('.safetensors') + ':1>')} to the prompt; "
             "sampler DDIM, CFG scale 3.\n"
             "In ComfyUI: copy it to `models/loras/`; Load LoRA with strength 1 for model and CLIP.\n"
-            f"Here: {_code(f'lightning-drift predict {model} ' + _option('model.base', facts.base))}."
+            f"Here: {_code(f'lightning-drift predict {model} ' + option('model.base', facts.base))}."
         )
     if form == "safetensors" and not facts.is_sd15:
         return (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_drift.common.lock import is_held
-from lightning_drift.corridor.event_files import MAX_STEP
 from lightning_drift.corridor.read import RecordedRun
+from lightning_drift.corridor.run_config import end as configured_end
 from lightning_drift.tensorboard.logged import Logged
 
 RECENT = 600.0
@@ -55,11 +55,7 @@ def progress(run: RecordedRun, logged: Logged, now: float) -> Progress:
 
 def last_step(run: RecordedRun) -> int | None:
     """The step at which a run's configuration, or that of its last resume, ends it."""
-    for config in (*reversed(run.resumes), run.config):
-        steps = (config.get("trainer") or {}).get("max_steps")
-        if isinstance(steps, int) and not isinstance(steps, bool) and 0 < steps <= MAX_STEP:
-            return steps
-    return None
+    return next(filter(None, map(configured_end, (*reversed(run.resumes), run.config))), None)
 
 
 def is_running(run: RecordedRun, last_time: float | None, ended: bool, now: float) -> bool:

@@ -168,6 +168,36 @@ def test_held_out_photos_have_dashed_curves_and_are_marked(tmp_path: Path) -> No
     assert 'class="held-out"' not in (tmp_path / "corridor.html").read_text()
 
 
+def test_the_training_loss_is_averaged_over_the_same_steps_in_all_runs(tmp_path: Path) -> None:
+    for name, last, every, shift in (("lr2e-6", 1600, 1, 0), ("lr4e-6", 800, 10, 1)):
+        run = write_run(tmp_path / name, float(name[2:]), (8,))
+        with SummaryWriter(str(run)) as writer:
+            for step in range(every, last + 1, every):
+                # In every 50 steps the mean is 2, and 3 in the second run, whatever single steps say.
+                noise = 1.0 if (step // every) % 5 else -4.0
+                writer.add_scalar("train/loss", 2 + shift + noise, step)
+    table = read(tmp_path)
+    (curve,) = (curve for curve in curves(table, decides=False) if curve.title == "training loss")
+    assert curve.about.endswith("Each point is the mean of what was logged in 50 steps.")
+    assert [line.path.count("L") + 1 for line in curve.lines] == [32, 16]
+    heights = [{point.split(" ")[1] for point in line.path[1:].split("L")} for line in curve.lines]
+    marks = {mark.text: str(mark.at) for mark in curve.rules}
+    assert heights == [{marks["2"]}, {marks["3"]}]
+    assert curve.summary.endswith("learning rate 2e-6 ends at 2; learning rate 4e-6 ends at 3")
+    assert curve.lines[0].path.endswith(f"L{curve.RIGHT:.1f} {marks['2']}")
+
+
+def test_few_losses_are_drawn_as_they_are_and_none_where_none_was_logged(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "lr2e-6", 2e-6, (8,))
+    assert "training loss" not in [curve.title for curve in curves(read(tmp_path), decides=False)]
+    with SummaryWriter(str(run)) as writer:
+        for step in range(1, 9):
+            writer.add_scalar("train/loss", step / 8, step)
+    (curve,) = (curve for curve in curves(read(tmp_path), decides=False) if curve.title == "training loss")
+    assert len(curve.lines[0].dots) == 8
+    assert curve.about == "It says nothing about the zone."
+
+
 def test_runs_of_one_rate_go_by_their_names(tmp_path: Path) -> None:
     for name, position in (("first", 41.0), ("second", 45.0)):
         write_run(tmp_path / name, 2e-6, (8,), {8: ("dreaming", None, position)})

@@ -1,6 +1,7 @@
 """The page in one's hands: the slider, two runs side by side, and new data while it is open."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,6 +168,54 @@ def test_two_runs_side_by_side(page: Path, tmp_path: Path) -> None:
         assert all(alt.endswith("base model") for alt in session.run(BESIDE))
         session.run('document.querySelector(\'table.map button[data-run="0"][data-step="2"]\').click()')
         assert session.run("byId('compared').value") == "lr4e-6"
+
+
+COMMANDS = """Object.fromEntries([...document.querySelectorAll('.commands code')]
+  .filter((code) => code.checkVisibility())
+  .map((code) => [code.id.replace('cell-', ''), code.textContent]))"""
+
+
+@browser
+def test_commands_follow_the_cell_and_are_copied_as_written(tmp_path: Path) -> None:
+    folder = tmp_path / "my cup's <b> $(runs)"
+    write_run(folder / "lr2e-6", 2e-6, (8, 16), {16: ("dreaming", None, 41.0)})
+    second = write_run(folder / "lr4e-6", 4e-6, (8, 16))
+    (second / "checkpoints" / "step=00016.ckpt").unlink()
+    with opened(written(folder, tmp_path / "page.html"), tmp_path, fragment="#lr2e-6/16") as session:
+        session.run(
+            "Object.defineProperty(navigator, 'clipboard',"
+            "{value: {writeText: (text) => { window.copied = text; }}}); byId('commands').open = true"
+        )
+        first = session.run(COMMANDS)
+        assert list(first) == ["export", "dream", "print", "resume"]
+        words = {name: shlex.split(command) for name, command in first.items()}
+        file = f"{folder}/lr2e-6/checkpoints/step=00016.ckpt"
+        title = ["--to", "exports", "--title", "coffee-lr2e-6-step00016"]
+        assert words["export"] == ["lightning-drift", "export", "--ckpt_path", file, *title]
+        assert words["dream"] == ["lightning-drift", "predict", "--model.pipeline", file]
+        ended = ["--trainer.max_steps", "24"]
+        fit = ["lightning-drift", "fit", "-c", f"{folder}/lr2e-6/config.yaml", "--ckpt_path", "last"]
+        assert words["resume"] == [*fit, *ended]
+        for name, command in first.items():
+            session.run(f"document.querySelector('[data-copy=cell-{name}]').click()")
+            assert session.run("copied") == command
+        # It stays open, and the focus on its button, as one scrubs; the chosen checkpoint's do not change.
+        chosen = session.run("byId('export').textContent")
+        session.run("document.querySelector('[data-copy=cell-export]').focus()")
+        session.press("ArrowLeft")
+        assert session.run("byId('commands').open")
+        assert session.run("document.activeElement.dataset.copy") == "cell-export"
+        assert session.run(COMMANDS)["export"] == first["export"].replace("00016", "00008")
+        assert session.run("byId('export').textContent") == chosen == first["export"]
+        session.press("ArrowLeft")  # the base model
+        assert session.run("byId('commands').hidden")
+        # Without the checkpoint's file its run can still go on, from an earlier one.
+        session.run('document.querySelector(\'table.map button[data-run="1"][data-step="2"]\').click()')
+        here = session.run(COMMANDS)
+        assert {name: shlex.split(command) for name, command in here.items()} == {
+            "resume": ["lightning-drift", "fit", "-c", f"{folder}/lr4e-6/config.yaml", "--ckpt_path", "last"]
+        }
+        assert session.run("byId('commands').open && !byId('commands').hidden")
 
 
 @browser
