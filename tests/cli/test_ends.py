@@ -220,7 +220,7 @@ def test_a_full_disk_is_a_sentence_that_says_how_to_go_on(
 
 
 def test_a_machine_out_of_memory_is_a_sentence(capsys: Any, monkeypatch: Any) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr("lightning_drift.dreams.dreamer.dream", full)
