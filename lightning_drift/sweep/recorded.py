@@ -79,7 +79,9 @@ def read_facts(page: Path, index: Index) -> dict[str, Any] | None:
     """
     try:
         match = _DATA.search(read_text(page, "page"))
-        data = json.loads(match[1], parse_constant=_refuse) if match else None
+        if match is None:
+            return None
+        data = json.loads(match[1], parse_constant=_refuse)
         facts, exact = data["facts"], _exact(data, index.rows)
         known = facts.keys() == _FACTS.keys() and all(_FACTS[name](facts[name]) for name in _FACTS)
     except (UserError, ValueError, RecursionError, LookupError, TypeError, AttributeError):

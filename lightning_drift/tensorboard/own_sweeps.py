@@ -51,7 +51,7 @@ class OwnSweeps:
         """Breadth first, so that of too many folders the nearest are looked into; a link in a circle ends."""
         real_root = os.path.realpath(self.root)
         waiting, seen, entries = deque([(self.root, 0)]), {real_root}, 0
-        found = []
+        found: list[Path] = []
         while waiting:
             folder, depth = waiting.popleft()
             try:
