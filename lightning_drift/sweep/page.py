@@ -19,7 +19,7 @@ PAGE = "sweep.html"
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureAddresses:
     """Where the page finds the pictures of an index.
 
     Attributes:
@@ -35,7 +35,7 @@ class Pictures:
 
 def sweep_page(
     index: Index,
-    pictures: Pictures,
+    pictures: PictureAddresses,
     title: str,
     facts: Mapping[str, Any],
     folder: Path,
@@ -98,7 +98,7 @@ def write_page(
         OSError: It cannot be written.
         UndecodableError: The first picture cannot be read.
     """
-    pictures = Pictures(
+    pictures = PictureAddresses(
         size=decode(page.parent / index.rows[0]["file"]).image.size,
         addresses={name: quote(name) for name in (*index.files, *thumbnails)},
         small={name: quote(small) for name, small in thumbnails.items() if name != small},

@@ -14,7 +14,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.read import lies_in
 from lightning_drift.sweep.index import FILES, Index
 from lightning_drift.sweep.index_head import INDEX
-from lightning_drift.sweep.page import PAGE, Pictures, sweep_page
+from lightning_drift.sweep.page import PAGE, PictureAddresses, sweep_page
 from lightning_drift.sweep.recorded import read_facts, read_index
 from lightning_drift.tensorboard.own_sweeps import OwnSweeps
 from lightning_drift.tensorboard.pictures import THUMBNAIL, PictureFiles, size
@@ -94,7 +94,10 @@ class Sweeps:
         page = folder / PAGE
         facts = read_facts(page, index) if os.path.isfile(page) and lies_in(page, self._own.root) else None
         named = len(index.rows)
-        shown = self._shown(folder, index)
+        try:
+            shown = self._shown(folder, index)
+        except OSError:  # moved away while it is read
+            return None
         if shown is None:
             return None
         text = sweep_page(
@@ -109,7 +112,7 @@ class Sweeps:
         )
         return SweepPage(text, _policy(text))
 
-    def _shown(self, folder: Path, index: Index) -> Pictures | None:
+    def _shown(self, folder: Path, index: Index) -> PictureAddresses | None:
         """Addresses of the pictures that are there. Rows lose the other files, the index rows without any."""
         addresses: dict[str, str] = {}
         for name in index.files:
@@ -128,7 +131,9 @@ class Sweeps:
         small = {name: f"{at}&side={THUMBNAIL}" for name, at in addresses.items() if name not in maps}
         first = folder / index.rows[0]["file"]
         status = os.stat(first)
-        return Pictures(size(str(first), status.st_mtime_ns, status.st_size) or (1, 1), addresses, small)
+        return PictureAddresses(
+            size(str(first), status.st_mtime_ns, status.st_size) or (1, 1), addresses, small
+        )
 
     def _count(self, folder: Path, version: tuple[int, int]) -> int | None:
         """How many pictures an index names, read once for each time that it was written; None if damaged."""

@@ -190,7 +190,7 @@ def test_files_that_lead_out_of_the_sweep_are_missing(tmp_path: Path) -> None:
     assert data["names"] == [f"images/{place}.png" for place in (5, 7, 8, 9, 10, 11)]
     assert (data["base_file"][2], data["map_file"][2]) == (None, None)
     answer = board.get("sweep?name=sweep").text
-    assert "6 more are in the index" in answer
+    assert "6 more of the index have no picture" in answer
     assert "outside" not in answer
     assert ".." not in "".join(data["names"] + data["file"])
 
