@@ -12,6 +12,7 @@ from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import read_text
 from lightning_drift.sweep.cells import Cell
+from lightning_drift.sweep.index_head import is_index
 from lightning_drift.sweep.measure import PICTURE_MEASURES
 
 FILES = ("file", "base_file", "map_file")
@@ -85,11 +86,7 @@ class Index:
     @staticmethod
     def is_at(path: Path) -> bool:
         """Whether the head of a file is that of an index."""
-        if not path.is_file():
-            return False
-        with open(path, "rb") as file:
-            head = file.readline(2**16).decode("utf-8", "replace").strip().split(",")
-        return {"file", "prompt", "seed"} <= {name.strip('"') for name in head}
+        return is_index(path)
 
     @classmethod
     def load(cls, path: Path) -> "Index":
@@ -118,6 +115,11 @@ class Index:
         ]
         slots = [name for name in head if name not in known]
         return cls(rows, [unquoted(name) for name in slots])
+
+    @property
+    def files(self) -> list[str]:
+        """All files that it names, each once."""
+        return list(dict.fromkeys(row[name] for row in self.rows for name in FILES if row.get(name)))
 
     @property
     def parameters(self) -> list[str]:

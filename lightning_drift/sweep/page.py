@@ -1,6 +1,7 @@
 """The ranking page: one HTML file that shows the pictures beside it, sorted and filtered by what is known."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,73 @@ from lightning_drift.pages.thumbnails import PIXEL_ART
 from lightning_drift.sweep.index import FILES, Index
 from lightning_drift.sweep.measure import PICTURE_MEASURES
 from lightning_drift.sweep.summary import tables
+
+PAGE = "sweep.html"
+"""The page's name in a sweep's folder."""
+
+
+@dataclass(frozen=True)
+class PictureAddresses:
+    """Where the page finds the pictures of an index.
+
+    Attributes:
+        size: Width and height of the first one.
+        addresses: The address of each of the index's files.
+        small: The address of what is shown small, of the files where that is another one.
+    """
+
+    size: tuple[int, int]
+    addresses: Mapping[str, str]
+    small: Mapping[str, str]
+
+
+def sweep_page(
+    index: Index,
+    pictures: PictureAddresses,
+    title: str,
+    facts: Mapping[str, Any],
+    folder: Path,
+    template: str = "sweep/page.html",
+    **more: Any,
+) -> str:
+    """The page of an index as HTML.
+
+    Args:
+        index: The index, with at least one row; its numbers are numbers.
+        pictures: Where its pictures are.
+        title: The page's title.
+        facts: What a command that makes one of the pictures must say, beside the row's own parameters.
+        folder: The folder of the index, as commands name it.
+        template: The page's template, or one that extends it.
+        more: What that one needs beside.
+    """
+    data = {
+        "parameters": [{"name": name, **_coded(index, name)} for name in index.parameters],
+        "measures": [
+            {"name": name, "about": PICTURE_MEASURES[name], "values": [row.get(name) for row in index.rows]}
+            for name in index.measures
+        ],
+        "varied": index.varied,
+        **{
+            name: [pictures.addresses[row[name]] if row.get(name) else None for row in index.rows]
+            for name in FILES
+        },
+        "names": [row["file"] for row in index.rows],
+        "small": {pictures.addresses[name]: small for name, small in pictures.small.items()},
+        "folder": folder.as_posix(),
+        "facts": dict(facts),
+        "size": pictures.size,
+    }
+    return render(
+        template,
+        title=title,
+        eyebrow="Sweep",
+        lead=_lead(index),
+        small_pictures=max(pictures.size) <= PIXEL_ART,
+        tables=tables(index),
+        data=data,
+        **more,
+    )
 
 
 def write_page(
@@ -30,30 +98,12 @@ def write_page(
         OSError: It cannot be written.
         UndecodableError: The first picture cannot be read.
     """
-    size = decode(page.parent / index.rows[0]["file"]).image.size
-    data = {
-        "parameters": [{"name": name, **_coded(index, name)} for name in index.parameters],
-        "measures": [
-            {"name": name, "about": PICTURE_MEASURES[name], "values": [row.get(name) for row in index.rows]}
-            for name in index.measures
-        ],
-        "varied": index.varied,
-        **{name: [_address(row.get(name)) for row in index.rows] for name in FILES},
-        "names": [row["file"] for row in index.rows],
-        "small": {_address(name): _address(small) for name, small in thumbnails.items() if name != small},
-        "folder": page.parent.as_posix(),
-        "facts": dict(facts),
-        "size": size,
-    }
-    text = render(
-        "sweep/page.html",
-        title=title,
-        eyebrow="Sweep",
-        lead=_lead(index),
-        small_pictures=max(size) <= PIXEL_ART,
-        tables=tables(index),
-        data=data,
+    pictures = PictureAddresses(
+        size=decode(page.parent / index.rows[0]["file"]).image.size,
+        addresses={name: quote(name) for name in (*index.files, *thumbnails)},
+        small={name: quote(small) for name, small in thumbnails.items() if name != small},
     )
+    text = sweep_page(index, pictures, title, facts, page.parent)
     with atomic_write(page) as file:
         file.write(text.encode())
 
@@ -65,10 +115,6 @@ def _coded(index: Index, name: str) -> dict[str, list[Any]]:
         values = sorted(values)
     place = {value: position for position, value in enumerate(values)}
     return {"values": values, "rows": [place.get(row.get(name), -1) for row in index.rows]}
-
-
-def _address(name: str | None) -> str | None:
-    return None if name is None else quote(name)
 
 
 def _lead(index: Index) -> str:

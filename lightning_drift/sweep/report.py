@@ -26,13 +26,14 @@ from lightning_drift.images.png import save_png
 from lightning_drift.photos.folder import find_folder, find_pictures
 from lightning_drift.sweep.cells import Cell, Grid, SweepRequest
 from lightning_drift.sweep.index import Index
+from lightning_drift.sweep.index_head import INDEX
 from lightning_drift.sweep.measure import SweepFeatures, measure
 from lightning_drift.sweep.models import SweepModel
-from lightning_drift.sweep.page import write_page
+from lightning_drift.sweep.page import PAGE, write_page
 from lightning_drift.sweep.sheets import sheets
 from lightning_drift.sweep.summary import summary
 
-INDEX, PAGE, TABLES = "index.csv", "sweep.html", "tables.md"
+TABLES = "tables.md"
 THUMBNAIL = 256
 """Longest side of a thumbnail; smaller pictures are their own."""
 _CHUNK = 64

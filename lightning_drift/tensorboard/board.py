@@ -51,11 +51,12 @@ class Board:
 
     Args:
         own_runs: Which runs are ours.
+        pictures: The pictures in the log folder.
     """
 
-    def __init__(self, own_runs: OwnRuns) -> None:
+    def __init__(self, own_runs: OwnRuns, pictures: PictureFiles) -> None:
         self.root = own_runs.root
-        self.pictures = PictureFiles(self.root)
+        self.pictures = pictures
         self._own = own_runs
         self._found: OrderedDict[str, tuple[object, FoundRuns]] = OrderedDict()
         self._photos: OrderedDict[str, recipe.Photos | None] = OrderedDict()

@@ -1,4 +1,4 @@
-"""Pictures of runs by their addresses: which files may be asked for, and what is sent."""
+"""Pictures of runs and sweeps by their addresses: which files may be asked for, and what is sent."""
 
 import os
 import re
@@ -12,11 +12,16 @@ from urllib.parse import quote
 from lightning_drift.corridor.read import lies_in
 from lightning_drift.images.decode import UndecodableError, decode, read_file
 from lightning_drift.pages.thumbnails import PIXEL_ART, encode, encode_overlay
+from lightning_drift.tensorboard.own_sweeps import OwnSweeps
 
 THUMBNAIL = 256
 """Longest side of a thumbnail in pixels."""
 
-_PLACE = re.compile(r"(?:.+/)?(?:grids/step=[0-9]{1,11}/[^/]+\.png|instance_images\.png)", re.DOTALL)
+_OF_A_RUN = [
+    re.compile(rf"(?:(.+)/)?{place}", re.DOTALL)
+    for place in (r"grids/step=[0-9]{1,11}/[^/]+\.png", r"instance_images\.png")
+]
+_OF_A_SWEEP = re.compile(r"(?:(.+)/)?images/[^/]+\.png", re.DOTALL)
 _MAP = "_map.png"  # ends the name of a map, which is laid over its picture
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_THUMBNAIL_BYTES = 64 * 2**20
@@ -34,11 +39,12 @@ class PictureFiles:
     """The pictures in a log folder. Nothing is written: thumbnails are kept in memory, the latest 64 MiB.
 
     Args:
-        root: The log folder.
+        own_sweeps: Which folders of the log folder are sweeps.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, own_sweeps: OwnSweeps) -> None:
+        self.root = own_sweeps.root
+        self._sweeps = own_sweeps
         self._thumbnails: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -56,7 +62,7 @@ class PictureFiles:
         return f"picture?path={place}&v={status.st_mtime_ns}" + (f"&side={side}" if side else "")
 
     def send(self, relative: str, side: str | None = None) -> Sent | None:
-        """A picture of a run.
+        """A picture of a run or a sweep.
 
         Args:
             relative: Its path from the log folder.
@@ -65,7 +71,7 @@ class PictureFiles:
         Returns:
             None if there is no such picture, it may not be seen, or it is damaged.
         """
-        path = self._find(relative)
+        path = self.find(relative)
         if path is None or side not in (None, str(THUMBNAIL)):
             return None
         try:
@@ -82,20 +88,36 @@ class PictureFiles:
         except (OSError, UndecodableError):
             return None
 
-    def _find(self, relative: str) -> Path | None:
-        """The file that a path names, links followed; None if it is no picture of a run in the folder."""
+    def find(self, relative: str) -> Path | None:
+        """The file of a picture, links followed.
+
+        Args:
+            relative: Its path from the log folder.
+
+        Returns:
+            None if it is no picture of a run or a sweep in the log folder, or is not there.
+        """
         parts = relative.split("/")
         if "\0" in relative or "\\" in relative or not {"", ".", ".."}.isdisjoint(parts):
             return None
-        if not _PLACE.fullmatch(relative):
-            return None
-        run = parts[:-1] if parts[-1] == "instance_images.png" and parts[-3:-2] != ["grids"] else parts[:-3]
         try:
             path = Path(os.path.realpath(self.root.joinpath(*parts)))
-            ours = os.path.isfile(self.root.joinpath(*run, "config.yaml"))
-            return path if ours and lies_in(path, self.root) and os.path.isfile(path) else None
+            seen = lies_in(path, self.root) and os.path.isfile(path) and self._is_ours(relative)
+            return path if seen else None
         except (OSError, ValueError):  # a name that the system's encoding lacks
             return None
+
+    def _is_ours(self, relative: str) -> bool:
+        """Whether a run or a sweep has such a picture."""
+        runs = [self._owner(place, relative) for place in _OF_A_RUN]
+        if any(run is not None and os.path.isfile(run / "config.yaml") for run in runs):
+            return True
+        sweep = self._owner(_OF_A_SWEEP, relative)
+        return sweep is not None and self._sweeps.is_one(sweep)
+
+    def _owner(self, place: re.Pattern[str], relative: str) -> Path | None:
+        match = place.fullmatch(relative)
+        return self.root / (match[1] or "") if match else None
 
     def _remembered(self, key: tuple[str, int, int], path: Path) -> bytes:
         with self._lock:

@@ -19,10 +19,12 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugi
 from werkzeug import Request, Response
 
 from lightning_drift.tensorboard.own_runs import OwnRuns
+from lightning_drift.tensorboard.own_sweeps import OwnSweeps
 
 if TYPE_CHECKING:
     from lightning_drift.tensorboard.board import Board
     from lightning_drift.tensorboard.logged import Provider
+    from lightning_drift.tensorboard.sweeps import Sweeps
 
 _PACKAGE = Path(__file__).parents[1]
 _SCRIPTS = ("pages/base.js", "corridor/page.js", "tensorboard/tab.js")
@@ -42,8 +44,11 @@ class CorridorPlugin(TBPlugin):  # type: ignore[misc]
     def __init__(self, context: TBContext) -> None:
         self._provider = context.data_provider
         folder = context.logdir
-        self._own = OwnRuns(Path(os.path.abspath(os.path.expanduser(folder)))) if folder else None
+        root = Path(os.path.abspath(os.path.expanduser(folder))) if folder else None
+        self._own = OwnRuns(root) if root else None
+        self._own_sweeps = OwnSweeps(root) if root else None
         self._board: Board | None = None
+        self._sweeps: Sweeps | None = None
         self._lock = threading.Lock()
 
     def get_plugin_apps(self) -> dict[str, Any]:
@@ -53,13 +58,17 @@ class CorridorPlugin(TBPlugin):  # type: ignore[misc]
             "/groups": self._app(self._groups),
             "/page": self._app(self._page),
             "/picture": self._app(self._picture),
+            "/sweeps": self._app(self._sweep_list),
+            "/sweep": self._app(self._sweep),
         }
 
     def is_active(self) -> bool:
-        """Whether the log folder holds a run of ours; a few bytes of each configuration tell."""
+        """Whether the log folder holds a run or a sweep of ours; a few bytes of each file tell."""
+        if self._own is None or self._own_sweeps is None:
+            return False
         try:
             runs = self._provider.list_runs(RequestContext(), experiment_id="")
-            return self._own is not None and any(self._own.is_ours(run.run_name) for run in runs)
+            return any(self._own.is_ours(run.run_name) for run in runs) or bool(self._own_sweeps.folders())
         except Exception:  # TensorBoard would go on without any of its tabs
             return False
 
@@ -111,14 +120,44 @@ class CorridorPlugin(TBPlugin):  # type: ignore[misc]
         }
         return Response(picture.data, content_type=picture.kind, headers=headers)
 
+    def _sweep_list(self, request: Request) -> Response:
+        return _json(request, {"sweeps": [] if self._own is None else self._loaded_sweeps().listed()})
+
+    def _sweep(self, request: Request) -> Response:
+        name = _query(request, "name")
+        page = None if self._own is None or name is None else self._loaded_sweeps().page(name)
+        if page is None:
+            return _text(request, "there is no such sweep, or it cannot be read", 404)
+        headers = {
+            "Content-Security-Policy": page.policy,
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-cache",
+        }
+        # TensorBoard's own answers allow no script in HTML.
+        return Response(page.html, content_type="text/html; charset=utf-8", headers=headers)
+
     def _loaded(self) -> "Board":
+        self._load()
+        assert self._board is not None
+        return self._board
+
+    def _loaded_sweeps(self) -> "Sweeps":
+        self._load()
+        assert self._sweeps is not None
+        return self._sweeps
+
+    def _load(self) -> None:
         assert self._own is not None
+        assert self._own_sweeps is not None
         with self._lock:
             if self._board is None:
                 from lightning_drift.tensorboard.board import Board
+                from lightning_drift.tensorboard.pictures import PictureFiles
+                from lightning_drift.tensorboard.sweeps import Sweeps
 
-                self._board = Board(self._own)
-            return self._board
+                pictures = PictureFiles(self._own_sweeps)
+                self._sweeps = Sweeps(self._own_sweeps, pictures)
+                self._board = Board(self._own, pictures)
 
     def _asked(self, request: Request) -> "Provider":
         from lightning_drift.tensorboard.logged import Provider

@@ -3,7 +3,7 @@ const EVERY = 3000; // milliseconds between two questions
 const GROUPS_EVERY = 5; // questions between two for the groups
 const OF_THE_SCRIPT = "#stage, nav.scrub, dialog"; // filled by the page's script, so never replaced in a group
 
-const at = { groups: [], query: null, etag: null, html: null, data: null, head: "", sent: new Map(), page: null };
+const at = { groups: [], query: null, etag: null, html: null, data: null, head: "", sweeps: "", sent: new Map(), page: null };
 
 // -- what is asked ----------------------------------------------------------------------------------------
 
@@ -17,9 +17,11 @@ const ask = async (address, etag = null) => {
 
 const askGroups = async () => {
   const { folder, groups } = (await ask("groups")).content;
+  const { sweeps } = (await ask("sweeps")).content;
   at.groups = groups;
+  showSweeps(sweeps);
   if (!groups.some(({ query }) => query === at.query)) at.query = null;
-  if (!groups.length) showNothing(folder);
+  if (!groups.length) showNothing(folder, sweeps.length);
   else {
     showGroups();
     if (at.query === null) choose(groups[0].query);
@@ -60,9 +62,12 @@ const look = () => {
 
 // -- what is shown ----------------------------------------------------------------------------------------
 
-const showNothing = (folder) => {
+const showNothing = (folder, sweeps) => {
   choose(null);
-  byId("bar").hidden = byId("head").hidden = byId("page").hidden = true; // kept, as the page's script is at work on it
+  byId("bar").hidden = !sweeps;
+  byId("groups").parentNode.hidden = true;
+  byId("progress").replaceChildren();
+  byId("head").hidden = byId("page").hidden = true; // kept, as the page's script is at work on it
   byId("nothing").hidden = false;
   byId("nothing").replaceChildren(make("main", { class: "nothing" },
     make("h2", {}, "No corridor yet"),
@@ -84,6 +89,26 @@ const showGroups = () => {
   const same = options.map((each) => each.outerHTML + each.text).join() === [...select.options].map((each) => each.outerHTML + each.text).join();
   if (!same) select.replaceChildren(...options); // an open list would close
   if (at.query !== null) select.value = at.query;
+};
+
+const SWEEPS = 4; // that are named in the bar; the others fold out
+
+// Links to the sweeps' pages, which open beside TensorBoard.
+const showSweeps = (sweeps) => {
+  const links = sweeps.map(({ title, query, pictures }) => make("li", {},
+    make("a", { href: `sweep?${query}`, target: "_blank", rel: "noopener", title: `${pictures.toLocaleString("en")} picture${pictures === 1 ? "" : "s"}` }, title)));
+  const place = byId("sweeps");
+  const parts = [make("span", { id: "sweeps-title" }, "Sweeps"), make("ul", { "aria-labelledby": "sweeps-title" }, ...links.slice(0, SWEEPS))];
+  if (links.length > SWEEPS) {
+    parts.push(make("details", {}, make("summary", {}, `${links.length - SWEEPS} more`), make("ul", { "aria-label": "More sweeps" }, ...links.slice(SWEEPS))));
+  }
+  const fresh = make("div", {}, ...parts);
+  place.hidden = !sweeps.length;
+  if (at.sweeps === fresh.innerHTML) return; // a link keeps its focus, the list stays open
+  at.sweeps = fresh.innerHTML;
+  const open = place.querySelector("details")?.open;
+  place.replaceChildren(...fresh.childNodes);
+  if (open) place.querySelector("details")?.setAttribute("open", "");
 };
 
 const showPage = ({ title, eyebrow = "", lead = "", problem, html, data, progress = [], remarks = [] }) => {
@@ -206,7 +231,8 @@ export const render = async () => {
   select.addEventListener("change", () => { choose(select.value); look(); });
   select.addEventListener("keydown", (e) => e.stopPropagation()); // its keys are not the page's
   const bar = make("div", { class: "page tab", id: "bar", hidden: "" },
-    make("label", {}, "Corridor", select), make("ul", { id: "progress", class: "progress", "aria-label": "Progress of the fits" }));
+    make("label", {}, "Corridor", select), make("ul", { id: "progress", class: "progress", "aria-label": "Progress of the fits" }),
+    make("nav", { id: "sweeps", class: "sweeps", "aria-label": "Sweeps", hidden: "" }));
   document.body.append(bar,
     make("p", { class: "page lost", id: "lost", role: "status", hidden: "" }),
     make("header", { class: "page", id: "head" }), make("div", { id: "nothing", hidden: "" }), make("div", { id: "page" }));

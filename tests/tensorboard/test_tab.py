@@ -10,6 +10,7 @@ import pytest
 from helpers.browser import browser
 from helpers.browser_session import BrowserSession
 from helpers.corridor_runs import write_run
+from helpers.sweeps import write_sweep
 from helpers.tensorboards import Process
 from torch.utils.tensorboard import SummaryWriter
 
@@ -154,3 +155,70 @@ def test_a_folder_without_corridors_says_how_to_make_one(tab: Tab, logdir: Path)
         "404 (NOT FOUND)" in error for error in tab.session.errors
     )  # the group went between two questions
     tab.session.errors.clear()
+
+
+HOSTILE = "</script><script>document.title = 'bad'</script>"
+
+
+def _opened(tab: Tab, link: int) -> str:
+    """The address that a link to a sweep opens beside TensorBoard."""
+    before = {each["targetId"] for each in tab.session.call("Target.getTargets")["targetInfos"]}
+    tab.run(f"document.querySelectorAll('#sweeps a')[{link}].click()")
+    for _ in range(100):
+        targets = tab.session.call("Target.getTargets")["targetInfos"]
+        for each in targets:
+            if each["targetId"] not in before and "/sweep?" in each["url"]:
+                return str(each["url"])
+        time.sleep(0.1)
+    raise AssertionError(f"no page was opened: {targets}")
+
+
+def test_a_sweep_is_opened_beside_the_tab_and_ranked(tab: Tab, logdir: Path) -> None:
+    tab.wait("document.querySelector('#pictures img')")
+    assert tab.run("document.querySelector('#sweeps').offsetParent") is None
+    for place in range(6):
+        write_sweep(logdir / "sweeps" / f"{place}<b>", (HOSTILE, "a lake"))
+    tab.wait("document.querySelectorAll('#sweeps a').length === 6")
+    assert tab.run("document.querySelector('#sweeps summary').textContent") == "2 more"
+    assert tab.run("document.querySelector('#sweeps a').textContent") == "sweeps / 5<b>"
+    address = _opened(tab, 0)
+    session = tab.session
+    session.call("Page.bringToFront")  # pictures load where they can be seen
+    session.open(address)
+    session.wait("document.querySelectorAll('.card img').length === 4")
+    assert session.run("document.title") == "sweeps / 5<b>: the sweep"
+    session.wait("[...document.querySelectorAll('.card img')].every((each) => each.naturalWidth === 64)")
+    session.run("document.querySelector('#map').click()")
+    session.wait("document.querySelector('.card .map').naturalWidth === 64")
+    session.run("document.querySelector('.pin').click()")
+    assert session.run("document.querySelector('#pinned').textContent") == "Pinned 1"
+    session.run("document.querySelectorAll('.open')[3].click()")
+    session.wait("document.querySelector('#loupe-now').naturalWidth === 64")
+    assert session.run("document.querySelector('#loupe-title').textContent") == HOSTILE
+    command = session.run("document.querySelector('#make').textContent")
+    assert command.startswith("lightning-drift predict --model.pipeline a.ckpt ")
+    assert "--model.negative_prompt 'a blur'" in command
+    session.run(
+        "{ const one = document.createElement('script'); one.textContent = 'window.ran = 1';"
+        "document.body.append(one); }"
+    )
+    assert session.run("window.ran ?? 0") == 0
+    (error,) = (each for each in session.errors if "favicon.ico" not in each)
+    assert "Content Security Policy" in error
+    session.errors.clear()
+    session.open(address.replace("5%3Cb%3E", "4%3Cb%3E"))
+    session.wait("document.title.includes('4<b>')")
+    assert (
+        session.run("document.querySelector('#pinned').textContent") == "Pinned 0"
+    )  # pins are a sweep's own
+
+
+def test_a_log_folder_of_sweeps_alone_shows_their_links(tab: Tab, logdir: Path) -> None:
+    tab.wait("document.querySelector('#pictures img')")
+    write_sweep(logdir / "sweep")
+    shutil.rmtree(logdir / "coffee")
+    tab.wait(
+        "document.querySelector('#nothing').offsetParent && document.querySelector('#sweeps a').offsetParent"
+    )
+    assert tab.run("document.querySelector('#sweeps').innerText.replace(/\\s+/g, ' ')") == "Sweeps sweep"
+    tab.session.errors.clear()  # the group went between two questions
