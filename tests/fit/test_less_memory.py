@@ -137,7 +137,7 @@ def test_a_grid_that_does_not_fit_is_halved_once_for_the_whole_run(
 def test_a_dial_that_does_not_fit_costs_its_row_only(
     tiny_sd: str, trainer: Any, capsys: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("lightning_drift.fit.seed_grid.dial_pictures", lambda *_: torch.empty(2**58))
+    monkeypatch.setattr("lightning_drift.fit.drift_rows.dial_row", lambda *_: torch.empty(2**58))
     groups = {"dream": {"prompts": "a tree", "seeds": "0"}}
     grid = SeedGrid("1", groups, num_inference_steps=1, drift_dial="0.5")
     run = trainer(max_steps=2, callbacks=[grid])
@@ -147,3 +147,23 @@ def test_a_dial_that_does_not_fit_costs_its_row_only(
     assert (
         "cannot make the dial's row at step 1: the computer's memory is full. 1073741824.00 GiB more" in said
     )
+
+
+def test_a_base_that_does_not_fit_beside_the_model_costs_maps_and_row_only(
+    tiny_sd: str, trainer: Any, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(
+        "lightning_drift.stable_diffusion.with_base.torch.lerp", lambda *_: torch.empty(2**58)
+    )
+    monkeypatch.setattr("lightning_drift.stable_diffusion.with_base.drift_map", lambda *_: torch.empty(2**58))
+    groups = {"dream": {"prompts": "a tree", "seeds": "0"}}
+    grid = SeedGrid("1", groups, num_inference_steps=1, sampling_drift="0.5", drift_map=True)
+    history = GridHistory()
+    grid.listeners.append(history)
+    run = trainer(max_steps=2, callbacks=[grid])
+    run.fit(DreamBooth(tiny_sd), datamodule=Latents())
+    assert run.global_step == 2
+    assert list(history.images[1]) == [("a tree", 0)]
+    said = capsys.readouterr().err
+    assert "cannot make maps: the computer's memory is full" in said
+    assert "cannot make the sampling's row at step 1: the computer's memory is full" in said
