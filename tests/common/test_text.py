@@ -7,5 +7,5 @@ from lightning_drift.common import text
 
 def test_the_docstrings_examples_hold() -> None:
     outcome = doctest.testmod(text)
-    assert outcome.attempted == 8
+    assert outcome.attempted == 9
     assert not outcome.failed
