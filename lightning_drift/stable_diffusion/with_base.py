@@ -1,8 +1,8 @@
 """Base and fine-tune denoise together: e0 + a (e - e0), and where in a picture the two differ.
 
 e0 and e are the noise that base and fine-tune predict in one latent, each with its own text encoder and under
-guidance. With a above 1 this is autoguidance (Karras et al. 2024, arXiv:2406.02507) with the base as the guiding
-model.
+guidance. With a above 1 this is autoguidance (Karras et al. 2024, arXiv:2406.02507), and the base is what
+guides.
 """
 
 from collections.abc import Callable, Sequence
