@@ -2,6 +2,7 @@
 
     python -m training.calibration.fresh_subjects fresh
     lightning-drift corridor --lr 1e-4 --steps 200,400,600,800,1000,1200,1400,1600 --seeds 0-2 --name seeds
+    lightning-drift corridor --lr 1.6e-4 --steps 1500 --name cooked              # three sets
     python -m training.calibration.beside_base read tb_logs/coffee/seeds ...     # four minutes a checkpoint
     python -m training.calibration.beside_base table
 
@@ -154,25 +155,29 @@ def interval(values: Sequence[float], digits: int = 2) -> str:
 
 
 def table() -> str:
-    """The settings in a table of Markdown."""
+    """The settings in a table of Markdown: forgetting checkpoints, then cooked ones."""
     found = rows()
-    more = gains(found)
-    lines = [
-        "| setting | dreams | language | pull | pull beyond the dial's |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    parts = [[row for row in found if row["verdict"] == verdict] for verdict in ("forgetting", "cooked")]
+    heads = ("dreams", "language", "pull", "pull beyond the dial's")
+    lines = [f"| setting | {' | '.join([*heads, *(f'cooked: {head}' for head in heads)])} |"]
+    lines.append("| --- " * (1 + 2 * len(heads)) + "|")
     for kind, settings in {"dial": DIAL, **SAMPLING}.items():
         for setting in settings:
-            own = [row for row in found if (row["kind"], row["setting"]) == (kind, setting)]
-            if not own:
-                continue
-            dreams = sum(row["zone"] == "dreaming" for row in own)
-            language, pull = (np.mean([float(row[name]) for row in own]) for name in ("language", "pull"))
-            beyond = interval([*more[setting].values()]) if setting in more else ""
-            lines.append(
-                f"| {kind} {setting} | {dreams} of {len(own)} | {language:.2f} | {pull:.2f} | {beyond} |"
-            )
+            cells = [cell for part in parts for cell in _cells(part, kind, setting)]
+            lines.append(f"| {kind} {setting} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cells(found: Sequence[dict[str, str]], kind: str, setting: str) -> list[str]:
+    """A setting's part of a line."""
+    own = [row for row in found if (row["kind"], row["setting"]) == (kind, setting)]
+    if not own:
+        return [""] * 4
+    dreams = sum(row["zone"] == "dreaming" for row in own)
+    language, pull = (np.mean([float(row[name]) for row in own]) for name in ("language", "pull"))
+    more = [*gains(found).get(setting, {}).values()] if kind != "dial" else []
+    beyond = interval(more) if len(more) == len(own) else ""
+    return [f"{dreams} of {len(own)}", f"{language:.2f}", f"{pull:.2f}", beyond]
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
