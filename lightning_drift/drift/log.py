@@ -18,7 +18,7 @@ from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.measures.loss_curve import KINDS
 from lightning_drift.drift.measures.noise_levels import NOISE_LEVELS, level_tag
 from lightning_drift.drift.metric import MEASURES
-from lightning_drift.drift.verdict import WITH_MODEL, ZONES, Thresholds, Verdict, provenance
+from lightning_drift.drift.verdict import WITH_MODEL, ZONES, Thresholds, Verdict, in_a_line, provenance
 from lightning_drift.fit.loggers import log_text
 
 COMPARED = (
@@ -77,9 +77,8 @@ class Reading:
         """The verdict in a line, with the zone in bold; a broken model has no position."""
         if self.verdict is None:
             return f"verdict not available: {self.unavailable}"
-        border = f" (borderline {self.verdict.borderline})" if self.verdict.borderline else ""
-        position = "" if self.verdict.position is None else f", {self.verdict.position:.0f} of 100"
-        return f"**{self.verdict.zone}**{border}{position}. {self.verdict.reason}"
+        found = self.verdict
+        return in_a_line(found.zone, found.borderline, found.position, found.reason)
 
     @property
     def line(self) -> str:

@@ -222,6 +222,13 @@ def _damaged(m: Mapping[str, float], limits: Thresholds) -> bool:
     return "photo_loss" in m and not m["photo_loss"] < limits.photo_loss  # damage may go as far as NaN
 
 
+def in_a_line(zone: str, borderline: str | None, position: float | None, reason: str) -> str:
+    """A verdict in Markdown, the zone in bold; a broken model has no position."""
+    border = f" (borderline {borderline})" if borderline else ""
+    place = "" if position is None else f", {position:.0f} of 100"
+    return f"**{zone}**{border}{place}. {reason}"
+
+
 def _borderline(
     measures: Mapping[str, Interval], values: Mapping[str, float], zone: str, limits: Thresholds
 ) -> str | None:

@@ -114,8 +114,14 @@ def load_base_beside(model: StableDiffusion, opened: OpenedPipeline, base: Opene
 
 
 def lerped(base: Weights, tuned: Weights, drift: float) -> Weights:
-    """Weights that are read as the ``lerp`` of two models' weights."""
-    return replace(tuned, stored=lambda name: lerp(base.read(name), tuned.read(name), drift))
+    """Weights that are read as the ``lerp`` of two models' weights; at 0 and 1 only one model is read."""
+
+    def read(name: str) -> Tensor:
+        if drift in (0, 1):
+            return (tuned if drift else base).read(name).float().reshape(tuned.shapes[name])
+        return lerp(base.read(name), tuned.read(name), drift)
+
+    return replace(tuned, stored=read)
 
 
 def lerp(base: Tensor, tuned: Tensor, drift: float) -> Tensor:

@@ -22,7 +22,7 @@
 
   // -- pins, kept by the browser for this page -----------------------------------------------------------
 
-  const store = `lightning-drift sweep ${location.pathname}`;
+  const store = `lightning-drift sweep ${location.pathname}${location.search}`;
   let pins = new Set();
   try { pins = new Set(JSON.parse(localStorage.getItem(store) || "[]")); } catch { /* no storage: for this visit only */ }
   const pin = (row) => {
@@ -149,7 +149,7 @@
     byId("facts").replaceChildren(
       ...measures.map((each) => line(each.name, rounded(each.values[row]), each.about)),
       ...parameters.filter((each) => each.rows[row] >= 0 && each.name !== "prompt").map((each) => line(each.name, valueText(value(each.name, row), each.name))));
-    byId("make").textContent = again(row);
+    if (facts) byId("make").textContent = again(row);
     byId("print").textContent = printed([row]);
     mark(byId("loupe-pin"), row);
     if (!loupe.open) loupe.showModal();

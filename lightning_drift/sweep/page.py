@@ -37,10 +37,9 @@ def sweep_page(
     index: Index,
     pictures: PictureAddresses,
     title: str,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, Any] | None,
     folder: Path,
-    template: str = "sweep/page.html",
-    **more: Any,
+    missing: int = 0,
 ) -> str:
     """The page of an index as HTML.
 
@@ -48,10 +47,10 @@ def sweep_page(
         index: The index, with at least one row; its numbers are numbers.
         pictures: Where its pictures are.
         title: The page's title.
-        facts: What a command that makes one of the pictures must say, beside the row's own parameters.
+        facts: What a command that makes one of the pictures must say, beside the row's own parameters; None
+            where that is not known, and then no such command is shown.
         folder: The folder of the index, as commands name it.
-        template: The page's template, or one that extends it.
-        more: What that one needs beside.
+        missing: How many rows were left out, as their pictures are not there.
     """
     data = {
         "parameters": [{"name": name, **_coded(index, name)} for name in index.parameters],
@@ -67,18 +66,18 @@ def sweep_page(
         "names": [row["file"] for row in index.rows],
         "small": {pictures.addresses[name]: small for name, small in pictures.small.items()},
         "folder": folder.as_posix(),
-        "facts": dict(facts),
+        "facts": None if facts is None else dict(facts),
         "size": pictures.size,
     }
     return render(
-        template,
+        "sweep/page.html",
         title=title,
         eyebrow="Sweep",
         lead=_lead(index),
         small_pictures=max(pictures.size) <= PIXEL_ART,
         tables=tables(index),
+        missing=missing,
         data=data,
-        **more,
     )
 
 

@@ -19,6 +19,7 @@ from lightning_drift.corridor import recipe, wording
 from lightning_drift.corridor.choice import choose
 from lightning_drift.corridor.page import corridor_content
 from lightning_drift.corridor.read import CorridorTable, FoundRuns, RecordedRun, find_runs, lies_in, tabulate
+from lightning_drift.drift.verdict import in_a_line
 from lightning_drift.pages.page import render
 from lightning_drift.tensorboard.logged import Logged, Provider
 from lightning_drift.tensorboard.own_runs import OwnRuns
@@ -202,9 +203,9 @@ def _with_logged(run: RecordedRun, logged: Logged) -> RecordedRun:
 def _sentence(reading: Mapping[str, object]) -> str:
     """The verdict of a reading as TensorBoard has it."""
     border, position = reading.get("borderline"), reading.get("position")
-    near = f" (borderline {border})" if border else ""
-    place = f", {position:.0f} of 100" if isinstance(position, int | float) else ""
-    return f"**{reading.get('zone')}**{near}{place}. {reading.get('reason') or ''}".strip()
+    place = position if isinstance(position, int | float) else None
+    near = str(border) if border else None
+    return in_a_line(str(reading.get("zone")), near, place, str(reading.get("reason") or "")).strip()
 
 
 def _stamp(group: Group, root: Path) -> object:

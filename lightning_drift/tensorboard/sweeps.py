@@ -104,10 +104,8 @@ class Sweeps:
             index,
             shown,
             self._title(name),
-            facts or {},
+            facts,
             folder,
-            template="tensorboard/sweep.html",
-            again=facts is not None,
             missing=named - len(index.rows),
         )
         return SweepPage(text, _policy(text))
