@@ -4,7 +4,7 @@ import io
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,23 @@ import yaml
 
 from lightning_drift.assets import DEFAULTS
 from lightning_drift.common import ends
-from lightning_drift.common.command_line import TextParser, mark_texts, option_values, plain, text_options
+from lightning_drift.common.command_line import (
+    Text,
+    TextParser,
+    mark_texts,
+    option_values,
+    plain,
+    text_options,
+)
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_writable, user_path
+from lightning_drift.common.lock import FolderLock
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.text import command, printable, shell_word
 from lightning_drift.common.yaml_files import read_yaml
 from lightning_drift.corridor.plan import (
+    Plan,
+    Row,
     check_corridor_name,
     joined,
     learning_rates,
@@ -28,6 +38,8 @@ from lightning_drift.corridor.plan import (
     training_seeds,
 )
 from lightning_drift.corridor.report import write_report
+from lightning_drift.launchers.job import Launcher
+from lightning_drift.launchers.options import NAMES, launcher_help, launcher_words, read_launcher
 from lightning_drift.photos.folder import find_folder, find_pictures
 
 _PlanFit = Callable[..., Any]
@@ -46,6 +58,7 @@ _TAKEN = {
 
 USAGE = """usage: lightning-drift corridor [-c FILE] [--lr RATES] [--steps STEPS] [--seeds SEEDS] [--dry_run]
                                 [options of fit]
+       lightning-drift corridor fit FOLDER RUN
        lightning-drift corridor report FOLDER [--to FILE]
        lightning-drift corridor soup FOLDER [--clip CLIP] [--base BASE]
        lightning-drift corridor label FOLDER [FOLDER ...] [--to FILE]
@@ -61,6 +74,7 @@ def corridor(
     seeds: str | None = None,
     devices: str | None = None,
     name: str | None = None,
+    launcher: Mapping[str, Any] | None = None,
     plan_fit: _PlanFit | None = None,
     card: float | None = None,
 ) -> int:
@@ -70,8 +84,8 @@ def corridor(
     was stopped goes on, and a fit that fails becomes a failed cell. Any option of ``lightning-drift fit``
     may follow and holds for all fits. With several seeds every learning rate is fitted once with each, and
     the page says what of a verdict is the recipe and what the seed. A configuration file may hold a section
-    ``corridor`` with ``lr``, ``steps``, ``seeds``, ``devices``, ``name`` and ``recipe``, a configuration
-    beside it to begin from.
+    ``corridor`` with ``lr``, ``steps``, ``seeds``, ``devices``, ``name``, ``launcher`` and ``recipe``, a
+    configuration beside it to begin from.
 
     Args:
         fit: Options of the fits.
@@ -82,6 +96,7 @@ def corridor(
         devices: GPUs such as ``0,1``, for as many fits side by side; ``cpu`` (``cpu,cpu`` for two fits that
             share it); ``auto`` for every visible GPU or else the CPU, the default.
         name: The corridor's folder, ``tb_logs/<subject>/<name>``; by default ``corridor``.
+        launcher: Options of the engine that runs the fits, its name among them; None for this machine.
         plan_fit: Plans a fit; then what would run is printed, and nothing is run or written.
         card: For such a plan, GiB of a graphics card; by default the one that is here.
 
@@ -92,7 +107,7 @@ def corridor(
         UserError: An option is wrong, or the folder holds a corridor made in another way.
         Ended: By a signal, after all fits were stopped in order.
     """
-    from lightning_drift.corridor.fit_queue import FitQueue, find_slots, refuse_invisible
+    from lightning_drift.launchers.local import LocalLauncher, find_slots, refuse_invisible
 
     command_line = {"lr": lr, "steps": steps, "seeds": seeds, "devices": devices, "name": name}
     # A section's values are what YAML makes of them: 0 is the first GPU.
@@ -102,6 +117,12 @@ def corridor(
             raise UserError(
                 "give it, for example --lr 1e-6,2e-6,4e-6 --steps 800,1200,1600", f"corridor.{option}"
             )
+    engine = read_launcher(options.pop("launcher", None), launcher or {}, "corridor")
+    if engine is not None and options.get("devices") is not None:
+        raise UserError(
+            f"they are this machine's, and the fits run by {engine.name}; leave one of the two out",
+            "corridor.devices",
+        )
     devices = "auto" if options.get("devices") is None else str(options["devices"])
     name = "corridor" if options.get("name") is None else str(options["name"])
     # The cheap mistakes first: the fit's own options take seconds to check.
@@ -121,19 +142,36 @@ def corridor(
     plan = make_plan(config, rates, counts, name, own_seeds or None)
     own_rows = plan.rows  # the folder may hold others
     accelerator = str((config.get("trainer") or {}).get("accelerator"))
-    slots = find_slots(devices, accelerator)
-    if accelerator == "cpu" and any(slot != "cpu" for slot in slots):
-        raise UserError(
-            f"{devices} are GPUs, and trainer.accelerator is cpu; leave one of the two out",
-            "corridor.devices",
-        )
+    if engine is None:
+        slots = find_slots(devices, accelerator)
+        if accelerator == "cpu" and any(slot != "cpu" for slot in slots):
+            raise UserError(
+                f"{devices} are GPUs, and trainer.accelerator is cpu; leave one of the two out",
+                "corridor.devices",
+            )
+        runs_on: Launcher = LocalLauncher(slots)
+    else:
+        runs_on = engine.make(plan.folder, on_cpu=accelerator == "cpu")
     _check_photos(config)
     check_writable(plan.folder, "trainer.logger.init_args.save_dir")
     if plan_fit is not None:
         from lightning_drift.corridor.dry_run import describe
 
-        print(describe(joined(plan), own_rows, slots, plan_fit, card), flush=True)
+        print(describe(joined(plan), own_rows, runs_on, plan_fit, card), flush=True)
         return 0
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(plan.folder, "corridor")
+    try:
+        return _run(plan, own_rows, runs_on)
+    finally:
+        lock.release()
+        runs_on.close()
+
+
+def _run(plan: Plan, own_rows: list[Row], launcher: Launcher) -> int:
+    """Run what a corridor lacks; the exit status."""
+    from lightning_drift.corridor.fit_queue import FitQueue
+
     plan = take_up(plan)
     page = plan.folder / "corridor.html"
     shape = f"{_counted(len(plan.rates), 'learning rate')} x {_counted(len(plan.steps), 'step')}"
@@ -147,7 +185,7 @@ def corridor(
             reason = error.strerror or error if isinstance(error, OSError) else error
             notice(f"cannot write {page}: {reason}; the fits go on")
 
-    queue = FitQueue(plan, own_rows, slots, renew)
+    queue = FitQueue(plan, own_rows, launcher, renew)
     try:
         queue.run()
     except ends.Ended as end:
@@ -242,23 +280,31 @@ def main(argv: Sequence[str], plan_fit: _PlanFit) -> int:
         page = asked(**plain(parser.parse_args(words).as_dict()))
         print(printable(f"wrote {page} and {page.with_suffix('.png').name} beside it"))
         return 0
+    if argv[:1] == ["fit"]:
+        return _fit_one(argv[1:], plan_fit)
     if argv[:1] == ["label"]:
         from lightning_drift.corridor.label.command import main as label
 
         return label(argv[1:])
     about = " ".join((corridor.__doc__ or "").partition("Args:")[0].split())
     parser = TextParser(prog="lightning-drift corridor", description=about, add_help=False)
-    parser.add_function_arguments(corridor, as_positional=False, skip={"fit", "recipe", "plan_fit", "card"})
+    parser.add_function_arguments(
+        corridor, as_positional=False, skip={"fit", "recipe", "launcher", "plan_fit", "card"}
+    )
+    parser.add_argument("--launcher", type=str | None, help=f"What runs the fits: {', '.join(NAMES)}.")
     parser.add_argument("--dry_run", action="store_true", help="Print the plan, and fit and write nothing.")
     parser.add_argument("--card", type=float | None, help="GiB of a graphics card to plan for, such as 8.")
     if "-h" in argv or "--help" in argv:
         text = io.StringIO()
         parser.print_help(text)
         print(USAGE + text.getvalue().partition("\n\n")[2], end="")
+        print(launcher_help(), end="")
         print("  -c, --config FILE     Configuration of the fits, with a section `corridor` or without one.")
         return 0
     own, fit = _split(argv)
+    engine, own = launcher_words(own)
     options = plain(parser.parse_args(mark_texts(own, text_options(corridor).get)).as_dict())
+    del options["launcher"]
     if options.pop("dry_run"):
         options["plan_fit"] = plan_fit
     ends.begin()
@@ -270,13 +316,35 @@ def main(argv: Sequence[str], plan_fit: _PlanFit) -> int:
             raise SystemExit(0)
         go_on = f"go on with: {command(['corridor', *argv])}"
         try:
-            status = corridor(fit, recipe, **options)
+            status = corridor(fit, recipe, **options, launcher=engine)
         except ends.Ended as end:
             end.reached = f"{end.reached}; {go_on}" if end.reached else f"before a fit began; {go_on}"
             raise
         if status:
             notice(f"to {go_on}")
         return status
+
+
+def _fit_one(argv: Sequence[str], run_command: _PlanFit) -> int:
+    """``corridor fit``: do what one fit of a corridor lacks, in this process; what launchers run."""
+    from lightning_drift.corridor.fit_row import fit_words
+
+    about = (
+        "Do what one fit of a corridor lacks, in this process, on any machine that sees its folder: the job "
+        "that launchers run. It goes on where the fit stopped, and ends at once where that is finished."
+    )
+    parser = TextParser(prog="lightning-drift corridor fit", description=about)
+    parser.add_argument("folder", type=str, help="The corridor's folder.")
+    parser.add_argument("run", type=str, help="The name of a run folder in it, such as lr2e-6.")
+    given = plain(parser.parse_args([Text(word) if word[:1] != "-" else word for word in argv]).as_dict())
+    folder = user_path(given["folder"], "folder")
+    words = fit_words(folder, given["run"])
+    if words is None:
+        print(printable(f"{folder / given['run']} is finished"))
+        return 0
+    sys.argv[1:] = words  # Lightning starts further processes with this process's arguments
+    run_command(words)
+    return 0
 
 
 def _check_photos(config: dict[str, Any]) -> None:
@@ -308,7 +376,9 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if option == "--dry_run":
             own.append(word)
             continue
-        if option in ("--lr", "--steps", "--seeds", "--devices", "--name", "--card"):
+        if option in ("--lr", "--steps", "--seeds", "--devices", "--name", "--card", "--launcher") or (
+            option.startswith("--launcher.")
+        ):
             own += [word] if has_value else [word, *([value] if (value := next(words, None)) else [])]
             continue
         if option.removeprefix("--") in _TAKEN and option.startswith("--"):
@@ -352,7 +422,7 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
             fit += ["-c", value]  # fit says what is wrong with it
             continue
         section = config.pop("corridor")
-        options = {"lr", "steps", "seeds", "devices", "name", "recipe"}
+        options = {"lr", "steps", "seeds", "devices", "name", "launcher", "recipe"}
         if not isinstance(section, dict) or set(section) - options:
             raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(options))}")
         recipe |= section

@@ -15,6 +15,8 @@ from lightning_drift.fit.checkpoint_room import room_needed, saved_files
 from lightning_drift.fit.checkpointing import MARGIN
 from lightning_drift.fit.runs import rate_text
 from lightning_drift.forecast.plan import FitPlan
+from lightning_drift.launchers.job import Launcher
+from lightning_drift.launchers.local import LocalLauncher
 
 PlanFit = Callable[[list[str]], FitPlan | None]
 """Gives the plan of a fit by its command line."""
@@ -31,14 +33,14 @@ class _Left:
 
 
 def describe(
-    plan: Plan, rows: Sequence[Row], slots: Sequence[str], plan_fit: PlanFit, card: float | None
+    plan: Plan, rows: Sequence[Row], launcher: Launcher, plan_fit: PlanFit, card: float | None
 ) -> str:
     """What a corridor would do, in lines; nothing is written.
 
     Args:
         plan: The corridor, joined with what its folder holds.
         rows: The fits to run.
-        slots: Devices, see ``find_slots``.
+        launcher: Where they would run.
         plan_fit: Plans a fit.
         card: GiB of a card to compare with; None for the one that is here.
 
@@ -60,12 +62,13 @@ def describe(
         lines.append(f"          {row.label}: {state if row in rows else 'not in this call'}")
     if not left:
         return "\n".join(lines)
-    fit = _plan_of(plan, left[0], slots[0], plan_fit, card)
-    lines += ["", *_together(plan, left, slots, fit), "", f"The fit at {left[0].row.label}:"]
+    fit = _plan_of(plan, left[0], launcher, plan_fit, card)
+    lines += ["", *_together(plan, left, launcher, fit), "", f"The fit at {left[0].row.label}:"]
     return "\n".join([*lines, *(f"  {line}".rstrip() for line in fit.describe().splitlines())])
 
 
-def _plan_of(plan: Plan, left: _Left, slot: str, plan_fit: PlanFit, card: float | None) -> FitPlan:
+def _plan_of(plan: Plan, left: _Left, launcher: Launcher, plan_fit: PlanFit, card: float | None) -> FitPlan:
+    slot = launcher.slots[0] if isinstance(launcher, LocalLauncher) else None
     with tempfile.TemporaryDirectory(prefix="corridor-") as scratch:
         shared = Path(scratch) / "fit.yaml"
         shared.write_text(yaml.safe_dump(plan.fit), encoding="utf-8")
@@ -73,22 +76,22 @@ def _plan_of(plan: Plan, left: _Left, slot: str, plan_fit: PlanFit, card: float 
         words += [f"--ckpt_path={left.checkpoint}"] if left.checkpoint is not None else []
         words += [f"--card={card:g}"] if card is not None else []
         words += ["--trainer.accelerator=cpu"] if slot == "cpu" else []
-        if slot != "cpu":
-            os.environ["CUDA_VISIBLE_DEVICES"] = slot
+        if slot not in (None, "cpu"):
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(slot)
         planned = plan_fit(words)
     assert planned is not None, "a dry run ends in a plan"
     return planned
 
 
-def _together(plan: Plan, left: Sequence[_Left], slots: Sequence[str], fit: FitPlan) -> list[str]:
+def _together(plan: Plan, left: Sequence[_Left], launcher: Launcher, fit: FitPlan) -> list[str]:
     """Time and disk of all fits."""
-    places = ", ".join("the CPU" if slot == "cpu" else f"GPU {slot}" for slot in slots)
-    lines = [f"fits      {len(left)}, on {places}"]
+    at_once = launcher.at_once(len(left))
+    lines = [f"fits      {len(left)}, on {launcher.describe()}"]
     if fit.times is not None:
         steps = sum(plan.steps[-1] - each.begin for each in left) * fit.times.step
         grids = sum(len(each.steps) + (not each.begin) for each in left)
         pictures = grids * (fit.times.grid or 0) if fit.grids else 0
-        together = (steps + pictures) / min(len(slots), len(left))
+        together = (steps + pictures) / at_once
         lines.append(f"time      about {duration(together)} for all ({fit.times.how})")
     if fit.checkpoint is not None:
         saver = plan.fit["step_checkpoint"]
@@ -105,7 +108,7 @@ def _together(plan: Plan, left: Sequence[_Left], slots: Sequence[str], fit: FitP
             for each in left
         ]
         # What is there only while a file is written is there for as many fits as run at once.
-        passing = sorted((most - end for most, end in rooms), reverse=True)[: len(slots)]
+        passing = sorted((most - end for most, end in rooms), reverse=True)[:at_once]
         needed = sum(end for _, end in rooms) + sum(passing) + MARGIN
         lines.append(f"disk      up to {byte_size(needed)} of checkpoints, {byte_size(fit.free)} are free")
         if needed > fit.free:

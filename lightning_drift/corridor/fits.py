@@ -1,11 +1,7 @@
-"""One fit of a corridor as a process of its own: started, watched through its log, stopped."""
+"""One fit of a corridor: what is left of it, the job that does it, watched through its log."""
 
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +10,15 @@ from typing import IO
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.ends import signal_of
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.lock import LOCK_FILE, FolderLock
+from lightning_drift.common.lock import LOCK_FILE, FolderLock, is_held
 from lightning_drift.common.out_of_memory import sentence as out_of_memory
 from lightning_drift.common.text import listed
-from lightning_drift.corridor.plan import FIT, Plan, Row
+from lightning_drift.corridor.plan import Plan, Row
 from lightning_drift.corridor.read import ERROR_FILE, read
 from lightning_drift.fit.bar_names import FIT_BAR, GRID_BAR
-from lightning_drift.fit.runs import CHILD_RUN, checkpoint_steps
-
-GRACE = 60.0
-"""Seconds that an interrupted fit is given to end by itself; it may be writing a checkpoint."""
+from lightning_drift.fit.runs import checkpoint_steps
+from lightning_drift.launchers.job import Job, Running
+from lightning_drift.launchers.queue import Answer
 
 
 def unfinished(plan: Plan, row: Row) -> tuple[list[int], Path | None, int]:
@@ -60,29 +55,28 @@ def unfinished(plan: Plan, row: Row) -> tuple[list[int], Path | None, int]:
 
 @dataclass
 class Fit:
-    """A fit, from its newest usable checkpoint to the last step of the plan.
+    """A fit of a corridor, from its newest usable checkpoint to the last step of the plan: a task of a queue.
 
     Args:
         plan: The corridor.
         row: Its learning rate and seed.
-        checkpoint: What to go on from; None for a fresh start.
-        begin: That checkpoint's step.
 
     Attributes:
-        device: Where it runs.
-        process: Its process; None before `start`.
-        unreached: Steps of the plan that its files lack; looked at when it has ended.
+        begin: The step that its present job goes on from; 0 for a fresh start.
+        unreached: Steps of the plan that its files lack; looked at when its job has ended.
     """
 
     plan: Plan
     row: Row
-    checkpoint: Path | None = None
     begin: int = 0
-    device: str = field(default="", init=False)
     unreached: list[int] = field(default_factory=list, init=False)
-    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     _lock: "IO[bytes] | None" = field(default=None, init=False)
     _offset: int = field(default=0, init=False)
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return self.row.label
 
     @property
     def folder(self) -> Path:
@@ -99,72 +93,58 @@ class Fit:
         """Why the fit failed, in a sentence; the file is there only then."""
         return self.folder.with_name(ERROR_FILE.format(run=self.row.name))
 
-    def start(self, device: str, threads: int | None = None) -> None:
-        """Start the process; ``lock`` comes first.
+    def prepare(self) -> Job | Answer:
+        """The job that does what is left of it.
+
+        Raises:
+            UserError: It is to be begun afresh, and its folder holds what no fit has made.
+        """
+        if not self.lock():
+            return Answer.BUSY
+        if is_held(self.folder):  # by a fit of another computer, or one that no corridor has started
+            self.release()
+            return Answer.BUSY
+        # Another process may have done some of it since this corridor began.
+        left, checkpoint, self.begin = unfinished(self.plan, self.row)
+        if not left:
+            self.release()
+            return Answer.DONE
+        if checkpoint is None and self.folder.exists():
+            refuse_unreadable(self.folder)
+        return self.job()
+
+    def job(self) -> Job:
+        """The command that does what is left; `prepare` comes first."""
+        self.error_file.unlink(missing_ok=True)
+        self._offset = self.log.stat().st_size if self.log.exists() else 0
+        words = ("corridor", "fit", str(self.plan.folder), self.row.name)
+        name = f"{self.plan.subject}-{self.plan.name}-{self.row.name}"
+        return Job(name, words, self.log, () if self._lock is None else (self._lock.fileno(),))
+
+    def reached(self) -> int:
+        """The step of its newest checkpoint."""
+        return unfinished(self.plan, self.row)[2]
+
+    def over(self, running: Running, status: int) -> bool:
+        """Look at its files once its job has ended: where they lack a step, ``error_file`` says why.
 
         Args:
-            device: What ``CUDA_VISIBLE_DEVICES`` becomes; ``cpu`` hides all GPUs.
-            threads: CPU threads for a fit that shares the CPU with others; None leaves them alone.
+            running: The job.
+            status: Its exit status.
+
+        Returns:
+            Whether it is over; False where another process goes on with it.
         """
-        self.device = device
-        command = [sys.executable, "-m", "lightning_drift", "fit", "-c", str(self.plan.folder / FIT)]
-        command += self.plan.options(self.row)
-        if self.checkpoint is not None:
-            command += [f"--ckpt_path={self.checkpoint}"]
-        elif self.folder.exists():
-            _remove_unsaved(self.folder)
-        environment = {key: value for key, value in os.environ.items() if key != CHILD_RUN}
-        environment["CUDA_VISIBLE_DEVICES"] = "" if device == "cpu" else device
-        if threads is not None:
-            environment.setdefault("OMP_NUM_THREADS", str(threads))
-        self.error_file.unlink(missing_ok=True)
-        with open(self.log, "ab") as log:
-            log.write(f"\n$ {' '.join(command)}\n".encode())
-            log.flush()
-            self._offset = log.tell()
-            # A session of its own: Ctrl-C reaches the corridor alone, which then ends its fits in order.
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-                preexec_fn=_hear_interrupts if os.name == "posix" else None,
-                pass_fds=() if self._lock is None else (self._lock.fileno(),),
-            )
-
-    def poll(self) -> int | None:
-        """The exit status; None while it runs.
-
-        Once it has ended, its files are looked at: where they lack a step, ``error_file`` says why.
-        """
-        assert self.process is not None, "start comes first"
-        status = self.process.poll()
-        if status is not None:
-            self.release()
-            self.unreached, _, reached = unfinished(self.plan, self.row)
-            if status == 0 and not any(self.folder.glob("events.out.tfevents.*")):
-                self.unreached = list(self.plan.steps)  # without its curves the page has nothing to show
-            if self.unreached:
-                with atomic_write(self.error_file) as file:
-                    file.write(f"{self.failure(status, reached)}\n".encode())
-        return status
-
-    def interrupt(self) -> None:
-        """Ask the process to stop as Ctrl-C does."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-
-    def end(self, deadline: float) -> None:
-        """Wait for an interrupted process, until a moment of ``time.monotonic()``; then kill it."""
-        if self.process is not None:
-            try:
-                self.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self.release()
+        self.unreached, _, reached = unfinished(self.plan, self.row)
+        if status == 0 and not any(self.folder.glob("events.out.tfevents.*")):
+            self.unreached = list(self.plan.steps)  # without its curves the page has nothing to show
+        if self.unreached and is_held(self.folder):
+            return False
+        if self.unreached:
+            with atomic_write(self.error_file) as file:
+                said = running.lost or running.told or self.failure(status, reached)
+                file.write(f"{said}\n".encode())
+        return True
 
     def output(self) -> str:
         """This attempt's part of the log, its last 64 KiB."""
@@ -177,23 +157,21 @@ class Fit:
 
     def step(self) -> int:
         """The optimizer step that the progress bar in its log shows."""
-        steps = [int(done) for name, done, _ in self._bars() if name == FIT_BAR]
+        steps = [int(done) for name, done, _ in _bars(self.output()) if name == FIT_BAR]
         return steps[-1] if steps else self.begin
 
     def doing(self) -> str:
         """What it does now, in a few words."""
-        bars = self._bars()
+        output = self.output()
+        if not output:
+            return "waiting for its turn"
+        bars = _bars(output)
         if not bars:
             return "starting"
         name, done, total = bars[-1]
         if name != FIT_BAR and done != total:
             return f"rendering the {name}, picture {done} of {total}"
         return f"step {self.step()} of {self.plan.steps[-1]}"
-
-    def _bars(self) -> list[tuple[str, str, str]]:
-        """The states of the progress bars in the log: name, count and total."""
-        names = f"{re.escape(FIT_BAR)}|{re.escape(GRID_BAR)} \\d+"
-        return re.findall(rf"({names}):[^\n]*?\| (\d+)/(\d+) \[", self.output())
 
     def failure(self, status: int, reached: int = 0) -> str:
         """Why it ended before its last step, in a sentence.
@@ -247,9 +225,10 @@ class Fit:
             self._lock = None
 
 
-def _hear_interrupts() -> None:
-    """Let interrupts reach the fit: a corridor in the background of a shell ignores them, and so would it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _bars(output: str) -> list[tuple[str, str, str]]:
+    """The states of the progress bars in a log: name, count and total."""
+    names = f"{re.escape(FIT_BAR)}|{re.escape(GRID_BAR)} \\d+"
+    return re.findall(rf"({names}):[^\n]*?\| (\d+)/(\d+) \[", output)
 
 
 # What a fit writes into its run folder before its first checkpoint.
@@ -291,19 +270,29 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
-def _remove_unsaved(folder: Path) -> None:
+def refuse_unreadable(folder: Path) -> None:
+    """Refuse a folder to be fitted afresh that holds more than a fit leaves before its first checkpoint.
+
+    Raises:
+        UserError: There are checkpoints in it after all, or something that no fit has made.
+    """
+    if any(folder.rglob("*.ckpt")):
+        raise UserError(f"{folder} holds checkpoints that cannot be read; move it away and start again")
+    refuse_foreign(folder)
+
+
+def remove_unsaved(folder: Path) -> None:
     """Delete what a fit left that was stopped before its first checkpoint; the next one makes it all again.
 
     Only what a fit makes is deleted, file by file.
 
     Raises:
-        UserError: There are checkpoints in it after all, or something else.
+        UserError: As `refuse_unreadable`, or another process writes into it.
     """
-    if any(folder.rglob("*.ckpt")):
-        raise UserError(f"{folder} holds checkpoints that cannot be read; move it away and start again")
+    refuse_unreadable(folder)
     lock = FolderLock(folder, "run")  # a fit that no corridor has started may write there
     try:
-        refuse_foreign(folder)
+        refuse_unreadable(folder)
         for path in sorted(folder.rglob("*"), reverse=True):
             if path.is_dir():
                 path.rmdir()

@@ -329,6 +329,25 @@ def read_plan(folder: Path) -> tuple[list[float], list[int], list[int], dict[str
         ) from error
 
 
+def plan_at(folder: Path) -> Plan:
+    """The corridor in a folder, as the fits of it see it.
+
+    Raises:
+        UserError: It is no corridor's folder, its plan is damaged, or it was begun from another working
+            folder, which its relative paths lead from.
+    """
+    found = read_plan(folder)
+    if found is None:
+        raise UserError(f"{folder} is no corridor's folder: there is no {PLAN} in it")
+    rates, steps, seeds, fit = found
+    plan = make_plan(fit, rates, steps, folder.name, seeds or None)
+    if plan.folder.resolve() != folder.resolve():
+        raise UserError(
+            f"{folder} is not {plan.folder}, as its fits would call it; start this where it was begun"
+        )
+    return plan
+
+
 def _write(path: Path, content: dict[str, Any], what: str) -> None:
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     with atomic_write(path) as file:

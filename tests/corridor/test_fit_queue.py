@@ -18,11 +18,13 @@ from helpers.paths import DATA
 
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
-from lightning_drift.corridor.fit_queue import FitQueue, find_slots, refuse_invisible
+from lightning_drift.corridor.fit_queue import FitQueue
 from lightning_drift.corridor.fits import Fit
 from lightning_drift.corridor.plan import Plan, Row, make_plan, take_up
 from lightning_drift.corridor.read import read
 from lightning_drift.fit.checkpoint_file import read_checkpoint
+from lightning_drift.launchers.local import LocalLauncher, LocalRunning, find_slots, refuse_invisible
+from lightning_drift.launchers.queue import Answer
 
 OPTIONS = [
     f"--model.pipeline={DATA / 'tiny_sd'}",
@@ -248,7 +250,7 @@ def end_processes_of(place: Path) -> None:
         except OSError:
             continue
         if (
-            str(place.relative_to(place.parents[2]) / "fit.yaml") in words
+            str(place.relative_to(place.parents[2])) in words
             and (path.parent / "cwd").resolve() == place.parents[2]
         ):
             os.kill(int(path.parent.name), signal.SIGKILL)
@@ -285,21 +287,25 @@ def test_a_fit_sees_its_own_device_only_and_has_its_folder_to_itself(
     }
     plan = take_up(make_plan({"trainer": {"logger": logger}, "data": {}}, "1e-4", "4", "corridor"))
     fit, other = Fit(plan, Row(1e-4)), Fit(plan, Row(1e-4))
-    assert fit.lock()
-    fit.start("3", threads=1)
+    job = fit.prepare()
+    assert not isinstance(job, Answer)
+    (running,) = LocalLauncher(["3"]).launch([job])
+    assert isinstance(running, LocalRunning)
     try:
-        assert fit.process is not None
-        environment = Path(f"/proc/{fit.process.pid}/environ").read_bytes().split(b"\0")
+        environment = Path(f"/proc/{running.process.pid}/environ").read_bytes().split(b"\0")
         assert b"CUDA_VISIBLE_DEVICES=3" in environment
         assert not any(word.startswith(b"LIGHTNING_DRIFT_RUN") for word in environment)
         fit.release()  # as if the corridor had been killed: the fit itself still holds the lock
         assert not other.lock()
+        assert other.prepare() is Answer.BUSY
     finally:
-        fit.process.kill()
-        fit.process.wait()
+        running.process.kill()
+        running.process.wait()
     assert other.lock()
     other.release()
-    assert fit.poll() == -signal.SIGKILL
+    status = running.poll()
+    assert status == -signal.SIGKILL
+    assert fit.over(running, status)
     assert "SIGKILL" in fit.error_file.read_text()
 
 
@@ -344,13 +350,13 @@ def test_what_no_fit_has_made_is_never_deleted(tmp_path: Path) -> None:
     for foreign in ("notes.txt", "grids/mine.xcf", "step=00000.png"):
         (folder / foreign).write_text("dear")
         with pytest.raises(UserError, match=f"holds what no fit has made: {foreign}. Move that away"):
-            FitQueue(plan, [Row(1e-4)], ["cpu"], lambda: None)
+            FitQueue(plan, [Row(1e-4)], LocalLauncher(["cpu"]), lambda: None)
         with pytest.raises(UserError, match="no fit has made"):
-            Fit(plan, Row(1e-4)).start("cpu")
+            Fit(plan, Row(1e-4)).prepare()
         assert (folder / foreign).read_text() == "dear"
         assert (folder / "config.yaml").exists()
         (folder / foreign).unlink()
-    FitQueue(plan, [Row(1e-4)], ["cpu"], lambda: None)
+    FitQueue(plan, [Row(1e-4)], LocalLauncher(["cpu"]), lambda: None)
 
 
 def test_a_gpu_that_is_not_visible_is_refused(monkeypatch: Any) -> None:
