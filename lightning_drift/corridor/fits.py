@@ -104,14 +104,18 @@ class Fit:
         if is_held(self.folder):  # by a fit of another computer, or one that no corridor has started
             self.release()
             return Answer.BUSY
-        # Another process may have done some of it since this corridor began.
-        left, checkpoint, self.begin = unfinished(self.plan, self.row)
-        if not left:
+        try:
+            # Another process may have done some of it since this corridor began.
+            left, checkpoint, self.begin = unfinished(self.plan, self.row)
+            if not left:
+                self.release()
+                return Answer.DONE
+            if checkpoint is None and self.folder.exists():
+                refuse_unreadable(self.folder)
+            return self.job()
+        except UserError:
             self.release()
-            return Answer.DONE
-        if checkpoint is None and self.folder.exists():
-            refuse_unreadable(self.folder)
-        return self.job()
+            raise
 
     def job(self) -> Job:
         """The command that does what is left; `prepare` comes first."""

@@ -78,7 +78,10 @@ def write_png(path: Path, picture: Picture) -> None:
         info.add_itxt(key, value) if not value.isascii() else info.add_text(key, value)
     try:
         with atomic_write(path) as file:
-            picture.image.save(file, format="PNG", pnginfo=info, icc_profile=picture.icc_profile)
+            image = (
+                picture.image.copy()
+            )  # Pillow keeps the options of a save in the image, for other threads too
+            image.save(file, format="PNG", pnginfo=info, icc_profile=picture.icc_profile)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -90,4 +93,4 @@ def save_png(path: Path, image: Image.Image) -> None:
         OSError: It cannot be written.
     """
     with atomic_write(path) as file:
-        image.save(file, format="PNG")
+        image.copy().save(file, format="PNG")  # as in `write_png`
