@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_drift.common import ends, process, streams
 from lightning_drift.common.errors import UserError, notice
@@ -114,7 +114,16 @@ def _answer(words: list[str], argv: list[str] | None) -> int:
             _check_configs(words)
             return corridor(words[1:], planned)
         elif words[0] in ("fit", "validate", "predict"):
-            _run(words, argv)
+            from lightning_drift.launchers.options import launcher_words
+
+            given, rest = launcher_words(words)
+            if given and words[0] != "predict":
+                raise UserError(
+                    "a fit runs where it is started; corridor and predict have launchers", "launcher"
+                )
+            if argv is None:
+                sys.argv[1:] = rest  # Lightning warns of arguments beside those of the process
+            _run(rest, argv and rest, given)
         else:
             raise UserError(f"{words[0]!r} is not a command; lightning-drift --help lists them")
     except UserError as error:
@@ -144,13 +153,15 @@ def _check_surroundings() -> None:
         raise UserError("the working folder was deleted; change into another one") from None
 
 
-def _run(words: list[str], argv: list[str] | None) -> None:
-    plan = planned(words, argv)
+def _run(words: list[str], argv: list[str] | None, launcher: dict[str, Any]) -> None:
+    plan = planned(words, argv, launcher)
     if plan is not None:
         print(plan.describe(), flush=True)
 
 
-def planned(words: list[str], argv: list[str] | None = None) -> "FitPlan | None":
+def planned(
+    words: list[str], argv: list[str] | None = None, launcher: dict[str, Any] | None = None
+) -> "FitPlan | None":
     """Run a command of the Trainer; a fit's dry run ends in its plan."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for message in QUIET:
@@ -165,7 +176,7 @@ def planned(words: list[str], argv: list[str] | None = None) -> "FitPlan | None"
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         # None: Lightning warns of arguments beside those of the process.
-        return DriftCLI(argv if argv is not None or words == sys.argv[1:] else words).planned
+        return DriftCLI(argv if argv is not None or words == sys.argv[1:] else words, launcher).planned
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
 

@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.forecast.card import check_card
 from lightning_drift.forecast.plan import FitPlan
+from lightning_drift.launchers.options import Engine, read_launcher
+from lightning_drift.launchers.shares import run_shares
 from lightning_drift.parser import SentenceParser, expand_paths
 from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made, refuse_nulls
 from lightning_drift.user_classes import check_method, failed_class
@@ -122,10 +124,18 @@ class DriftCLI(LightningCLI):
 
     Args:
         argv: Arguments after the program's name, the command first; None for those of the process.
+        launcher: What was given of a launcher for the shares of ``predict``, its name among it.
     """
 
-    def __init__(self, argv: list[str] | None = None) -> None:
+    def __init__(self, argv: list[str] | None = None, launcher: Mapping[str, Any] | None = None) -> None:
         self.words = sys.argv[1:] if argv is None else argv
+        given = dict(launcher or {})
+        self._shares = given.pop("shares", None)
+        self._engine = read_launcher(None, given)
+        self._launcher_words = [
+            f"--launcher{'' if name == 'name' else f'.{name}'}={value}"
+            for name, value in (launcher or {}).items()
+        ]
         asked = self.words[0]
         defaults = DEFAULTS / ("predict.yaml" if asked == "predict" else "fit.yaml")
         self.claimed: RunFolder | None = None
@@ -360,6 +370,8 @@ class DriftCLI(LightningCLI):
             return
         if subcommand == "predict":
             dry, plan = self.config.predict.dry_run, getattr(self.model, "predict_plan", None)
+            if self._engine is not None and not dry:
+                self._run_shares(self._engine)
             if plan is not None and self.trainer.is_global_zero:
                 print(plan(self.trainer, self.datamodule), flush=True)
             elif plan is None and dry:
@@ -383,6 +395,23 @@ class DriftCLI(LightningCLI):
             if not isinstance(error, UserError) and (failed := failed_class(error)):
                 notice(f"stopped {self._reached(subcommand)}")
                 raise failed from error
+            raise
+
+    def _run_shares(self, engine: Engine) -> None:
+        """Make all pictures elsewhere; what then follows here finds them.
+
+        Raises:
+            UserError: The data has no shares, or one of them failed.
+        """
+        if not hasattr(self.datamodule, "share"):
+            raise UserError("a launcher runs shares of sweeps and of prints; these are others", "launcher")
+        if self.datamodule.share is not None:
+            raise UserError("the launcher sets it; leave one of the two out", "data.share")
+        on_cpu = str(self.config.predict.trainer.accelerator) == "cpu"
+        try:
+            run_shares(engine, self.words, self._place(), self._shares, on_cpu)
+        except ends.Ended as end:
+            end.reached = f"with the shares stopped; go on with: {self._again()}"
             raise
 
     def plan(self) -> FitPlan:
@@ -417,13 +446,17 @@ class DriftCLI(LightningCLI):
 
     def _reached(self, subcommand: str, changed: Sequence[str] = ()) -> str:
         """What a command has done that is ended before its time, and how to go on, with changed options."""
-        again = command([*self.words, *changed])
+        again = self._again(changed)
         if subcommand == "fit":
             return stopped(self.trainer, self.run, self.words, changed)
         writers = [c for c in self.trainer.callbacks if isinstance(c, ImageWriter)]  # type: ignore[attr-defined]
         if subcommand == "predict" and writers:
             return f"with {_pictures(writers[0])}; go on with: {again}"
         return f"before all was rendered; start it again with: {again}"
+
+    def _again(self, changed: Sequence[str] = ()) -> str:
+        """The command that goes on, with changed options."""
+        return command([*self.words, *self._launcher_words, *changed])
 
     def after_fit(self) -> None:
         """Say where everything is."""

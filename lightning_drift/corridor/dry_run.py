@@ -85,7 +85,7 @@ def _plan_of(plan: Plan, left: _Left, launcher: Launcher, plan_fit: PlanFit, car
 
 def _together(plan: Plan, left: Sequence[_Left], launcher: Launcher, fit: FitPlan) -> list[str]:
     """Time and disk of all fits."""
-    at_once = launcher.at_once(len(left))
+    at_once = min(launcher.places() or len(left), len(left))
     lines = [f"fits      {len(left)}, on {launcher.describe()}"]
     if fit.times is not None:
         steps = sum(plan.steps[-1] - each.begin for each in left) * fit.times.step

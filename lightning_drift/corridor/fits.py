@@ -2,7 +2,6 @@
 
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -11,13 +10,13 @@ from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.ends import signal_of
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.lock import LOCK_FILE, FolderLock, is_held
-from lightning_drift.common.out_of_memory import sentence as out_of_memory
 from lightning_drift.common.text import listed
 from lightning_drift.corridor.plan import Plan, Row
 from lightning_drift.corridor.read import ERROR_FILE, read
 from lightning_drift.fit.bar_names import FIT_BAR, GRID_BAR
 from lightning_drift.fit.runs import checkpoint_steps
 from lightning_drift.launchers.job import Job, Running
+from lightning_drift.launchers.job_log import last_line, last_words, output, size
 from lightning_drift.launchers.queue import Answer
 
 
@@ -120,7 +119,7 @@ class Fit:
     def job(self) -> Job:
         """The command that does what is left; `prepare` comes first."""
         self.error_file.unlink(missing_ok=True)
-        self._offset = self.log.stat().st_size if self.log.exists() else 0
+        self._offset = size(self.log)
         words = ("corridor", "fit", str(self.plan.folder), self.row.name)
         name = f"{self.plan.subject}-{self.plan.name}-{self.row.name}"
         return Job(name, words, self.log, () if self._lock is None else (self._lock.fileno(),))
@@ -152,12 +151,7 @@ class Fit:
 
     def output(self) -> str:
         """This attempt's part of the log, its last 64 KiB."""
-        with suppress(OSError), open(self.log, "rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(self._offset, size - 2**16))
-            text = log.read().decode("utf-8", "replace")
-            return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).replace("\r", "\n")
-        return ""
+        return output(self.log, self._offset)
 
     def step(self) -> int:
         """The optimizer step that the progress bar in its log shows."""
@@ -190,16 +184,7 @@ class Fit:
             return f"The fit was stopped by {name} {at}{hint}"
         if status == 0:
             return f"The fit ended {at}, with nothing wrong to tell"
-        output = self.output()
-        # An unfinished bar has no line end of its own.
-        sentences = re.findall(r"(?m)(?:^|\])error: (.+)$", output)
-        if sentences:
-            return str(sentences[-1])
-        lines = [line.strip() for line in output.splitlines() if line.strip()]
-        # Some libraries end a process by themselves where memory is full, with a line of theirs.
-        if lines and (full := out_of_memory(RuntimeError(lines[-1]))):
-            return f"The fit ended with status {status}: {full}"
-        return f"The fit ended with status {status}: {lines[-1][:500] if lines else 'it said nothing'}"
+        return last_words(self.output()) or f"The fit ended with status {status}: {last_line(self.output())}"
 
     # -- one fit per folder -----------------------------------------------------------------------------
 

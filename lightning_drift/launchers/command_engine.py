@@ -203,6 +203,6 @@ class CommandLauncher(Launcher):
         """The command."""
         return f"machines of {self._options.run!r}"
 
-    def at_once(self, jobs: int) -> int:
+    def places(self) -> int | None:
         """As many as are handed over at a time."""
-        return min(self._options.at_once or jobs, jobs)
+        return self._options.at_once

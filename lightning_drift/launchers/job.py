@@ -82,9 +82,9 @@ class Launcher(ABC):
     def describe(self) -> str:
         """Where jobs run, in words for a plan, such as ``GPU 0, GPU 1``."""
 
-    def at_once(self, jobs: int) -> int:
-        """How many of so many jobs run side by side, as far as is known."""
-        return jobs
+    def places(self) -> int | None:
+        """How many jobs run side by side, where that is known."""
+        return None
 
     def found(self, job: Job) -> Running | None:
         """The job, if an earlier process handed it over and the engine still has it."""

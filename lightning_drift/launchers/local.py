@@ -157,6 +157,6 @@ class LocalLauncher(Launcher):
         """The slots in words."""
         return ", ".join(map(device_name, self.slots))
 
-    def at_once(self, jobs: int) -> int:
+    def places(self) -> int:
         """As many as there are slots."""
-        return min(len(self.slots), jobs)
+        return len(self.slots)

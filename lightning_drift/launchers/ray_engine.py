@@ -52,7 +52,7 @@ class Ray:
                 raise UserError(
                     f"Ray does not answer: {' '.join(str(error).split())[:300]}", "launcher.address"
                 ) from error
-        # Of a lost machine Ray prints forty lines of its daemon's state; this program says what it does about it.
+        # Of a lost machine Ray prints forty lines of its daemon's state; this program says what is done.
         ray._private.worker._worker_logs_enabled = False
         has = ray.cluster_resources()
         gpus = self.gpus if self.gpus is not None else float(has.get("GPU", 0) >= 1 and not on_cpu)
@@ -155,13 +155,13 @@ class RayLauncher(Launcher):
         machines = f"{nodes} machine{'s' * (nodes != 1)}"
         return f"Ray ({machines}, {has.get('GPU', 0):g} GPUs, {has.get('CPU', 0):g} cores)"
 
-    def at_once(self, jobs: int) -> int:
+    def places(self) -> int:
         """As many as the cluster has room for when it is empty."""
         has = self._ray.cluster_resources()
         room = [int(has.get("CPU", 0) // self._cpus)]
         if self._gpus:
             room.append(int(has.get("GPU", 0) / self._gpus))
-        return max(1, min(jobs, *room))
+        return max(1, min(room))
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""

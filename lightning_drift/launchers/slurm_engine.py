@@ -36,7 +36,8 @@ class Slurm:
         account: Whom to charge.
         qos: Quality of service.
         constraint: Features of the nodes, such as ``a100|h100``.
-        at_once: Jobs that run side by side, at most.
+        at_once: Jobs that run side by side, at most; by default as many as the cluster has room for, up to
+            256.
         setup: Lines of shell that a job runs first, such as ``module load cuda``.
         sbatch: Further options of sbatch by name.
         cluster: ``slurm``; ``local`` runs the same jobs as processes of this machine, to try it.
@@ -50,7 +51,7 @@ class Slurm:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    at_once: int = 256
+    at_once: int | None = None
     setup: list[str] = field(default_factory=list)
     sbatch: dict[str, str] = field(default_factory=dict)
     cluster: Literal["slurm", "local"] = "slurm"
@@ -59,7 +60,8 @@ class Slurm:
         whole(self.minutes, "launcher.minutes", 5, 60 * 24 * 365)
         whole(self.gpus, "launcher.gpus", 0, 64)
         whole(self.cpus, "launcher.cpus", 1, 4096)
-        whole(self.at_once, "launcher.at_once", 1, 100_000)
+        if self.at_once is not None:
+            whole(self.at_once, "launcher.at_once", 1, 100_000)
         if self.memory is not None:
             real(self.memory, "launcher.memory", 0.5, 100_000)
 
@@ -175,7 +177,7 @@ class SlurmLauncher(Launcher):
             return self._executor
         o = self._options
         try:
-            executor = self._submitit.AutoExecutor(folder=self._folder / "%j", cluster=o.cluster)
+            executor = self._submitit.AutoExecutor(folder=self._folder, cluster=o.cluster)
             parameters = {
                 "timeout_min": o.minutes,
                 "cpus_per_task": o.cpus,
@@ -242,7 +244,7 @@ class SlurmLauncher(Launcher):
         record = self._record(job)
         if not record.is_file() or self._ended(job).exists():
             return None
-        made = self._submitit.SlurmJob(self._folder / "%j", record.read_text().strip())
+        made = self._submitit.SlurmJob(self._folder, record.read_text().strip())
         return None if made.done(force_check=True) else SlurmRunning(made, self._ended(job))
 
     def _ended(self, job: Job) -> Path:
@@ -256,6 +258,6 @@ class SlurmLauncher(Launcher):
         where = f", partition {self._options.partition}" if self._options.partition else ""
         return f"SLURM ({self._gpus} GPUs and {self._options.cpus} cores for each{where})"
 
-    def at_once(self, jobs: int) -> int:
+    def places(self) -> int | None:
         """As many as may run side by side."""
-        return min(self._options.at_once, jobs)
+        return self._options.at_once
