@@ -39,6 +39,9 @@ class ImageWriter(BasePredictionWriter):
     not made again. A file of that name with other parameters is left alone: the new picture's name then ends
     in eight hexadecimal digits. Files appear whole or not at all.
 
+    Where the data is a ``share`` of the pictures, other processes write into the same folder: there is no
+    contact sheet then, and a line says what the command without it does.
+
     Args:
         output_dir: Folder for the pictures; made if missing.
         contact_sheet: Also write ``contact_sheet.png``: rows are prompts, columns are seeds.
@@ -119,7 +122,13 @@ class ImageWriter(BasePredictionWriter):
             self._sheet[picture.row, picture.column or path.stem] = path
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the contact sheet of everything this run made or found."""
+        """Write the contact sheet of everything this run made or found; for a share, say what follows it."""
+        data = getattr(trainer, "datamodule", None)
+        if getattr(data, "share", None) is not None:
+            trainer.strategy.barrier("share")
+            if trainer.is_global_zero:
+                print("\n" + self._after(data))
+            return
         sheets: list[dict[tuple[str, str], Path]] = [self._sheet]
         if trainer.world_size > 1:
             import torch.distributed as dist
@@ -129,6 +138,12 @@ class ImageWriter(BasePredictionWriter):
         entries = {key: path for sheet in sheets for key, path in sheet.items()}
         if self.contact_sheet and len(entries) > 1 and trainer.is_global_zero:
             self._write_sheet(entries)
+
+    def _after(self, data: Any) -> str:
+        """What the command without ``data.share`` does, once all shares are there."""
+        written = [getattr(data, "follows", ""), "the contact sheet" if self.contact_sheet else ""]
+        does = f"writes {' and '.join(filter(None, written))}" if any(written) else "finds every picture"
+        return f"Share {data.share} is done; once all are, the same command without data.share {does}"
 
     def _write_sheet(self, entries: Mapping[tuple[str, str], Path]) -> None:
         rows = list(dict.fromkeys(row for row, _ in entries))
