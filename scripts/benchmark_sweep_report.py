@@ -9,7 +9,7 @@ times the command that finds all of them: the plan, the look at each picture, th
 ones of a side, with their own parameters; no model denoises. Measures are those that need no CLIP.
 
 The last column is the exponent of growth from the size before: 1 is in proportion to the cells. Calls are
-those that Python itself makes to the file system (open, stat, rename and the like), by a picture.
+those that open, list, make, rename or delete a file or a folder, by a picture; `strace -c -f` counts all.
 """
 
 import argparse
@@ -81,11 +81,13 @@ class Watch:
 
 def sweep(cells: int, chosen: argparse.Namespace) -> Sweep:
     """A sweep of so many cells, by their prompts or, where these are given, by their seeds."""
+    cells = cells // chosen.scales
     prompts = chosen.prompts or max(1, cells // chosen.seeds)
     return Sweep(
         "pocket",
         prompts=[f"a tower of {number} stones" for number in range(prompts)],
         seeds=f"0-{max(1, cells // prompts) - 1}",
+        guidance_scale=[2.0 + number for number in range(chosen.scales)],
         num_inference_steps=20,
         clip=None,
         sheets=chosen.sheets,
@@ -174,6 +176,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, nargs="+", default=[2000, 8000, 32000])
     parser.add_argument("--seeds", type=int, default=4, help="seeds of each prompt (default: 4)")
     parser.add_argument("--prompts", type=int, help="so many prompts with all the seeds that makes, instead")
+    parser.add_argument("--scales", type=int, default=1, help="guidance scales (default: 1)")
     parser.add_argument("--side", type=int, default=64, help="width and height of the pictures (default: 64)")
     parser.add_argument("--sheets", type=int, default=24, help="contact sheets at most (default: 24)")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
@@ -188,24 +191,26 @@ def main(words: Sequence[str] | None = None) -> None:
             print(json.dumps(measured(chosen.cells[0], chosen, Path(folder))))
         return
     options = [f"--seeds={chosen.seeds}", f"--side={chosen.side}", f"--sheets={chosen.sheets}"]
+    options += [f"--scales={chosen.scales}"]
     options += [f"--prompts={chosen.prompts}"] if chosen.prompts else []
     last: dict[str, Any] | None = None
-    print(
-        f"{'cells':>8}{'seconds':>9}{'peak MiB':>10}{'grown':>8}{'files':>8}{'calls':>7}{'page MiB':>10}{'growth':>8}"
-    )
+    heads = ("cells", "seconds", "peak MiB", "grown MiB", "files", "calls", "page MiB", "growth")
+    print("".join(f"{head:>10}" for head in heads))
     for cells in chosen.cells:
         command = [sys.executable, __file__, "--one", f"--cells={cells}", *options]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         told = json.loads(done.stdout.strip().splitlines()[-1])
         ratio = told["cells"] / last["cells"] if last else 0.0
         grown = growth(told["seconds"], last["seconds"], ratio) if last else "-"
-        print(
-            f"{told['cells']:8,}{told['seconds']:9.1f}{told['peak'] / 2**20:10.0f}{told['grown'] / 2**20:8.0f}"
-            f"{told['files']:8,}{told['calls']:7.1f}{told['page'] / 2**20:10.1f}{grown:>8}"
+        sizes = (told[name] / 2**20 for name in ("peak", "grown", "page"))
+        most, more, page = (f"{size:10.1f}" for size in sizes)
+        line = (
+            f"{told['cells']:10,}{told['seconds']:10.1f}{most}{more}{told['files']:10,}{told['calls']:10.1f}"
         )
+        print(f"{line}{page}{grown:>10}")
         for part in PARTS:
             grown = growth(told["parts"][part], last["parts"][part], ratio) if last else "-"
-            print(f"{'':8}{told['parts'][part]:9.2f}  {part:41}{grown:>8}", flush=True)
+            print(f"{'':10}{told['parts'][part]:10.2f}  {part:48}{grown:>10}", flush=True)
         last = told
 
 

@@ -94,4 +94,4 @@ class Share:
             items: How many items there are in all.
             what: What they are, such as ``batches``.
         """
-        notice(f"share {self} is empty: there are {items:,} {what} for {self.count:,} shares")
+        notice(f"share {self} is empty: there are fewer {what} ({items:,}) than shares")

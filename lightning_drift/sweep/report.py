@@ -250,14 +250,16 @@ def _thumbnail(folder: Path, name: str) -> str:
         UndecodableError: The picture cannot be read.
     """
     source, target = folder / name, folder / "thumbnails" / f"{Path(name).stem}.webp"
+    small = target.relative_to(folder).as_posix()
+    if _is_thumbnail(target, source):  # made of it, so it could be read
+        return small
     image = decode(source).image
     if max(image.size) <= THUMBNAIL:
         return name
-    if not _is_thumbnail(target, source):
-        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        with atomic_write(target) as file:
-            image.save(file, format="WEBP", quality=82)
-    return target.relative_to(folder).as_posix()
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    with atomic_write(target) as file:
+        image.save(file, format="WEBP", quality=82)
+    return small
 
 
 def _is_thumbnail(target: Path, source: Path) -> bool:
