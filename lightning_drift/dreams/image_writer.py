@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from lightning_drift.images.png import Picture, is_made_by, parameters_digest, s
 
 _SHEET_BY = "lightning-drift contact sheet"
 SHEET_SIDE = 8192  # pixels; the contact sheet's thumbnails shrink to stay below it
+MOST_ALONG_SIDE = 100
+"""Rows and columns of a contact sheet at most."""
 
 
 class Describes(Protocol):
@@ -38,6 +41,9 @@ class ImageWriter(BasePredictionWriter):
     A picture that is on disk already, with the same ``parameters`` text (which holds the model's hash), is
     not made again. A file of that name with other parameters is left alone: the new picture's name then ends
     in eight hexadecimal digits. Files appear whole or not at all.
+
+    Where the data is a ``share`` of the pictures, other processes write into the same folder: there is no
+    contact sheet then, and a line says what the command without it does.
 
     Args:
         output_dir: Folder for the pictures; made if missing.
@@ -119,7 +125,13 @@ class ImageWriter(BasePredictionWriter):
             self._sheet[picture.row, picture.column or path.stem] = path
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the contact sheet of everything this run made or found."""
+        """Write the contact sheet of everything this run made or found; for a share, say what follows it."""
+        data = getattr(trainer, "datamodule", None)
+        if getattr(data, "share", None) is not None:
+            trainer.strategy.barrier("share")
+            if trainer.is_global_zero:
+                print("\n" + self._after(data))
+            return
         sheets: list[dict[tuple[str, str], Path]] = [self._sheet]
         if trainer.world_size > 1:
             import torch.distributed as dist
@@ -130,19 +142,35 @@ class ImageWriter(BasePredictionWriter):
         if self.contact_sheet and len(entries) > 1 and trainer.is_global_zero:
             self._write_sheet(entries)
 
+    def _after(self, data: Any) -> str:
+        """What the command without ``data.share`` does, once all shares are there."""
+        written = [getattr(data, "follows", ""), "the contact sheet" if self.contact_sheet else ""]
+        does = f"writes {' and '.join(filter(None, written))}" if any(written) else "finds every picture"
+        return f"Share {data.share} is done; once all are, the same command without data.share {does}"
+
     def _write_sheet(self, entries: Mapping[tuple[str, str], Path]) -> None:
         rows = list(dict.fromkeys(row for row, _ in entries))
         columns = sorted({column for _, column in entries}, key=lambda name: (len(name), name))
-        limit = max(32, SHEET_SIDE // max(len(columns), len(rows)))
+        unnamed, limit = not any(rows), MOST_ALONG_SIDE
+        even = unnamed and len(columns) > limit  # no row would hold them
+        rows, columns = rows[:limit], columns[: limit**2 if even else limit]
+        shown = [(row, column) for row in rows for column in columns]
+        if left := len(entries) - sum(key in entries for key in shown):
+            notice(f"the contact sheet shows {len(entries) - left:,} of {len(entries):,} pictures")
+        along = ceil(sqrt(len(columns))) if even else max(len(columns), len(rows))
+        limit = max(32, SHEET_SIDE // along)
         images: list[Image.Image] = []
-        for key in ((row, column) for row in rows for column in columns):
+        for key in shown:
             image = Image.new("RGB", (8, 8))  # a picture that is not there
             if key in entries:
                 with suppress(UndecodableError):  # damaged since it was made: its cell stays black
                     image = decode(entries[key]).image
                 image.thumbnail((limit, limit))
             images.append(image)
-        sheet = contact_sheet(images, rows=rows if any(rows) else None, columns=columns)
+        if even:
+            sheet = contact_sheet(images, captions=columns, per_row=along, side=SHEET_SIDE)
+        else:
+            sheet = contact_sheet(images, rows=None if unnamed else rows, columns=columns, side=SHEET_SIDE)
         path = self.output_dir / "contact_sheet.png"
         if os.path.lexists(path) and not (path.is_file() and is_made_by(path, _SHEET_BY)):
             notice(f"{path} is no contact sheet of lightning-drift; it stays, and no sheet is written")

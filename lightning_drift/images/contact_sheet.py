@@ -23,6 +23,7 @@ def contact_sheet(
     title: str | None = None,
     per_row: int | None = None,
     cell: int | None = None,
+    side: int | None = None,
 ) -> Image.Image:
     """Lay pictures out in rows on a dark neutral ground.
 
@@ -37,6 +38,7 @@ def contact_sheet(
         title: A line at the top.
         per_row: Pictures in a row; by default the number of columns, or what makes a sheet wider than high.
         cell: Longest side in pixels to which larger pictures are shrunk; None shrinks none.
+        side: Pixels that enlarged pictures may take along a side together; None for any number.
 
     Returns:
         The sheet, mode RGB.
@@ -65,6 +67,8 @@ def contact_sheet(
         ]
     longest = max(max(image.size) for image in images)
     zoom = max(1, ceil(192 / longest))
+    if side is not None:
+        zoom = max(1, min(zoom, side // (longest * max(across, down))))
     cell_width = zoom * max(image.width for image in images)
     cell_height = zoom * max(image.height for image in images)
     gap = max(6, cell_width // 40)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import check_file, read_text, user_path
 from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, whole
+from lightning_drift.common.share import Share
 from lightning_drift.images.decode import EXTENSIONS, UndecodableError, read_file
 
 MOST_SAMPLES = 1000
@@ -51,18 +52,23 @@ class UpscaleRequest:
         return self.tile_captions or (self.caption,)
 
 
-class _Requests(Dataset[UpscaleRequest]):
-    """Requests, with the hash of their file and the seed that follows from it added when they are reached."""
+class _Requests(Dataset[UpscaleRequest | None]):
+    """Requests, with the hash of their file and the seed that follows from it added when they are reached.
 
-    def __init__(self, requests: Sequence[UpscaleRequest]) -> None:
-        self.requests = requests
+    Args:
+        requests: The requests.
+        least: How many items there are at least; those beyond the requests are None.
+    """
+
+    def __init__(self, requests: Sequence[UpscaleRequest], least: int) -> None:
+        self.requests: list[UpscaleRequest | None] = [*requests, *[None] * (least - len(requests))]
 
     def __len__(self) -> int:
         return len(self.requests)
 
-    def __getitem__(self, index: int) -> UpscaleRequest:
+    def __getitem__(self, index: int) -> UpscaleRequest | None:
         request = self.requests[index]
-        if not request.content:
+        if request is not None and not request.content:
             try:
                 digest = hashlib.sha256(read_file(request.path))
             except UndecodableError:  # the error is reported when the picture is read
@@ -89,6 +95,13 @@ class UpscaleImages(LightningDataModule):
         captions: Use the captions found beside the images.
         batch_size: Pictures of equal size to restore together. A picture does not depend on it beyond
             rounding.
+        share: The part of the pictures that this process makes, such as ``3/16`` for the third of sixteen, on
+            any machines that see one folder; null for all. Files and their samples are shared out in whole
+            batches. The same command without it, once all shares are done, finds every picture and writes the
+            contact sheet, if that is wanted.
+
+    Attributes:
+        requests: The pictures of the share.
     """
 
     def __init__(
@@ -98,10 +111,12 @@ class UpscaleImages(LightningDataModule):
         num_samples: int = 1,
         captions: bool = True,
         batch_size: int = 1,
+        share: str | None = None,
     ) -> None:
         super().__init__()
         whole(num_samples, "data.num_samples", 1, MOST_SAMPLES)
         whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        self.share = Share.read(share, "data.share")
         try:
             whole(seed, "data.seed", -1, MAX_SEED)
         except UserError as error:
@@ -117,6 +132,13 @@ class UpscaleImages(LightningDataModule):
             raise UserError(
                 f"several images are called {repeated[0]}; give their folders one at a time", "data.images"
             )
+        places = [
+            (path, name, k) for path, name in zip(paths, names, strict=True) for k in range(num_samples)
+        ]
+        self._count = len(places)
+        if self.share is not None:
+            batches = [places[k : k + batch_size] for k in range(0, len(places), batch_size)]
+            places = [place for batch in self.share.of(batches, [*map(len, batches)]) for place in batch]
         self.requests = [
             UpscaleRequest(
                 path=path,
@@ -127,18 +149,25 @@ class UpscaleImages(LightningDataModule):
                 caption=_read_caption(path.with_suffix(".txt")) if captions else "",
                 tile_captions=_read_tile_captions(path.with_suffix(TILE_CAPTIONS)) if captions else (),
             )
-            for path, name in zip(paths, names, strict=True)
-            for sample in range(num_samples)
+            for path, name, sample in places
         ]
         self.batch_size = batch_size
 
-    def predict_dataloader(self) -> DataLoader[UpscaleRequest]:
+    def predict_dataloader(self) -> DataLoader[UpscaleRequest | None]:
         """Batches are lists of requests; Lightning shares them out over the devices, none twice."""
-        return DataLoader(_Requests(self.requests), batch_size=self.batch_size, collate_fn=list)
+        if self.share is not None and not self.requests:
+            self.share.tell_empty(-(-self._count // self.batch_size), "batches")
+        # Lightning wants a batch for each device; without any it ends before the callbacks' last words.
+        devices = self.trainer.world_size if self.trainer is not None else 1
+        return DataLoader(_Requests(self.requests, devices), batch_size=self.batch_size, collate_fn=_filled)
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Requests hold no tensors."""
         return batch
+
+
+def _filled(batch: list[UpscaleRequest | None]) -> list[UpscaleRequest]:
+    return [request for request in batch if request is not None]
 
 
 def _find(path: Path) -> list[Path]:

@@ -208,13 +208,11 @@ class Grid:
 
     def pictures(self) -> list[SweepRequest]:
         """Every picture once, those of one model together, and of equal shape within."""
-        order: dict[tuple[str, Drift], int] = {}
+        order: dict[tuple[SweepModel, Drift], int] = {}  # by the model, not its hash: its files are not read
         pictures = list(dict.fromkeys([*self.requests, *self.bases]))
         for request in pictures:
-            order.setdefault((request.model.hash, request.drift), len(order))
-        return sorted(
-            pictures, key=lambda request: (order[request.model.hash, request.drift], *shape(request))
-        )
+            order.setdefault((request.model, request.drift), len(order))
+        return sorted(pictures, key=lambda request: (order[request.model, request.drift], *shape(request)))
 
     def batches(self, size: int) -> list[list[SweepRequest]]:
         """The pictures in batches that one call can sample: one model, one step count, all guided or none."""

@@ -1,6 +1,6 @@
 """Sweep: the pictures of a sweep, as the data of a ``predict`` run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -9,9 +9,11 @@ from torch.utils.data import DataLoader
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.names import file_name
 from lightning_drift.common.numbers import MOST_TOGETHER, shown, whole
+from lightning_drift.common.share import Share
 from lightning_drift.dreams.dreamer import DREAM_PROMPT
 from lightning_drift.sweep.cells import Grid, Product, SweepRequest
 from lightning_drift.sweep.models import SweepModel, find_models
+from lightning_drift.sweep.shares import own_batches
 from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
 MAIN = "sweep"
@@ -63,7 +65,15 @@ class Sweep(LightningDataModule):
         sheets: Contact sheets to write at most, each over two parameters; 0 for none.
         sheet_columns: The parameter along the columns of the sheets; by default the one with the most values.
         sheet_rows: Likewise along the rows.
+        share: The part of the pictures that this process makes, such as ``3/16`` for the third of sixteen, on
+            any machines that see one folder; null for all. A share writes pictures alone. The same command
+            without it, once all shares are done, finds every picture and writes the report.
+
+    Attributes:
+        follows: What the command without ``share`` writes, in words.
     """
+
+    follows = "the report"
 
     def __init__(
         self,
@@ -85,6 +95,7 @@ class Sweep(LightningDataModule):
         sheets: int = 24,
         sheet_columns: str | None = None,
         sheet_rows: str | None = None,
+        share: str | None = None,
     ) -> None:
         super().__init__()
         whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
@@ -99,6 +110,7 @@ class Sweep(LightningDataModule):
         self.batch_size = batch_size
         self.sheets = sheets
         self.sheet_axes = (sheet_columns, sheet_rows)
+        self.share = Share.read(share, "data.share")
         options = {
             "prompts": prompts,
             "slots": slots,
@@ -165,7 +177,13 @@ class Sweep(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[list[SweepRequest]]:
         """Whole batches, so that devices share out batches and not the pictures within."""
-        batches: Sequence[list[SweepRequest]] = self.grid.batches(self.batch_size)
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        batches = own_batches(self, module)
+        if self.share is not None and not batches:
+            self.share.tell_empty(len(self.grid.batches(self.batch_size)), "batches")
+        # Lightning wants a batch for each device; without any it ends before the callbacks' last words.
+        batches += [[] for _ in range(self.trainer.world_size - len(batches))]
         return DataLoader(batches, batch_size=1, collate_fn=_first)  # type: ignore[arg-type]
 
 

@@ -141,10 +141,19 @@ class Index:
         """Parameters with more than one value."""
         return [name for name in self.parameters if len(self.values(name)) > 1]
 
-    def only(self, **values: Any) -> "Index":
-        """The rows with these values."""
-        rows = [row for row in self.rows if all(row.get(name) == value for name, value in values.items())]
-        return Index(rows, self.slots)
+    def by(self, *columns: str) -> "dict[tuple[Any, ...], Index]":
+        """The rows with each combination of some columns' values, in the order of the rows.
+
+        Args:
+            columns: The columns; a row without one of them has None there.
+        """
+        parts: dict[tuple[Any, ...], Index] = {}
+        for row in self.rows:
+            values = tuple(row.get(name) for name in columns)
+            if values not in parts:
+                parts[values] = Index([], self.slots)
+            parts[values].rows.append(row)
+        return parts
 
     def save(self, path: Path) -> None:
         """Write the CSV, complete or not at all.

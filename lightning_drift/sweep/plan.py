@@ -11,9 +11,9 @@ import torch
 from lightning_drift.common.errors import notice
 from lightning_drift.common.files import free_bytes
 from lightning_drift.common.text import byte_size, duration
-from lightning_drift.stable_diffusion.with_base import predictions
 from lightning_drift.sweep.cells import AXES, SweepRequest
 from lightning_drift.sweep.index import slot_column
+from lightning_drift.sweep.shares import own_batches, work
 from lightning_drift.sweep.sheets import check_axes
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _TEXT = 1024  # bytes of a picture's parameters and headers
 
 
 def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, devices: int = 1) -> str:
-    """Find the models of a sweep, time a few steps, and say what it will take.
+    """Find the models of a sweep, time a few steps, and say what it will take, or what its share will.
 
     Args:
         data: The sweep.
@@ -42,18 +42,20 @@ def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, 
     grid = data.grid
     slots = list(dict.fromkeys(slot_column(slot) for cell in grid.cells for slot, _ in cell.prompt.slots))
     check_axes(data.sheet_axes, [*AXES, *slots])
-    pictures = grid.pictures()
+    batches = own_batches(data, module)
+    pictures = [request for batch in batches for request in batch]
     missing = [request for request in pictures if not _is_there(module, request, folder)]
-    added = len(pictures) - len(set(grid.requests))
+    added = len(set(pictures).difference(grid.requests))
     lines = [
         *(f"{each.name}: {each.shape}" for each in data.products),
         f"cells    {len(grid.cells):,}",
+        *([f"share    {data.share}, counted below; all shares have {_all(data)}"] if data.share else []),
         f"images   {len(pictures):,}" + (f", {added:,} of them of the base to measure against" * (added > 0)),
     ]
     if there := len(pictures) - len(missing):
         lines.append(f"there    {there:,} already, {len(missing):,} to make")
     if missing:
-        lines.append(f"time     about {duration(_seconds(data, module, missing, device) / devices)}")
+        lines.append(f"time     about {duration(_seconds(data, module, batches, missing, device) / devices)}")
         needed, free = _bytes(module, missing), free_bytes(folder)
         lines.append(f"disk     up to {byte_size(needed)} in {folder}, {byte_size(free)} free")
         if needed > free:
@@ -61,36 +63,32 @@ def plan(data: Sweep, module: SweepDreamer, folder: Path, device: torch.device, 
     return "\n".join(lines)
 
 
-def _seconds(data: Sweep, module: SweepDreamer, missing: list[SweepRequest], device: torch.device) -> float:
+def _all(data: Sweep) -> str:
+    count = len(data.grid.pictures())
+    return f"{count:,} image{'s' * (count != 1)}"
+
+
+def _seconds(
+    data: Sweep,
+    module: SweepDreamer,
+    batches: list[list[SweepRequest]],
+    missing: list[SweepRequest],
+    device: torch.device,
+) -> float:
     """An estimate from a few steps of the first picture; others count by their size and predictions."""
     first = replace(missing[0], sampling_drift=1.0)
     loading, batch, step = module.trial(first, data.batch_size, device)
-    total, loaded = 0.0, set()
-    weight = _weight(module, first, maps=False)
-    for requests in _batches(data, missing):
+    total, loaded, left = 0.0, set(), set(missing)
+    unit = work(module, first, maps=False) / first.num_inference_steps
+    for requests in batches:
+        if left.isdisjoint(requests):
+            continue
         request = requests[0]
-        relative = _weight(module, request, module.drift_map) / weight
-        total += batch + step * relative * request.num_inference_steps
-        if (key := (request.model.hash, request.drift)) not in loaded:
+        total += batch + step * work(module, request, module.drift_map) / unit
+        if (key := (request.model, request.drift)) not in loaded:
             loaded.add(key)
             total += loading
     return total
-
-
-def _batches(data: Sweep, missing: list[SweepRequest]) -> list[list[SweepRequest]]:
-    left = set(missing)
-    return [
-        batch for batch in data.grid.batches(data.batch_size) if any(request in left for request in batch)
-    ]
-
-
-def _weight(module: SweepDreamer, request: SweepRequest, maps: bool) -> float:
-    """What a step takes, in units that compare pictures of one model."""
-    sampling = module.sampling_of(request)
-    maps = maps and request.model.base is not None
-    asked = predictions(request.sampling_drift, request.num_inference_steps, maps)
-    pixels = (sampling.height or 0) * (sampling.width or 0) * (2 if request.guidance_scale > 1 else 1)
-    return pixels * asked / request.num_inference_steps
 
 
 def _is_there(module: SweepDreamer, request: SweepRequest, folder: Path) -> bool:

@@ -64,15 +64,19 @@ class SweepReport(Callback):
         self._photos: dict[str, Features] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the CLIP and the photos before any time is spent."""
+        """Find the CLIP and the photos before any time is spent; for a share, see that these are there."""
         if not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if data.share is not None:
+            if data.measure and data.photos is not None:
+                _photo_files(data.photos)
+            return
         self._clip = _clip(data.clip, data.models) if data.measure else None
         self._photos = _photos(data.photos, data.models, self._clip) if data.measure else {}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write everything.
+        """Write everything; nothing for a share, whose pictures are not all there are.
 
         Raises:
             UserError: A file cannot be written, for example because the disk is full.
@@ -83,6 +87,8 @@ class SweepReport(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         module: Any = pl_module
         module.release()
+        if data.share is not None:
+            return
         writer = next(c for c in trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
         names = {request: f"{module.describe(request)[0]}.png" for request in data.grid.pictures()}
         try:
@@ -164,11 +170,9 @@ def _photos(
     """Features of the photos by checkpoint."""
     if given is not None:
         try:
-            images = [decode(path).image for path in find_pictures(find_folder(given))]
-        except (UserError, UndecodableError) as error:
-            raise UserError(
-                error.message if isinstance(error, UserError) else str(error), "data.photos"
-            ) from error
+            images = [decode(path).image for path in _photo_files(given)]
+        except UndecodableError as error:
+            raise UserError(str(error), "data.photos") from error
         found = {}
         for name, model in models.items():
             if model.base is not None:
@@ -178,6 +182,18 @@ def _photos(
         return found
     kept = {name: _kept_photos(model, clip) for name, model in models.items()}
     return {name: photos for name, photos in kept.items() if photos is not None}
+
+
+def _photo_files(given: str) -> list[Path]:
+    """The photos in a folder.
+
+    Raises:
+        UserError: There is no such folder, or none in it.
+    """
+    try:
+        return find_pictures(find_folder(given))
+    except UserError as error:
+        raise error.of("data.photos") from error
 
 
 def _kept_photos(model: SweepModel, clip: FrozenClip | None) -> Features | None:
@@ -234,14 +250,16 @@ def _thumbnail(folder: Path, name: str) -> str:
         UndecodableError: The picture cannot be read.
     """
     source, target = folder / name, folder / "thumbnails" / f"{Path(name).stem}.webp"
+    small = target.relative_to(folder).as_posix()
+    if _is_thumbnail(target, source):  # made of it, so it could be read
+        return small
     image = decode(source).image
     if max(image.size) <= THUMBNAIL:
         return name
-    if not _is_thumbnail(target, source):
-        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        with atomic_write(target) as file:
-            image.save(file, format="WEBP", quality=82)
-    return target.relative_to(folder).as_posix()
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    with atomic_write(target) as file:
+        image.save(file, format="WEBP", quality=82)
+    return small
 
 
 def _is_thumbnail(target: Path, source: Path) -> bool:

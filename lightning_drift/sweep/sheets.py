@@ -20,6 +20,7 @@ from lightning_drift.sweep.index import Index, Row, number
 SIDE = 8192
 """Pixels; larger pictures shrink to keep a sheet below it."""
 MOST_VALUES = 100
+"""Values along a side at most; more go on on further sheets."""
 NAME_BYTES = 150
 """Longest name of a sheet, without its ending; file systems take 255 bytes."""
 _USUAL = (
@@ -75,8 +76,7 @@ def sheets(
         most: Sheets to make at most; a notice says how many that leaves out.
     """
     plans: list[_Plan] = []
-    for product in index.values("product"):
-        part = index.only(product=product)
+    for part in index.by("product").values():
         sides = choose_axes(part, axes)
         if sides is None:
             continue
@@ -84,24 +84,28 @@ def sheets(
         # Slots and their prompt say the same: sheets go by slots if one is an axis, else by prompts.
         same = ["prompt"] if set(sides) & set(index.slots) else index.slots
         others = [name for name in others if name not in same]
-        combinations = dict.fromkeys(tuple(row.get(name) for name in others) for row in part.rows)
-        for values in combinations:
+        for values, combined in part.by(*others).items():
             rest = dict(zip(others, values, strict=True))
-            plans.append(_Plan(*sides, rest, part.only(**rest)))
+            pieces = _pieces(combined, *sides)
+            for place, piece in enumerate(pieces, 1):
+                plans.append(_Plan(*sides, rest, piece, (place, len(pieces))))
     if len(plans) > most > 0:
         notice(f"{most} of {len(plans)} contact sheets are written; data.sheets sets how many")
     for name, plan in zip(_file_names(plans), plans[:most], strict=False):
-        title = ", ".join(_heading(key, value) for key, value in plan.rest.items())
+        heads = [_heading(key, value) for key, value in plan.rest.items()]
+        heads += [f"sheet {plan.piece[0]} of {plan.piece[1]}"] if plan.piece[1] > 1 else []
+        title = ", ".join(heads)
         yield name, _sheet(plan.part, folder, plan.columns, plan.rows, title)
 
 
 class _Plan(NamedTuple):
-    """A sheet: the parameters along its sides, the others' values, and the rows of the index on it."""
+    """A sheet: the parameters along its sides, the others' values, the index's rows, which of how many."""
 
     columns: str
     rows: str
     rest: dict[str, Any]
     part: Index
+    piece: tuple[int, int]
 
 
 def _file_names(plans: list[_Plan]) -> list[str]:
@@ -109,14 +113,33 @@ def _file_names(plans: list[_Plan]) -> list[str]:
     names = []
     for plan in plans:
         name = f"{slug(str(plan.part.rows[0]['product']))}_{plan.rows}-by-{plan.columns}"
-        names.append(name + "".join(f"_{slug(number(value))}" for value in plan.rest.values()))
+        name += "".join(f"_{slug(number(value))}" for value in plan.rest.values())
+        names.append(name + (f"_{plan.piece[0]:04d}" if plan.piece[1] > 1 else ""))
     counts = Counter(names)
     for index, (name, plan) in enumerate(zip(names, plans, strict=True)):
         if counts[name] > 1 or len(name.encode()) > NAME_BYTES:
-            what = repr((plan.part.rows[0]["product"], plan.rows, plan.columns, plan.rest))
+            known = (plan.part.rows[0]["product"], plan.rows, plan.columns, plan.rest)
+            what = repr((*known, plan.piece[0]) if plan.piece[1] > 1 else known)
             start = name.encode()[: NAME_BYTES - 9].decode(errors="ignore")
             names[index] = f"{start}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"
     return names
+
+
+def _pieces(part: Index, *sides: str) -> list[Index]:
+    """The rows of a sheet, or those of several where there are more values than one side holds."""
+    pieces = [part]
+    for name in sides:
+        values = _ordered(part.values(name))
+        if len(values) > MOST_VALUES:
+            number = {value: place // MOST_VALUES for place, value in enumerate(values)}
+            split: list[Index] = []
+            for piece in pieces:
+                found: dict[int, Index] = {}
+                for row in piece.rows:
+                    found.setdefault(number[row[name]], Index([], part.slots)).rows.append(row)
+                split += (found[key] for key in sorted(found))
+            pieces = split
+    return pieces
 
 
 def _sheet(part: Index, folder: Path, columns: str, rows: str, title: str) -> Image.Image:
@@ -136,6 +159,7 @@ def _sheet(part: Index, folder: Path, columns: str, rows: str, title: str) -> Im
         rows=[_heading(rows, value) for value in down],
         columns=[_heading(columns, value) for value in across],
         title=title or None,
+        side=SIDE,
     )
 
 

@@ -38,9 +38,8 @@ def tables(index: Index) -> list[MeansTable]:
     Seeds are averaged over and get no table, nor do parameters with more than 100 values.
     """
     means: list[MeansTable] = []
-    products = index.values("product")
-    for product in products:
-        part = index.only(product=product)
+    products = index.by("product")
+    for (product,), part in products.items():
         where = f" ({product})" if len(products) > 1 else ""
         for parameter in part.varied:
             if parameter in ("seed", "product") or len(part.values(parameter)) > MOST_VALUES:
@@ -56,8 +55,9 @@ def tables(index: Index) -> list[MeansTable]:
 def _means(part: Index, parameter: str, where: str) -> MeansTable:
     measures = [name for name in _SHOWN if name in part.measures]
     lines = []
+    found = part.by(parameter)
     for value in _ordered(part.values(parameter)):
-        rows = part.only(**{parameter: value}).rows
+        rows = found[value,].rows
         means = [_mean([row[name] for row in rows if name in row]) for name in measures]
         lines.append([_text(value), str(len(rows)), *means])
     title = f"By {parameter.replace('_', ' ')}{where}"
@@ -69,8 +69,9 @@ def _means(part: Index, parameter: str, where: str) -> MeansTable:
 def _grid(part: Index, measure: str, where: str) -> MeansTable:
     columns = _ordered(part.values("num_inference_steps"))
     lines = []
+    found = part.by("guidance_scale", "num_inference_steps")
     for scale in _ordered(part.values("guidance_scale")):
-        rows = [part.only(guidance_scale=scale, num_inference_steps=steps).rows for steps in columns]
+        rows = [found[scale, steps].rows if (scale, steps) in found else [] for steps in columns]
         lines.append(
             [number(scale), *(_mean([row[measure] for row in some if measure in row]) for some in rows)]
         )

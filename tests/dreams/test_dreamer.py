@@ -223,3 +223,24 @@ def test_file_names_are_safe_and_tell_long_prompts_apart() -> None:
 def test_values_that_would_break_the_parameters_line_are_quoted() -> None:
     text = infotext("p", "", {"Steps": 1, "Sampler": "DDIM", "Model": 'my "model", v1: b'})
     assert parse_as_a1111(text)["Model"] == '"my \\"model\\", v1: b"'
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "told", "widest"),
+    [
+        ("", 110, "", 9000),
+        ("a", 110, "shows 100 of 110 pictures", 9000),
+        ("", 10_001, "10,000 of 10,001", 9000),
+    ],
+)
+def test_a_contact_sheet_of_many_pictures_stays_of_a_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: str, count: int, told: str, widest: int
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    writer = ImageWriter(str(tmp_path))
+    writer._write_sheet({(rows, f"photo {number}"): tmp_path / "a.png" for number in range(count)})
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        assert max(sheet.size) < widest
+    said = capsys.readouterr().err
+    assert told in said
+    assert bool(told) == bool(said)

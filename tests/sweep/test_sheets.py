@@ -57,3 +57,36 @@ def test_a_sheet_is_named_by_its_parameters_and_the_same_each_time(tmp_path: Pat
     assert names[0] == "sweep_guidance_scale-by-num_inference_steps_a-tree"
     assert names == [name for name, _ in sheets(index, tmp_path, (None, None), 10)]
     assert names[:1] == [name for name, _ in sheets(index, tmp_path, (None, None), 1)]
+
+
+def test_a_side_with_many_values_goes_on_on_further_sheets(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    cells = [
+        Cell("sweep", Prompt(f"{LONG} {number}"), seed, 3.0, 50, "pocket", 1.0)
+        for number in range(201)
+        for seed in (0, 1)
+    ]
+    index = Index.of(cells, ["a.png"] * len(cells), [], [{}] * len(cells))
+    found = dict(sheets(index, tmp_path, (None, None), 10))
+    assert list(found) == [f"sweep_prompt-by-seed_{number:04d}" for number in (1, 2, 3)]
+    heights = [sheet.height for sheet in found.values()]
+    assert heights[0] == heights[1] > 10 * heights[2]
+    assert max(heights) < 20_000
+    both = dict(sheets(index, tmp_path, ("prompt", None), 1))
+    assert list(both) == ["sweep_seed-by-prompt_0001"]
+    assert both["sweep_seed-by-prompt_0001"].width < 10_000
+
+
+def test_sheets_of_many_combinations_hold_their_own_rows(tmp_path: Path) -> None:
+    """Each combination's rows are found in one pass, in the order of the index."""
+    cells = [
+        Cell("sweep", Prompt(f"p{number}"), seed, guidance, 50, "pocket", 1.0)
+        for guidance in (1.0, 3.0)
+        for number in range(300)
+        for seed in (0, 1)
+    ]
+    index = Index.of(cells, [f"{number}.png" for number in range(len(cells))], [], [{}] * len(cells))
+    parts = index.by("prompt", "drift", "nowhere")
+    assert list(parts)[:2] == [("p0", 1.0, None), ("p1", 1.0, None)]
+    assert [row["file"] for row in parts["p1", 1.0, None].rows] == ["2.png", "3.png", "602.png", "603.png"]
+    assert sum(len(part.rows) for part in parts.values()) == len(cells)
