@@ -40,8 +40,9 @@ class Meeting:
         self._place = place
         self._first = place.rank == 0
         self._prefix = f"lightning-drift/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        self._store = _store(place)
-        self._watched = _store(place, join=True)
+        self._hosts = self._first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        self._store = _store(place, self._hosts)
+        self._watched = _store(place, hosts=False)
         self._over = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -105,32 +106,26 @@ class Meeting:
         status = error.status if isinstance(error, ends.Ended) else 2 if error is not None else 0
         if isinstance(error, SystemExit):
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        with suppress(RuntimeError):  # the store is gone with its host
-            if self._first:
+        if self._first:
+            with suppress(RuntimeError):
                 self._store.set(self._key("ended"), json.dumps({"status": status, "signal": signal}))
-                if status == 0:
-                    self._wait_for_all()
-                return
-            if status == 0:
-                self._store.add(self._key("done"), 1)
-                return
-        if self._first or signal:
-            if not self._first:
-                self._fail(error, signal)
+                self._wait_for_all(60.0 if status == 0 else _SPEAKING if self._hosts else 0.0)
             return
-        end = self._end()
-        if end is None and not isinstance(error, SystemExit):
+        end = self._end() if status else None
+        if end is None and status and not isinstance(error, SystemExit):
             self._fail(error, signal)
-        deadline = time.monotonic() + _SPEAKING
+        deadline = time.monotonic() + (_SPEAKING if status and not signal else 0)
         while end is None and time.monotonic() < deadline:
             time.sleep(_ASKING)
             end = self._end()
-        if end is not None and not isinstance(error, UserError | SystemExit):
+        with suppress(RuntimeError):  # the store is gone with its host
+            self._store.add(self._key("done"), 1)
+        if end is not None and not isinstance(error, UserError | SystemExit | ends.Ended):
             raise SystemExit(end["status"] or 2) from error
 
-    def _wait_for_all(self) -> None:
+    def _wait_for_all(self, seconds: float) -> None:
         """Stay until the others need the store no more, which ends with its host."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self._store.add(self._key("done"), 0) >= self._place.world_size - 1:
                 return
@@ -181,9 +176,9 @@ class Meeting:
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}"
 
-    def _read(self, store: Any, name: str) -> Any:
+    def _read(self, store: Any, name: str) -> dict[str, Any] | None:
         key = self._key(name)
-        return json.loads(store.get(key)) if store.check([key]) else None
+        return dict(json.loads(store.get(key))) if store.check([key]) else None
 
 
 _meeting: Meeting | None = None
@@ -225,9 +220,9 @@ def cause_of(error: BaseException) -> BaseException:
     return error if _meeting is None else _meeting.cause_of(error)
 
 
-def _store(place: Launched, join: bool = False) -> Any:
-    """A connection to the store; the first process is its host, unless torchrun is."""
-    from torch.distributed import TCPStore
+def _store(place: Launched, hosts: bool) -> Any:
+    """A connection to the store; under srun the first process hosts it, under torchrun its agent."""
+    import torch.distributed as dist
 
     if place.by == "srun":
         _find_slurm_host(place)
@@ -235,12 +230,11 @@ def _store(place: Launched, join: bool = False) -> Any:
     port = os.environ.get("MASTER_PORT", "")
     if not address or not port.isdecimal():
         raise UserError(f"{place.by} has not set {'MASTER_PORT' if address else 'MASTER_ADDR'}")
-    hosts = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and not join
     if not hosts:
         _wait_for(address, int(port))
     try:
         # Several tenants: the Trainer's own store lies in the same place.
-        return TCPStore(
+        return dist.TCPStore(  # type: ignore[attr-defined]  # it is public, and not said to be exported
             address,
             int(port),
             is_master=hosts,
@@ -259,7 +253,7 @@ def _find_slurm_host(place: Launched) -> None:
     Raises:
         UserError: SLURM was not told how many tasks each computer has.
     """
-    from lightning.fabric.plugins.environments import SLURMEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     if "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise UserError(

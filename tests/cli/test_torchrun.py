@@ -1,5 +1,6 @@
 """One fit and one predict by several processes that torchrun or srun has started."""
 
+import os
 import re
 import signal
 import time
@@ -10,7 +11,8 @@ import pytest
 import torch
 from helpers.commands import scalars
 from helpers.launches import BOTH, COMMAND, begin, free_port, run, slurm, srun, surroundings, torchrun
-from helpers.paths import DATA
+from helpers.paths import DATA, ROOT
+from PIL import Image
 
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
@@ -52,7 +54,7 @@ def spread(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], base: d
 @pytest.fixture
 def told(monkeypatch: Any) -> Any:
     def tell(**variables: str) -> None:
-        for name in list(surroundings().keys() ^ __import__("os").environ.keys()):
+        for name in list(surroundings().keys() ^ os.environ.keys()):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -129,7 +131,9 @@ def test_two_processes_write_one_run_and_stop_together(two: Any) -> None:
     assert read_checkpoint(found / "checkpoints" / "last.ckpt")["recipe"]["world_size"] == 2
 
 
-def test_two_processes_with_one_photo_train_as_one_with_two(two: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_two_processes_with_one_photo_train_as_one_with_two(
+    two: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
     folder, _, _ = two
     monkeypatch.chdir(tmp_path)
     words = [*BARE, "--trainer.max_steps=3", "--step_checkpoint.steps=", "--data.batch_size=2"]
@@ -292,4 +296,35 @@ def test_two_processes_dream_the_pictures_of_one(tmp_path: Path, monkeypatch: An
     assert status == 0, err
     assert out.count("7 pictures written to two") == 1
     one, other = ({path.name: path.read_bytes() for path in Path(name).iterdir()} for name in ("one", "two"))
+    assert one == other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["sweep", "prints"])
+def test_two_processes_make_the_files_of_one(what: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """A sweep with its report, and prints of the pocket's SUPIR."""
+    monkeypatch.chdir(tmp_path)
+    if what == "sweep":
+        words = ["--model.class_path=lightning_drift.SweepDreamer", "--data.class_path=lightning_drift.Sweep"]
+        words += [f"--data.checkpoints=[{DATA / 'tiny_sd'}]", "--data.prompts=[a lake, a tower]"]
+        words += [
+            "--data.seeds=0-3",
+            "--data.num_inference_steps=2",
+            "--data.batch_size=2",
+            "--data.clip=null",
+        ]
+    else:
+        Path("in").mkdir()
+        for number in range(3):
+            Image.linear_gradient("L").resize((32 + number, 32)).convert("RGB").save(f"in/{number}.png")
+        words = ["-c", str(ROOT / "configs" / "supir_pocket.yaml"), "--data.images=in", "--model.edm_steps=2"]
+    folder = {name: f"--image_writer.output_dir={name}/same" for name in ("one", "two")}
+    assert main(["predict", *words, folder["one"]]) == 0
+    status, out, err = run(torchrun("predict", *words, *BOTH, folder["two"]), tmp_path)
+    assert status == 0, err
+    assert len(re.findall(r"\d+ pictures written to two/same", out)) == 1
+    one, other = (
+        {path.relative_to(name): path.read_bytes() for path in Path(name).rglob("*") if path.is_file()}
+        for name in ("one", "two")
+    )
     assert one == other

@@ -25,7 +25,9 @@ def free_port() -> int:
 
 def surroundings(**more: str) -> dict[str, str]:
     """The environment without what an earlier launch has left in it."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "LIGHTNING_", "PL_", "TORCHEL"))}
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "LIGHTNING_", "PL_", "TORCHEL"))
+    }
     return {**kept, "OMP_NUM_THREADS": "1", **more}
 
 
