@@ -198,7 +198,8 @@ def test_srun_without_a_checkpoint_begins_afresh_and_a_signal_to_one_ends_both(t
     assert (first.returncode, second.returncode) == (143, 143), said + other
     assert "Traceback" not in said + other
     step = read_checkpoint(last)["global_step"]
-    assert re.search(rf"stopped by SIGTERM at step \d+ of 100000, saved up to step {step}; go on with", said)
+    line = rf"stopped by SIGTERM at step \d+ of 100000, saved up to step {step}; go on with"
+    assert re.search(line, said), said
     assert not other or "stopped" not in other
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -305,24 +306,24 @@ def test_two_processes_make_the_files_of_one(what: str, tmp_path: Path, monkeypa
     """A sweep with its report, and prints of the pocket's SUPIR."""
     monkeypatch.chdir(tmp_path)
     if what == "sweep":
-        words = ["--model.class_path=lightning_drift.SweepDreamer", "--data.class_path=lightning_drift.Sweep"]
-        words += [f"--data.checkpoints=[{DATA / 'tiny_sd'}]", "--data.prompts=[a lake, a tower]"]
-        words += [
-            "--data.seeds=0-3",
-            "--data.num_inference_steps=2",
-            "--data.batch_size=2",
-            "--data.clip=null",
-        ]
+        words = ["-c", str(ROOT / "configs" / "sweep.yaml"), "--data.checkpoints", str(DATA / "tiny_sd")]
+        words += ["--data.prompts", '["a red tower", "a lake"]', "--data.seeds", "0-3", "--data.clip", "null"]
+        words += ["--data.num_inference_steps", "1,2", "--data.batch_size", "3"]
     else:
         Path("in").mkdir()
         for number in range(3):
             Image.linear_gradient("L").resize((32 + number, 32)).convert("RGB").save(f"in/{number}.png")
-        words = ["-c", str(ROOT / "configs" / "supir_pocket.yaml"), "--data.images=in", "--model.edm_steps=2"]
-    folder = {name: f"--image_writer.output_dir={name}/same" for name in ("one", "two")}
-    assert main(["predict", *words, folder["one"]]) == 0
-    status, out, err = run(torchrun("predict", *words, *BOTH, folder["two"]), tmp_path)
+        words = ["-c", str(ROOT / "configs" / "supir_pocket.yaml"), "--model.edm_steps=2"]
+        words.append(f"--data.images={tmp_path / 'in'}")
+    words.append("--image_writer.output_dir=same")
+    for name in ("one", "two"):
+        Path(name).mkdir()
+    monkeypatch.chdir("one")
+    assert main(["predict", *words]) == 0
+    status, out, err = run(torchrun("predict", *words, *BOTH), tmp_path / "two")
     assert status == 0, err
-    assert len(re.findall(r"\d+ pictures written to two/same", out)) == 1
+    assert len(re.findall(r"\d+ pictures written to same", out)) == 1
+    monkeypatch.chdir("..")
     one, other = (
         {path.relative_to(name): path.read_bytes() for path in Path(name).rglob("*") if path.is_file()}
         for name in ("one", "two")
