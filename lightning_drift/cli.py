@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lightning_drift.common import ends, process, streams
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
+from lightning_drift.common.meeting import together
 from lightning_drift.common.numbers import shown
+from lightning_drift.common.ranks import NUMBERS, first_process, launched
 from lightning_drift.common.resources import shortage
 from lightning_drift.common.text import command, printable
 from lightning_drift.common.yaml_files import parse_yaml, read_yaml_section
@@ -127,15 +129,21 @@ def _answer(words: list[str], argv: list[str] | None) -> int:
         else:
             raise UserError(f"{words[0]!r} is not a command; lightning-drift --help lists them")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _refuse(error)
         return 2
     except Exception as error:
         lacking = shortage(error)
         if not lacking:
             raise
-        print(f"error: {lacking}", file=sys.stderr)
+        _refuse(lacking)
         return 2
     return 0
+
+
+def _refuse(sentence: object) -> None:
+    """Say an error, once for all processes that a launcher started; Lightning's children speak each."""
+    if first_process() or launched() is None:
+        print(f"error: {sentence}", file=sys.stderr)
 
 
 def _check_surroundings() -> None:
@@ -144,7 +152,7 @@ def _check_surroundings() -> None:
     Raises:
         UserError: The working folder was deleted, or a launcher's variable holds no number.
     """
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):  # read by Lightning's import
+    for name in NUMBERS:
         if not (rank := os.environ.get(name, "0")).isdecimal():
             raise UserError(f"{shown(rank)} is not a process's number; unset it", name)
     try:
@@ -155,7 +163,7 @@ def _check_surroundings() -> None:
 
 def _run(words: list[str], argv: list[str] | None, launcher: dict[str, Any]) -> None:
     plan = planned(words, argv, launcher)
-    if plan is not None:
+    if plan is not None and first_process():
         print(plan.describe(), flush=True)
 
 
@@ -175,8 +183,9 @@ def planned(
     for name in ("lightning.pytorch", "lightning.fabric"):  # which set their own level when imported
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        # None: Lightning warns of arguments beside those of the process.
-        return DriftCLI(argv if argv is not None or words == sys.argv[1:] else words, launcher).planned
+        with together():
+            # None: Lightning warns of arguments beside those of the process.
+            return DriftCLI(argv if argv is not None or words == sys.argv[1:] else words, launcher).planned
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
 

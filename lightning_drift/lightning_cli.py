@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.plugins import CheckpointIO
@@ -29,9 +30,12 @@ from lightning_drift.common import ends
 from lightning_drift.common.command_line import plain
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_writable, user_path
+from lightning_drift.common.meeting import agreed, cause_of
 from lightning_drift.common.names import file_name
 from lightning_drift.common.out_of_memory import forget, remedy_words
+from lightning_drift.common.ranks import launched
 from lightning_drift.common.resources import shortage
+from lightning_drift.common.slurm import pass_over_requeued, slurm_environment
 from lightning_drift.common.text import command, printable
 from lightning_drift.common.yaml_files import read_yaml_section
 from lightning_drift.dreams.image_writer import ImageWriter
@@ -62,7 +66,14 @@ from lightning_drift.forecast.plan import FitPlan
 from lightning_drift.launchers.options import Engine, read_launcher
 from lightning_drift.launchers.shares import run_shares
 from lightning_drift.parser import SentenceParser, expand_paths
-from lightning_drift.trainer_options import check_seed, check_trainer, chosen_seed, made, refuse_nulls
+from lightning_drift.trainer_options import (
+    check_count,
+    check_seed,
+    check_trainer,
+    chosen_seed,
+    made,
+    refuse_nulls,
+)
 from lightning_drift.user_classes import check_method, failed_class
 
 __all__ = [
@@ -277,10 +288,17 @@ class DriftCLI(LightningCLI):
         root = user_path(settings.save_dir, f"{_LOGGER}.save_dir")
         _check_names(settings)
         version = run_name(settings.version)
-        with ends.held():  # what is claimed is let go of
-            self.claimed = claim_run(
-                root, settings.name, version, config.ckpt_path, (subject, stem), others or None
-            )
+
+        def claim() -> dict[str, Any]:
+            with ends.held():  # what is claimed is let go of
+                self.claimed = claim_run(
+                    root, settings.name, version, config.ckpt_path, (subject, stem), others or None
+                )
+            return self.claimed.run.plain()
+
+        told = Run.from_plain(agreed("run", claim))
+        if self.claimed is None:  # the first process holds it for this one
+            self.claimed = RunFolder(told, None, False)
         run = self.claimed.run
         settings.save_dir = str(root)
         settings.name, settings.version = run.subject, run.name
@@ -344,7 +362,11 @@ class DriftCLI(LightningCLI):
         plugins = config.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+            plugins = [*plugins, AtomicCheckpointIO()]
+        own = not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
+        if own and (environment := slurm_environment()) is not None:
+            plugins = [*plugins, environment]
+        kwargs["plugins"] = plugins
         callbacks = config.get("callbacks") or []
         config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), HearsEnds()]
         if config.get("enable_progress_bar") is not False:
@@ -353,6 +375,10 @@ class DriftCLI(LightningCLI):
             if self.subcommand == "fit" and self.config.fit.dry_run:  # which plans what was asked for
                 warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported on CPU.*")
             trainer: Trainer = made("the Trainer", "trainer", partial(super().instantiate_trainer, **kwargs))
+        if (place := launched()) is not None:  # what "auto" has come to
+            check_count(place, trainer.num_devices, trainer.num_nodes)
+        if own:
+            pass_over_requeued(trainer)
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise UserError(
                 "it runs copies of this process, which leave no checkpoint behind; give ddp",
@@ -383,9 +409,20 @@ class DriftCLI(LightningCLI):
         except ModuleNotFoundError as error:  # a callback's or a profiler's package that is not installed
             raise UserError(" ".join(str(error).split())) from error
         except ends.Ended as end:
+            caused = cause_of(end)  # a launcher ends all processes where one has failed
+            if caused is not end:
+                notice(f"stopped {self._reached(subcommand)}")
+                raise caused from None
             end.reached = self._reached(subcommand)
             raise
         except Exception as error:
+            caused = cause_of(error)
+            if isinstance(caused, ends.Ended):
+                caused.reached = self._reached(subcommand)
+                raise caused from error
+            if caused is not error:
+                notice(f"stopped {self._reached(subcommand)}")
+                raise caused from error
             # Not one for a training that failed by itself: it would fail there again.
             if lacking := shortage(error, self._place()):
                 forget(error)  # what it holds may be all the memory there is

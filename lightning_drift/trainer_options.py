@@ -11,7 +11,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.common.meeting import agreed
 from lightning_drift.common.numbers import MAX_SEED_EVERYTHING, real, shown, whole
+from lightning_drift.common.ranks import Launched, launched
 
 _MOST = 2**53
 _WHOLE = {
@@ -70,10 +72,50 @@ def check_trainer(options: Any) -> None:
             "the photos come round without an end, and no epoch is ever over; give trainer.max_steps",
             "trainer.max_epochs",
         )
+    if (place := launched()) is not None:
+        check_count(place, _devices(options.get("devices")), options.get("num_nodes") or 1)
     interval = options.get("val_check_interval")
     if isinstance(interval, int | float):
         real(interval, "trainer.val_check_interval", above=0)
     _check_processes(str(options.get("accelerator")), str(options.get("devices")))
+
+
+def check_count(place: Launched, devices: int | None, nodes: int) -> None:
+    """Refuse a Trainer that would count fewer or more processes than were started.
+
+    Args:
+        place: How this process was started.
+        devices: The Trainer's devices on each computer; None where only the Trainer itself can tell.
+        nodes: Its computers.
+
+    Raises:
+        UserError: They differ; the message tells what to give.
+    """
+    if devices is None or (devices, nodes) == (place.per_node, place.nodes):
+        return
+    what = "each would train by itself" if devices * nodes == 1 else "they would wait for ever"
+    started = f"{place.by} has started {place.world_size} process{'es' * (place.world_size > 1)}"
+    raise UserError(
+        f"{started} on {_computers(place.nodes)}, and the Trainer counts {devices} on {_computers(nodes)}: "
+        f"{what}; give --trainer.devices {place.per_node} --trainer.num_nodes {place.nodes}",
+        "trainer.devices" if devices != place.per_node else "trainer.num_nodes",
+    )
+
+
+def _computers(count: int) -> str:
+    return f"{count} computer{'s' * (count != 1)}"
+
+
+def _devices(given: object) -> int | None:
+    """How many devices an option names; None for all that there are."""
+    if isinstance(given, list):
+        return len(given)
+    text = str(given)
+    if re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        return int(text)
+    if re.fullmatch(r"[0-9]+(,[0-9]*)+", text):  # their numbers
+        return len([number for number in text.split(",") if number])
+    return None
 
 
 def _check_processes(accelerator: str, devices: str) -> None:
@@ -107,7 +149,11 @@ def chosen_seed(seed: bool | int | None) -> int:
         UserError: The environment names what is no seed.
     """
     if seed is True:
-        chosen = os.environ.setdefault("PL_GLOBAL_SEED", str(secrets.randbelow(MAX_SEED_EVERYTHING + 1)))
+        if "PL_GLOBAL_SEED" not in os.environ:
+            os.environ["PL_GLOBAL_SEED"] = str(
+                agreed("seed", lambda: secrets.randbelow(MAX_SEED_EVERYTHING + 1))
+            )
+        chosen = os.environ["PL_GLOBAL_SEED"]
         if not re.fullmatch(r"[0-9]{1,10}", chosen):
             raise UserError(
                 f"{shown(chosen)} is not a seed; unset it, or give a whole number", "PL_GLOBAL_SEED"

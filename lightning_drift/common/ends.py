@@ -10,13 +10,15 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from lightning_drift.common.errors import first_process
+from lightning_drift.common.ranks import first_process, launched
 
 NAMES = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP (its terminal was closed)"}
 """What asks a command to end, and how a person is told of it. Windows has no SIGHUP."""
 
 # Some senders (timeout, a shell whose terminal closes) send twice where they mean once.
 _ONCE = {"SIGINT": 0.1, "SIGTERM": 1.0, "SIGHUP": 1.0}  # seconds
+# A terminal and torchrun both hand Ctrl-C on; and processes of a run hand on what they hear.
+_ONCE_OF_SEVERAL = 3.0
 
 
 class Ended(BaseException):
@@ -75,7 +77,8 @@ class _Listener:
         """Take a signal: the first one ends the command in order, a second one at once."""
         now = time.monotonic()
         if self.heard is not None:
-            if now - self.at >= _ONCE[signal.Signals(number).name]:
+            once = _ONCE[signal.Signals(number).name] if launched() is None else _ONCE_OF_SEVERAL
+            if now - self.at >= once:
                 self._die(number)
             return
         self.heard, self.at = number, now
@@ -161,6 +164,12 @@ def listen_again() -> None:
     """Take back the signals that a library has taken in the meantime."""
     if _listener is not None:
         _listener.listen()
+
+
+def hear_too(number: int) -> None:
+    """From another thread: end this process in order, as if it had heard a signal; not if it has."""
+    if _listener is not None and _listener.heard is None and number in _listener.numbers:
+        os.kill(os.getpid(), number)
 
 
 @contextmanager

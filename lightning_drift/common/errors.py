@@ -1,9 +1,9 @@
 """What the program says to a person: one error class, one way to give notice."""
 
-import os
 import sys
 from collections.abc import Sequence
 
+from lightning_drift.common.ranks import first_process
 from lightning_drift.common.text import printable
 
 
@@ -35,15 +35,6 @@ class UserError(ValueError):
     def of(self, option: str) -> "UserError":
         """The same fault, found in the value of another option."""
         return UserError(self.message, option, self.details)
-
-
-def first_process() -> bool:
-    """Whether this is the first or only process of a run, which speaks for all.
-
-    Launchers tell processes their rank by environment; what is no number there, the Trainer refuses.
-    """
-    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
-    return not rank.isdecimal() or int(rank) == 0
 
 
 def notice(message: str) -> None:

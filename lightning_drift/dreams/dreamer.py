@@ -88,9 +88,15 @@ class Prompts(LightningDataModule):
         self.requests = [DreamRequest(prompt, seed) for prompt in texts for seed in numbers]
         self.batch_size = batch_size
 
-    def predict_dataloader(self) -> DataLoader[DreamRequest]:
-        """Batches are lists of requests; Lightning shares them out over the devices, none twice."""
-        return DataLoader(self.requests, batch_size=self.batch_size, collate_fn=list)  # type: ignore[arg-type]
+    def predict_dataloader(self) -> DataLoader[list[DreamRequest]]:
+        """Whole batches, so that devices share out batches: a picture's bits follow from its batch's size."""
+        size = self.batch_size
+        batches = [self.requests[start : start + size] for start in range(0, len(self.requests), size)]
+        return DataLoader(batches, batch_size=1, collate_fn=_first)  # type: ignore[arg-type]
+
+
+def _first(batches: list[list[DreamRequest]]) -> list[DreamRequest]:
+    return list(batches[0])
 
 
 def dream_text(

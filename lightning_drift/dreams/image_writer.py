@@ -125,20 +125,21 @@ class ImageWriter(BasePredictionWriter):
             self._sheet[picture.row, picture.column or path.stem] = path
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the contact sheet of everything this run made or found; for a share, say what follows it."""
-        data = getattr(trainer, "datamodule", None)
-        if getattr(data, "share", None) is not None:
-            trainer.strategy.barrier("share")
-            if trainer.is_global_zero:
-                print("\n" + self._after(data))
-            return
-        sheets: list[dict[tuple[str, str], Path]] = [self._sheet]
+        """Write the contact sheet of what all devices made or found; for a share, say what follows it."""
+        shares: list[Any] = [(self._sheet, self.written, self.skipped)]
         if trainer.world_size > 1:
             import torch.distributed as dist
 
-            sheets = [{} for _ in range(trainer.world_size)]
-            dist.all_gather_object(sheets, self._sheet)
-        entries = {key: path for sheet in sheets for key, path in sheet.items()}
+            shares = [None] * trainer.world_size
+            dist.all_gather_object(shares, (self._sheet, self.written, self.skipped))
+            self.written = [path for _, written, _ in shares for path in written]
+            self.skipped = [path for _, _, skipped in shares for path in skipped]
+        data = getattr(trainer, "datamodule", None)
+        if getattr(data, "share", None) is not None:
+            if trainer.is_global_zero:
+                print("\n" + self._after(data))
+            return
+        entries = {key: path for sheet, _, _ in shares for key, path in sheet.items()}
         if self.contact_sheet and len(entries) > 1 and trainer.is_global_zero:
             self._write_sheet(entries)
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,14 @@ class StepCheckpoint(Checkpoint):
                 atomic_link(source, path)
             trainer.strategy.barrier()
         else:
-            trainer.save_checkpoint(path)
+            try:
+                trainer.save_checkpoint(path)
+            except BaseException:
+                # Another process was lost while this one waited for it, and the file is written.
+                with suppress(UserError):
+                    if read_checkpoint(path)["global_step"] == trainer.global_step:
+                        self.last_saved, self.last_step = path, trainer.global_step
+                raise
         self.last_saved, self.last_step = path, trainer.global_step
 
     def _prune(self, trainer: Trainer) -> None:

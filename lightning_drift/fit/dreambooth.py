@@ -474,7 +474,8 @@ class DreamBooth(LightningModule):
             UserError: If a loss was not finite, or a gradient without a loss scaler to skip the step; it
                 names the step, the learning rate and the last good checkpoint.
         """
-        step = self.watch.first_bad_step
+        several = self.trainer.world_size > 1
+        step = self.watch.first_bad_step(self.trainer.strategy if several else None)
         optimizer = self.trainer.optimizers[0] if self.trainer.optimizers else None
         if step is None and isinstance(optimizer, SplitOptimizer) and optimizer.overflowed():
             raise UserError(

@@ -41,6 +41,7 @@ def recipe_of(module: "DreamBooth", trainer: Any) -> dict[str, Any]:
         "precision": str(getattr(trainer, "precision", "32-true")),
         "accumulate": int(getattr(trainer, "accumulate_grad_batches", 1)),
         "batch_size": getattr(data, "batch_size", None),
+        "world_size": int(getattr(trainer, "world_size", 1)),
         "data_hash": getattr(data, "data_hash", None),
         "instance_count": getattr(data, "count", None),
     }

@@ -3,10 +3,11 @@
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_file, check_writable, user_path
@@ -40,6 +41,18 @@ class Run:
     def folder(self) -> Path:
         """The run folder."""
         return self.root / self.subject / self.name
+
+    def plain(self) -> dict[str, Any]:
+        """It as plain values, for the other processes of a run."""
+        checkpoint = None if self.checkpoint is None else str(self.checkpoint)
+        return {**asdict(self), "root": str(self.root), "checkpoint": checkpoint}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Run":
+        """The run of such values."""
+        checkpoint = values["checkpoint"]
+        paths = {"root": Path(values["root"]), "checkpoint": None if checkpoint is None else Path(checkpoint)}
+        return cls(**{**values, **paths})
 
 
 class RunFolder:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 if TYPE_CHECKING:
     from lightning_drift.fit.dreambooth import DreamBooth
@@ -26,6 +27,7 @@ class LogSteps(Callback):
         step, loss = trainer.global_step, module.watch.take_loss()
         if step % module.log_every_n_steps == 0 or step == trainer.max_steps:
             module.check_finite()
+            loss = mean_over_ranks(trainer, loss)
             metrics = {"train/loss": float(loss), "train/learning_rate": module.learning_rate}
             own, stop = module.text_encoder_learning_rate, module.train_text_encoder_steps
             if module.train_text_encoder and (own is not None or stop is not None):
@@ -42,6 +44,14 @@ class LogSteps(Callback):
         if every and step % every == 0:
             changes = module.weight_changes()
             _log(trainer, {f"drift/weights/{block}": change for block, change in changes.items()})
+
+
+def mean_over_ranks(trainer: Trainer, loss: Tensor) -> Tensor:
+    """The loss of all processes' photos, each of which sees its own; all of them ask for it."""
+    if trainer.world_size == 1:
+        return loss
+    mean: Tensor = trainer.strategy.reduce(loss.clone(), reduce_op="mean")
+    return mean
 
 
 def _log(trainer: Trainer, metrics: dict[str, float]) -> None:

@@ -1,5 +1,7 @@
 """What the last optimizer step did: its loss, its gradient norm, and whether the run has diverged."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,8 +45,13 @@ class StepWatch:
         self._losses.clear()
         return loss
 
-    @property
-    def first_bad_step(self) -> int | None:
-        """The first step with a loss or gradient that is not finite."""
-        step = int(self._first_bad_step)
+    def first_bad_step(self, strategy: Any = None) -> int | None:
+        """The first step with a loss or gradient that is not finite.
+
+        Args:
+            strategy: The Trainer's, where several processes see photos of their own: what one has seen, all
+                are told, so that all end at the same place. Each of them must ask.
+        """
+        seen = self._first_bad_step
+        step = int(seen if strategy is None else strategy.reduce(seen.clone(), reduce_op="max"))
         return None if step < 0 else step
