@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import IO
 
 from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.claim_files import CLAIM
 from lightning_drift.common.ends import signal_of
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.lock import LOCK_FILE, FolderLock
+from lightning_drift.common.lock import LOCK_FILE, OWN, FolderLock
 from lightning_drift.common.out_of_memory import sentence as out_of_memory
 from lightning_drift.common.text import listed
 from lightning_drift.corridor.plan import FIT, Plan, Row
@@ -255,6 +256,8 @@ def _hear_interrupts() -> None:
 # What a fit writes into its run folder before its first checkpoint.
 _MADE = (
     LOCK_FILE,
+    f"{CLAIM}/*",
+    f"{CLAIM}-*.partial/*",
     "events.out.tfevents.*",
     "hparams.yaml",
     "config.yaml",
@@ -302,13 +305,18 @@ def _remove_unsaved(folder: Path) -> None:
     if any(folder.rglob("*.ckpt")):
         raise UserError(f"{folder} holds checkpoints that cannot be read; move it away and start again")
     lock = FolderLock(folder, "run")  # a fit that no corridor has started may write there
+    cleared = False
     try:
         refuse_foreign(folder)
         for path in sorted(folder.rglob("*"), reverse=True):
+            if path.relative_to(folder).parts[0] in OWN:
+                continue
+            lock.check()
             if path.is_dir():
                 path.rmdir()
-            elif path.name != LOCK_FILE:
+            else:
                 path.unlink()
+        cleared = True
     finally:
-        lock.release()
+        lock.release(leave=not cleared)
     folder.rmdir()
