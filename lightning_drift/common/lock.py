@@ -45,6 +45,7 @@ class FolderLock:
         self._path = folder / LOCK_FILE
         self._pid = os.getpid()
         self._claim: Claim | None = None
+        self._file: IO[bytes] | None = None
         self._file, unlocked = self._locked(folder, what)
         try:
             self._claim = Claim(folder, what, self._file is not None, interval, expiry)
@@ -80,15 +81,21 @@ class FolderLock:
                     f"the {what} {folder} is being written by {who}; wait for it or stop it"
                 ) from None
             except OSError as error:
-                file.close()
+                self._file = file
+                self._close(unlink=False)
                 return None, str(error.strerror)
             if _lies_at(file, self._path):  # else its last holder has removed it meanwhile
                 return file, ""
             file.close()
 
     def _close(self, unlink: bool) -> None:
+        """Let go of the system's lock.
+
+        Args:
+            unlink: Its file goes, whatever it tells.
+        """
         if self._file is not None:
-            # One that is empty was made here; on another computer's, its own lock may lie.
+            # An empty one was made here; one that tells of another computer's process stays that one's.
             if unlink or not os.fstat(self._file.fileno()).st_size:
                 self._path.unlink(missing_ok=True)
             self._file.close()
