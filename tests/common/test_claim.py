@@ -299,6 +299,38 @@ def test_a_forked_process_has_no_claim(tmp_path: Path) -> None:
     lock.release()
 
 
+def test_what_tells_of_a_former_holder_is_not_believed(tmp_path: Path, without_locks: None) -> None:
+    """A process that has just taken over an ended one's claim has not yet written who it is."""
+    dead = claimed_by(tmp_path, **local(ended()))
+    dead.rename(dead.with_name("new-9-ffeeddccbbaa9988.0"))
+    with pytest.raises(UserError, match="is being written by process 9 on new, last heard of"):
+        FolderLock(tmp_path, "run")
+
+
+@pytest.mark.parametrize("kind", ["free", "expired"])
+def test_a_claim_is_young_from_its_first_moment(tmp_path: Path, monkeypatch: Any, kind: str) -> None:
+    """The file that is renamed may be old; whoever comes next must not take it for expired."""
+    if kind == "free":
+        Claim(tmp_path, "run").release()
+        os.utime(tmp_path / CLAIM / FREE, (5, 5))
+    else:
+        claimed_by(tmp_path, age=OLD)
+    rename, others = Claim._rename, []
+
+    def followed(self: Claim, before: Path, after: Path) -> None:
+        rename(self, before, after)
+        if not others:
+            others.append("tried")
+            with pytest.raises(UserError, match=rf"is being written by process {os.getpid()} on "):
+                Claim(tmp_path, "run")
+
+    monkeypatch.setattr(Claim, "_rename", followed)
+    claim = Claim(tmp_path, "run")
+    assert others
+    claim.check()
+    claim.release()
+
+
 # -- losing it ------------------------------------------------------------------------------------------
 
 
