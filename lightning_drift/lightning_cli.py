@@ -46,6 +46,7 @@ from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.configuration import TENSORBOARD, class_at, same_class, with_prompts
 from lightning_drift.fit.learning_rate import check_rate
 from lightning_drift.fit.outcome import finished, stopped
+from lightning_drift.fit.ownership import KeepsRun
 from lightning_drift.fit.planning import dry_run
 from lightning_drift.fit.progress import StepProgressBar
 from lightning_drift.fit.resume import check_weights
@@ -362,13 +363,15 @@ class DriftCLI(LightningCLI):
         plugins = config.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins = [*plugins, AtomicCheckpointIO()]
+            plugins = [*plugins, AtomicCheckpointIO(self.claimed.check if self.claimed else None)]
         own = not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
         if own and (environment := slurm_environment()) is not None:
             plugins = [*plugins, environment]
         kwargs["plugins"] = plugins
         callbacks = config.get("callbacks") or []
         config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), HearsEnds()]
+        if self.claimed is not None:
+            config["callbacks"].append(KeepsRun(self.claimed.check))
         if config.get("enable_progress_bar") is not False:
             config["callbacks"].append(StepProgressBar())
         with warnings.catch_warnings():

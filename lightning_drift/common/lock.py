@@ -1,96 +1,179 @@
 """A folder that one process writes at a time."""
 
-import json
+import errno
 import os
-import shlex
 import socket
-import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from lightning_drift.common.claim import EXPIRY, INTERVAL, Claim, standing
+from lightning_drift.common.claim_files import CLAIM
 from lightning_drift.common.errors import UserError, notice
+from lightning_drift.common.holder import MOST_BYTES, Holder
 
 LOCK_FILE = ".lock"
 """In a locked folder: who holds the lock, and since when. What counts is the system's lock on the file."""
 
 
+OWN = (LOCK_FILE, CLAIM)
+"""What a locked folder holds for its lock alone."""
+
+# What says that a file system cannot do it, rather than that something is wrong with this folder.
+_UNABLE = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EXDEV}
+
+
 class FolderLock:
     """The right to write into a folder, which one process has at a time.
 
-    It is the system's own lock (``flock``), so it ends with its process, whatever ends that. On a file system
-    without such locks it says so once and holds nothing.
+    Within one computer it is the system's own lock (``flock``), which ends with its process, whatever ends
+    that. Among the computers that share the folder it is a claim (`Claim`), which its process renews. Where
+    one of the two is not to be had, the other holds; where neither is, it says so once and holds nothing.
 
     Args:
         folder: The folder; it is there.
         what: What is locked, for the message, such as ``run``.
+        interval: Seconds between two renewals of the claim.
+        expiry: Seconds without one after which another process may take it over.
 
     Raises:
         UserError: Another process holds it; the message says which, and since when.
+        OSError: The folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, what: str) -> None:
+    def __init__(self, folder: Path, what: str, interval: float = INTERVAL, expiry: float = EXPIRY) -> None:
         self._path = folder / LOCK_FILE
+        self._pid = os.getpid()
+        self._claim: Claim | None = None
         self._file: IO[bytes] | None = None
-        while self._file is None:
+        self._file, unlocked = self._locked(folder, what)
+        try:
+            self._claim = Claim(folder, what, self._file is not None, interval, expiry)
+        except OSError as error:
+            if error.errno not in _UNABLE:
+                self._close(unlink=False)
+                raise
+            if unlocked:
+                notice(f"{folder} cannot be locked ({unlocked}): let no second process write into it")
+        except UserError:
+            self._close(unlink=False)
+            raise
+        if self._file is not None:
+            self._file.truncate()
+            self._file.write(Holder.here(folder).content())
+            self._file.flush()
+
+    def _locked(self, folder: Path, what: str) -> tuple[IO[bytes] | None, str]:
+        """The file with the system's lock on it; without such locks, why there is none.
+
+        Raises:
+            UserError: Another process of this computer holds it.
+        """
+        while True:
             file = _open(self._path)
             try:
                 _take(file)
             except BlockingIOError:
-                holder = file.read(4096)
+                holder = Holder.parse(file.read(MOST_BYTES))
                 file.close()
+                who = holder.words() if holder is not None else "another process"
                 raise UserError(
-                    f"the {what} {folder} is being written by {_shown(holder)}; wait for it or stop it"
+                    f"the {what} {folder} is being written by {who}; wait for it or stop it"
                 ) from None
             except OSError as error:
-                file.close()
-                notice(f"{folder} cannot be locked ({error.strerror}): let no second process write into it")
-                return
-            if _lies_at(file, self._path):  # else its last holder has removed it meanwhile
                 self._file = file
-            else:
-                file.close()
-        self._file.truncate()
-        self._file.write(json.dumps(_this_process()).encode())
-        self._file.flush()
+                self._close(unlink=False)
+                return None, str(error.strerror)
+            if _lies_at(file, self._path):  # else its last holder has removed it meanwhile
+                return file, ""
+            file.close()
 
-    def release(self) -> None:
-        """Let another process have it; the file goes, while no one else can hold it."""
+    def _close(self, unlink: bool) -> None:
+        """Let go of the system's lock.
+
+        Args:
+            unlink: Its file goes, whatever it tells.
+        """
         if self._file is not None:
-            self._path.unlink(missing_ok=True)
+            # An empty one was made here; one that tells of another computer's process stays that one's.
+            if unlink or not os.fstat(self._file.fileno()).st_size:
+                self._path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
 
+    def check(self) -> None:
+        """Whether the folder is this process's still; quick while it is, so to be asked before each write.
+
+        Raises:
+            UserError: Another process has taken it over, as this one was not heard of for too long, or may do
+                so soon.
+        """
+        if self._claim is not None:
+            self._claim.check()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process is known to have taken it over."""
+        return self._claim is not None and self._claim.lost
+
+    def release(self, leave: bool = True) -> None:
+        """Let another process have it; in a process that was forked from its holder this does nothing.
+
+        Args:
+            leave: The folder stays, and its claim in it, free. Else all of the lock goes.
+        """
+        if os.getpid() != self._pid:
+            return
+        self._close(unlink=not self.lost)  # before the claim: then it may be another's
+        if self._claim is not None:
+            self._claim.release(leave)
+
 
 def is_held(folder: Path) -> bool | None:
-    """Whether a process of this computer writes into a folder, told without touching the lock.
+    """Whether a process writes into a folder, told without touching the lock.
 
     To try the lock would be to hold it for a moment, in which the process that may have it would be refused.
 
     Returns:
-        None where it cannot be told: the lock is of another computer, or it names no process.
+        None where it cannot be told: nothing claims it, and its lock is of another computer or names no
+        process.
     """
+    held, _ = standing(folder)
+    return _is_locked(folder) if held is None else held
+
+
+def holder(folder: Path) -> str | None:
+    """Who writes into a folder, in words, told without changing anything there.
+
+    Returns:
+        None if nobody does who is known to live.
+    """
+    held, words = standing(folder)
+    if held is None and _is_locked(folder):
+        with suppress(OSError):
+            about = Holder.read(folder / LOCK_FILE)
+            words = about.words() if about is not None else ""
+    return words or None
+
+
+def _is_locked(folder: Path) -> bool | None:
+    """What the lock's file tells where there is no claim."""
     path = folder / LOCK_FILE
     try:
-        with open(
-            os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        ) as file:
-            about = json.loads(file.read(4096))
-        pid, host = int(about["pid"]), about["host"]
+        about = Holder.read(path)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
+    except OSError:
         return None
-    if host != socket.gethostname() or os.name != "posix" or not 0 < pid < 2**31:
+    if about is None or about.host != socket.gethostname() or os.name != "posix" or not 0 < about.pid < 2**31:
         return None
     try:
-        os.kill(pid, 0)
+        os.kill(about.pid, 0)
     except ProcessLookupError:
         return False
     except OSError:  # it is another user's
         return True
-    return _has_open(pid, path)
+    return _has_open(about.pid, path)
 
 
 def _has_open(pid: int, path: Path) -> bool:
@@ -125,21 +208,3 @@ def _take(file: IO[bytes]) -> None:
     except ImportError as error:  # not a POSIX system
         raise OSError(0, "this system has no such locks") from error
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _this_process() -> dict[str, object]:
-    return {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "command": shlex.join(["lightning-drift", *sys.argv[1:]])[:1000],
-    }
-
-
-def _shown(holder: bytes) -> str:
-    """A lock's holder in words; its file may be of any content."""
-    try:
-        about = json.loads(holder)
-        return f"process {int(about['pid'])} on {str(about['host'])[:100]} since {str(about['since'])[:40]}"
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return "another process"

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import IO
 
 from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.claim_files import CLAIM
 from lightning_drift.common.ends import signal_of
 from lightning_drift.common.errors import UserError
-from lightning_drift.common.lock import LOCK_FILE, FolderLock, is_held
+from lightning_drift.common.lock import LOCK_FILE, OWN, FolderLock, is_held
 from lightning_drift.common.text import listed
 from lightning_drift.corridor.plan import Plan, Row
 from lightning_drift.corridor.read import ERROR_FILE, read
@@ -223,6 +224,8 @@ def _bars(output: str) -> list[tuple[str, str, str]]:
 # What a fit writes into its run folder before its first checkpoint.
 _MADE = (
     LOCK_FILE,
+    f"{CLAIM}/*",
+    f"{CLAIM}-*.partial/*",
     "events.out.tfevents.*",
     "hparams.yaml",
     "config.yaml",
@@ -280,13 +283,18 @@ def remove_unsaved(folder: Path) -> None:
     """
     refuse_unreadable(folder)
     lock = FolderLock(folder, "run")  # a fit that no corridor has started may write there
+    cleared = False
     try:
         refuse_unreadable(folder)
         for path in sorted(folder.rglob("*"), reverse=True):
+            if path.relative_to(folder).parts[0] in OWN:
+                continue
+            lock.check()
             if path.is_dir():
                 path.rmdir()
-            elif path.name != LOCK_FILE:
+            else:
                 path.unlink()
+        cleared = True
     finally:
-        lock.release()
+        lock.release(leave=not cleared)
     folder.rmdir()

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its final name and renames it; reads tensors and plain data only.
 
     A kill or a full disk at any moment leaves the previous file of that name usable.
+
+    Args:
+        check: Raises a UserError if the file must not take its place: the run is another process's by now.
     """
+
+    def __init__(self, check: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self._check = check
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -38,7 +45,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            UserError: If there is no room for it or it cannot be written; the previous file is untouched.
+            UserError: If there is no room for it, it cannot be written or must not take its place; the
+                previous file is untouched.
         """
         path = Path(path)
         try:
@@ -61,6 +69,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 atomic_write(path) as file,
             ):
                 torch.save(checkpoint, file)
+                if self._check is not None:
+                    self._check()
         except (OSError, RuntimeError) as error:  # PyTorch reports a failed write as RuntimeError
             if is_out_of_memory(error):
                 raise

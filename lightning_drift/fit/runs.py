@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_file, check_writable, user_path
-from lightning_drift.common.lock import LOCK_FILE, FolderLock
+from lightning_drift.common.lock import OWN, FolderLock
 from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.resume import check_resumable
 
@@ -71,6 +71,15 @@ class RunFolder:
     def _event_files(self) -> set[Path]:
         return {*self.run.folder.glob("events.out.tfevents.*")}
 
+    def check(self) -> None:
+        """Whether the run is this process's still; quick while it is, so to be asked before each write.
+
+        Raises:
+            UserError: A process of another computer has taken it over, or may do so soon.
+        """
+        if self._lock is not None:
+            self._lock.check()
+
     def leave(self, begun: bool = True) -> None:
         """Let go of it. Of a run that could not begin, no folder stays, and of a resume no event file.
 
@@ -78,27 +87,35 @@ class RunFolder:
             begun: Whether a step was taken.
         """
         folder = self.run.folder
+        try:
+            self.check()
+        except UserError:  # what lies there is another's
+            if self._lock is not None:
+                self._lock.release()
+            return
         if not self._is_new and not begun and self._lock is not None:
             # Such a file hides every point after the step resumed from.
             for path in self._event_files() - self._events:
                 path.unlink(missing_ok=True)
-        files = list(folder.iterdir()) if self._is_new and folder.is_dir() else []
+        listed = folder.iterdir() if self._is_new and folder.is_dir() else ()
+        files = [path for path in listed if path.name not in OWN]
         # Lightning opens the event file before anything is checked.
         written = [
             path
             for path in files
-            if path.name not in (LOCK_FILE, "hparams.yaml")
-            and not path.name.startswith("events.out.tfevents.")
+            if path.name != "hparams.yaml" and not path.name.startswith("events.out.tfevents.")
         ]
-        if self._is_new and not written:
+        goes = self._is_new and not written
+        if goes:
             for path in files:
                 path.unlink()
-            with suppress(OSError):
+        if self._lock is not None:
+            self._lock.release(leave=not goes)
+        if goes:
+            with suppress(OSError):  # another process has come meanwhile
                 folder.rmdir()
                 folder.parent.rmdir()  # only if no other run is in it
                 self.run.root.rmdir()
-        if self._lock is not None:
-            self._lock.release()
 
 
 def claim_run(
@@ -306,4 +323,4 @@ def safe_name(text: str) -> str:
 
 
 def _used(folder: Path) -> bool:
-    return folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir())
+    return folder.is_dir() and any(path.name not in OWN for path in folder.iterdir())

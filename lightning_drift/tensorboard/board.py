@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from lightning_drift.common.claim_files import CLAIM
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import read_json
 from lightning_drift.corridor import recipe, wording
@@ -214,6 +215,8 @@ def _stamp(group: Group, root: Path) -> object:
     for folder in (group.folder, *(root / run for run in group.runs)):
         with os.scandir(folder) as entries:
             for entry in entries:
+                if entry.name == CLAIM:  # which is renewed while a fit runs
+                    continue
                 if entry.is_dir() or re.search(r"\.(yaml|error\.txt)$", entry.name):
                     with suppress(OSError):  # gone meanwhile, or a link to nothing
                         status = os.stat(entry.path)

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from pathlib import Path
 
+from lightning_drift.common.claim_files import CLAIM
 from lightning_drift.sweep.index_head import INDEX, is_index
 
 MOST_DEPTH, MOST_FOLDERS, MOST_ENTRIES = 8, 5_000, 500_000
@@ -14,7 +15,7 @@ MOST_DEPTH, MOST_FOLDERS, MOST_ENTRIES = 8, 5_000, 500_000
 KEPT_SECONDS = 5.0
 
 # A run's own folders hold thousands of files and no sweep.
-_OF_A_RUN = frozenset({"checkpoints", "drift", "grids"})
+_OF_A_RUN = frozenset({"checkpoints", "drift", "grids", CLAIM})
 
 
 class OwnSweeps:

@@ -1,5 +1,7 @@
 """A run has one owner, and is found where its configuration lies."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.commands import OPTIONS, finish, scalars, start, started
 from helpers.paths import DATA
+from lightning.pytorch import Callback
 
 from lightning_drift.cli import main
+from lightning_drift.common.claim import Claim
+from lightning_drift.common.claim_files import CLAIM
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.lock import LOCK_FILE, FolderLock
 from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.runs import claim_run, run_beside
+from lightning_drift.lightning_cli import HearsEnds
 
 TINY = f"--model.pipeline={DATA / 'tiny_sd'}"
 SHORT = [
@@ -224,3 +231,98 @@ def test_a_home_folder_is_one_place_however_it_is_written(tmp_path: Path, monkey
     assert [run.name for run in runs] == ["lr1e-4_000", "lr1e-4_001"]
     assert all(len(list(run.glob("events.out.tfevents.*"))) == 1 for run in runs)
     assert not Path("~").exists()
+
+
+@pytest.mark.parametrize(("when", "every", "saved"), [("step", 0, 0), ("step", 1, 1), ("save", 1, 1)])
+def test_a_fit_that_slept_and_lost_its_run_writes_nothing_more(
+    tmp_path: Path, monkeypatch: Any, capsys: Any, when: str, every: int, saved: int
+) -> None:
+    """Between steps, before a checkpoint or while it is written: it sleeps for hours, and another goes on."""
+    fits: list[Claim] = []
+    init = Claim.__init__
+
+    def noted(self: Claim, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        fits.append(self)
+
+    def sleep() -> dict[str, bytes]:
+        slept = fits[0]
+        slept._stop.set()
+        slept._thread.join()
+        os.utime(slept._path, (time.time() - 7200,) * 2)
+        slept._beaten._steady -= 7200
+        Claim(slept.folder, "run")
+        return files(slept.folder)
+
+    left: list[dict[str, bytes]] = []
+
+    class Sleeper(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            if when == "step" and trainer.global_step == 2 and not left:
+                left.append(sleep())
+
+    save = torch.save
+
+    def slow(checkpoint: Any, file: Any) -> None:
+        save(checkpoint, file)
+        if when == "save" and checkpoint["global_step"] == 2 and not left:
+            left.append(sleep())
+
+    monkeypatch.setattr(Claim, "__init__", noted)
+    monkeypatch.setattr(torch, "save", slow)
+    monkeypatch.setattr("lightning_drift.lightning_cli.HearsEnds", type("Both", (HearsEnds, Sleeper), {}))
+    steps = ["--step_checkpoint.steps=4", f"--step_checkpoint.last_every_n_steps={every}"]
+    words = [TINY, *OPTIONS, *SHORT, *steps]
+    assert main(["fit", *words]) == 2
+    err = capsys.readouterr().err
+    assert re.search(
+        r"error: the run \S+ is this process's no more: its claim was not renewed for 72\d\d s and was taken "
+        rf"over, and process {os.getpid()} on .+ holds it now; this process ends without writing there$",
+        err,
+        re.MULTILINE,
+    )
+    (run,) = (tmp_path / "tb_logs" / "coffee").iterdir()
+    (before,), after = left, files(run)
+    checkpoints = [*run.glob("checkpoints/*.ckpt")]
+    assert [read_checkpoint(path)["global_step"] for path in checkpoints] == [saved] * bool(saved)
+
+    def lasting(listed: dict[str, bytes]) -> dict[str, bytes]:
+        # What was logged before the sleep comes to the fit's own event file at its end; no other opens that.
+        passing = ("events.out.tfevents.", LOCK_FILE, CLAIM)
+        return {
+            name: content
+            for name, content in listed.items()
+            if not name.startswith(passing) and not name.endswith(".partial")
+        }
+
+    assert lasting(after) == lasting(before)
+    fits[1].check()
+    fits[1].release()
+
+
+def test_a_claim_changes_no_bit_of_a_checkpoint(finished: Path) -> None:
+    checkpoint = read_checkpoint(finished / "checkpoints" / "last.ckpt")
+    assert not any("KeepsRun" in name for name in checkpoint["callbacks"])
+
+
+def test_a_run_that_never_began_leaves_no_folder_and_one_that_is_refused_all(
+    tmp_path: Path,
+) -> None:
+    claimed = claim_run(tmp_path / "logs", "cup", "mine", None, ("cup", "lr1e-4"))
+    before = files(tmp_path / "logs")
+    with pytest.raises(UserError, match="being written by process"):
+        claim_run(tmp_path / "logs", "cup", "mine", None, ("cup", "lr1e-4"))
+    assert files(tmp_path / "logs") == before
+    (claimed.run.folder / "events.out.tfevents.1").touch()
+    claimed.leave(begun=False)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_the_folder_of_a_claim_alone_holds_no_run(tmp_path: Path) -> None:
+    run = tmp_path / "logs" / "cup" / "mine"
+    run.mkdir(parents=True)
+    FolderLock(run, "run").release()
+    assert [path.name for path in run.iterdir()] == [".claim"]
+    claimed = claim_run(tmp_path / "logs", "cup", "mine", None, ("cup", "lr1e-4"))
+    assert claimed.run.folder == run
+    claimed.leave()
