@@ -159,7 +159,8 @@ class ImageWriter(BasePredictionWriter):
         if left := len(entries) - sum(key in entries for key in shown):
             notice(f"the contact sheet shows {len(entries) - left:,} of {len(entries):,} pictures")
         along = ceil(sqrt(len(columns))) if even else max(len(columns), len(rows))
-        limit = max(32, SHEET_SIDE // along)
+        side = SHEET_SIDE * 3 // 4 if even else SHEET_SIDE  # captions take room too
+        limit = max(32, side // along)
         images: list[Image.Image] = []
         for key in shown:
             image = Image.new("RGB", (8, 8))  # a picture that is not there
@@ -169,9 +170,9 @@ class ImageWriter(BasePredictionWriter):
                 image.thumbnail((limit, limit))
             images.append(image)
         if even:
-            sheet = contact_sheet(images, captions=columns, per_row=along, side=SHEET_SIDE)
+            sheet = contact_sheet(images, captions=columns, per_row=along, side=side)
         else:
-            sheet = contact_sheet(images, rows=None if unnamed else rows, columns=columns, side=SHEET_SIDE)
+            sheet = contact_sheet(images, rows=None if unnamed else rows, columns=columns, side=side)
         path = self.output_dir / "contact_sheet.png"
         if os.path.lexists(path) and not (path.is_file() and is_made_by(path, _SHEET_BY)):
             notice(f"{path} is no contact sheet of lightning-drift; it stays, and no sheet is written")

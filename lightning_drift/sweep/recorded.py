@@ -14,7 +14,7 @@ from lightning_drift.sweep.index import PARAMETERS, Index, Row, number
 from lightning_drift.sweep.measure import PICTURE_MEASURES
 
 MOST_VALUES = 2_000_000
-"""Values that an index holds at most: tables of means go through all of them for each of their lines."""
+"""Values that an index holds at most: whoever asks for its page has all of them in memory."""
 
 _DATA = re.compile(r'<script type="application/json" id="index">(.*?)</script>', re.DOTALL)
 

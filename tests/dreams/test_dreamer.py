@@ -230,7 +230,7 @@ def test_values_that_would_break_the_parameters_line_are_quoted() -> None:
     [
         ("", 110, "", 9000),
         ("a", 110, "shows 100 of 110 pictures", 9000),
-        ("", 10_001, "10,000 of 10,001", 9000),
+        ("", 10_001, "10,000 of 10,001", 9500),
     ],
 )
 def test_a_contact_sheet_of_many_pictures_stays_of_a_size(

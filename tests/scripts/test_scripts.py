@@ -205,3 +205,11 @@ def test_the_start_is_timed_to_the_first_step(tiny_sd: str, tmp_path: Path):
     assert 0 < start.first_step(tmp_path, few) < 600
     with pytest.raises(SystemExit, match=r"error: seed_grid\.groups"):
         start.first_step(tmp_path, ["--seed_grid.groups=3"])
+
+
+def test_the_benchmark_of_a_sweeps_report_tells_what_it_takes(capsys):
+    script("scripts/benchmark_sweep_report.py").main(["--cells", "8", "--seeds", "2", "--scales", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    told = [line.split() for line in lines if not line[10:20].strip() or line[:10].strip().isdecimal()]
+    assert [line[0] for line in told] == ["8"]
+    assert int(told[0][4]) == 8 + 3 + 2  # pictures; index, tables and page; a sheet for each prompt
