@@ -298,8 +298,8 @@ def main(argv: Sequence[str], plan_fit: _PlanFit) -> int:
         text = io.StringIO()
         parser.print_help(text)
         print(USAGE + text.getvalue().partition("\n\n")[2], end="")
-        print(launcher_help(), end="")
         print("  -c, --config FILE     Configuration of the fits, with a section `corridor` or without one.")
+        print("\n" + launcher_help(), end="")
         return 0
     own, fit = _split(argv)
     engine, own = launcher_words(own)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from lightning_drift.common.errors import notice
+from lightning_drift.common.lock import holder
 from lightning_drift.common.text import duration, printable
 from lightning_drift.corridor.fits import Fit, refuse_foreign, unfinished
 from lightning_drift.corridor.plan import Plan, Row
@@ -74,7 +75,12 @@ class FitQueue(JobQueue[Fit]):
         """Say once that a fit is somebody else's for now."""
         if task.row not in self._strays:
             self._strays.add(task.row)
-            notice(f"{task.folder}: the fit of an earlier corridor still runs there; waiting for it")
+            who = holder(task.folder)
+            notice(
+                f"{task.folder}: the fit of an earlier corridor still runs there"
+                + (f" ({who})" if who else "")
+                + "; waiting for it"
+            )
 
     def ended(self, task: Fit, running: Running, status: int) -> bool:
         """Tell how a fit has ended."""

@@ -39,12 +39,16 @@ class Command:
         at_once: Jobs handed over at a time, at most; by default all.
     """
 
-    run: str
+    run: str = ""
     detached: bool = False
     stop: str | None = None
     at_once: int | None = None
 
     def __post_init__(self) -> None:
+        if not self.run:
+            raise UserError(
+                "give the command that runs a line of shell, such as 'ssh -tt gpu1 {line}'", "launcher.run"
+            )
         _check(self.run, "launcher.run")
         if not any(f"{{{name}}}" in self.run for name in ("line", "words")):
             raise UserError(

@@ -128,6 +128,7 @@ def launcher_help() -> str:
     for name in NAMES:
         text = io.StringIO()
         _parser(_kind(name, "launcher")).print_help(text)
-        own = text.getvalue().partition("options")[2]
-        texts.append(f"--launcher {name}: " + own)
-    return "\n".join(texts)
+        lines = text.getvalue().splitlines()
+        begin = next(place for place, line in enumerate(lines) if line.startswith("  --launcher."))
+        texts.append("\n".join([f"Options of --launcher {name}:", *lines[begin:], "", ""]))
+    return "".join(texts)

@@ -83,12 +83,29 @@ def _as_a_job(last: bool) -> Callable[[], None]:
 
 
 def end(process: "subprocess.Popen[bytes]", deadline: float) -> None:
-    """Wait for an interrupted process until a moment of ``time.monotonic()``; then kill it."""
-    try:
-        process.wait(max(0.1, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
+    """Wait for an interrupted process until a moment of ``time.monotonic()``; then kill it.
+
+    It may be called by the handler of a signal that came amid `wait`.
+    """
+    deadline = max(deadline, time.monotonic() + 0.1)
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if process.poll() is None:
         process.kill()
-        process.wait()
+        for _ in range(100):
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+
+
+def wait(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for a process; its exit status.
+
+    Popen's own wait holds a lock, for which a signal's handler that waits too would wait for ever.
+    """
+    while (status := process.poll()) is None:
+        time.sleep(0.2)
+    return status
 
 
 def interrupt(process: "subprocess.Popen[bytes]") -> None:
@@ -110,7 +127,7 @@ def run_here(job: Job, changes: Mapping[str, str | None], folder: Path) -> int:
     """
     process = start(job, changes, folder, last=True)
     try:
-        return process.wait()
+        return wait(process)
     except BaseException:
         interrupt(process)
         end(process, time.monotonic() + GRACE)

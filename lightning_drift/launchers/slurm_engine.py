@@ -96,7 +96,7 @@ class ArrayJob:
         running = process.start(self.job, changes, self.folder, last=True)
         self._running = running
         try:
-            status = running.wait()
+            status = process.wait(running)
         except BaseException:
             process.interrupt(running)
             process.end(running, time.monotonic() + process.GRACE)
@@ -125,13 +125,11 @@ class SlurmRunning(Running):
 
     def poll(self) -> int | None:
         """Its exit status; None while it waits, runs, or is queued again."""
-        if self._status is None:
+        if self._status is None and self._job.done():
             self._status = self._told()
-            if self._status is None and self._job.done():
-                self._status = self._told()
-                if self._status is None:
-                    self.lost = f"SLURM ended job {self._job.job_id} ({self._job.state})"
-                    self._status = 1
+            if self._status is None:
+                self.lost = f"SLURM ended job {self._job.job_id} ({self._job.state})"
+                self._status = 1
         return self._status
 
     def _told(self) -> int | None:
