@@ -44,6 +44,7 @@ class Meeting:
         self._store = _store(place, self._hosts)
         self._watched = _store(place, hosts=False)
         self._over = threading.Event()
+        self._handing_on, self._told = threading.Lock(), False  # whether this process knows that it ends
         threading.Thread(target=self._watch, daemon=True).start()
 
     # -- what the first process decides ------------------------------------------------------------------
@@ -73,8 +74,16 @@ class Meeting:
 
         What it sees itself is a lost connection, or a signal of the launcher.
         """
-        if not self._first or isinstance(error, UserError):
-            return error
+        try:
+            with self._handing_on:
+                self._told = True
+            if not self._first or isinstance(error, UserError):
+                return error
+            return self._cause_of(error)
+        except ends.Ended as end:  # the other's signal, handed on meanwhile
+            return end
+
+    def _cause_of(self, error: BaseException) -> BaseException:
         lost = _is_lost_connection(error)
         deadline = time.monotonic() + (_SPEAKING if lost else 0)
         while (other := self._failed()) is None and time.monotonic() < deadline:
@@ -160,8 +169,9 @@ class Meeting:
                 found = self._read(self._watched, "failed" if self._first else "ended")
         except RuntimeError:
             pass
-        if found and found["signal"]:
-            ends.hear_too(found["signal"])
+        with self._handing_on:
+            if found and found["signal"] and not self._told:
+                ends.hear_too(found["signal"])
         if self._over.wait(_GRACE):
             return
         if found is None and self._place.rank == 1:

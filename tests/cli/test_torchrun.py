@@ -146,7 +146,7 @@ def test_two_processes_with_one_photo_train_as_one_with_two(
     ours, theirs = (states(place / "checkpoints" / "last.ckpt") for place in (RUN, only(folder)))
     assert main([*words, "--trainer.max_steps=1", "--model.learning_rate=1e-30"]) == 0
     base = states(Path("tb_logs/coffee/lr1e-30_000/checkpoints/last.ckpt"))
-    assert spread(ours, theirs, base) < 0.02
+    assert spread(ours, theirs, base) < 1e-3  # 1.2e-4 was measured
 
 
 def test_srun_goes_on_with_it_and_says_what_is_another_training(two: Any) -> None:
