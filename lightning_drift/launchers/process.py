@@ -1,6 +1,7 @@
 """A job as a process of the machine that it is on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,14 +15,9 @@ from lightning_drift.launchers.job import Job
 GRACE = 60.0
 """Seconds that an interrupted job is given to end by itself; it may be writing a checkpoint."""
 
-_OF_A_RUN = (
-    "LIGHTNING_DRIFT_RUN",
-    "RANK",
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
+_OF_A_RUN = re.compile(
+    "LIGHTNING_DRIFT_RUN$|(GLOBAL_|LOCAL_|NODE_|GROUP_)?RANK$|(LOCAL_)?WORLD_SIZE$|MASTER_(ADDR|PORT)$"
+    "|TORCHELASTIC_|SLURM_(?!CONF$)"
 )
 """Variables of a process that is one of several of a run: a job is a run of its own."""
 
@@ -40,7 +36,7 @@ def start(
     Raises:
         OSError: The log cannot be written, or the folder is not there.
     """
-    environment = {key: value for key, value in os.environ.items() if key not in _OF_A_RUN}
+    environment = {key: value for key, value in os.environ.items() if not _OF_A_RUN.match(key)}
     for key, value in changes.items():
         environment.pop(key, None)
         if value is not None:

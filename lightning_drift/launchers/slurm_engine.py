@@ -91,8 +91,6 @@ class ArrayJob:
     def __call__(self) -> int:
         """Run it to its end; its exit status."""
         changes: dict[str, str | None] = {"CUDA_VISIBLE_DEVICES": ""} if self.on_cpu else {}
-        # submitit's and the cluster's own variables make one process of several of it, for who looks.
-        changes |= dict.fromkeys(("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"))
         running = process.start(self.job, changes, self.folder, last=True)
         self._running = running
         try:

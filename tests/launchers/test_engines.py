@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lightning_drift.launchers.job import Job, Launcher, Running
-from lightning_drift.launchers.job_log import last_line, last_words, output
+from lightning_drift.launchers.job_log import last_words, output
 from lightning_drift.launchers.options import Engine, read_launcher
 
 TELLS = ("--version",)
@@ -229,17 +229,22 @@ def until(moment: Callable[[], object], seconds: float = 120) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
-def test_a_preempted_job_of_slurm_ends_in_order_and_counts_as_lost(folder: Path) -> None:
+def test_a_preempted_job_of_slurm_ends_in_order_and_comes_back_as_the_same_job(folder: Path) -> None:
     mark = f"--seed_everything={os.getpid()}"
     words = ("fit", "--trainer.max_steps=100000", "--trainer.accelerator=cpu", mark)
     launcher = engine("slurm", cluster="local", cpus=1).make(folder, on_cpu=True)
     (running,) = launcher.launch([Job("fit", words, Path("logs/fit.log"))])
     log = folder / "logs/fit.log"
-    until(lambda: "encoding" in output(log) or "fit:" in output(log))
-    (fit,) = processes(mark)
-    parent = int(Path(f"/proc/{fit}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(parent, signal.SIGUSR2)  # as the cluster does two minutes before it takes the node away
-    assert finished(running) == 1
-    assert "SLURM ended job" in running.lost
-    assert not processes(mark)
-    assert "stopped by Ctrl-C" in output(log), last_line(output(log))
+    try:
+        until(lambda: "grid at step" in output(log))
+        (fit,) = processes(mark)
+        parent = int(Path(f"/proc/{fit}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(parent, signal.SIGUSR2)  # as the cluster does before it takes the node away
+        until(lambda: processes(mark) and processes(mark) != [fit])
+        assert "stopped by Ctrl-C" in output(log)
+        assert output(log).count("$ lightning-drift fit") == 2
+        assert running.poll() is None
+    finally:
+        running.interrupt()
+        running.end(time.monotonic() + 60)
+    until(lambda: not processes(mark))
