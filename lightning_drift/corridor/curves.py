@@ -6,7 +6,8 @@ from itertools import groupby, pairwise
 from math import floor, log10
 from typing import ClassVar, NamedTuple
 
-from lightning_drift.corridor.read import CorridorTable, Point, RecordedRun
+from lightning_drift.corridor.recorded_run import Point, RecordedRun
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.corridor.wording import labels, long_labels
 from lightning_drift.drift.descriptions import DESCRIPTIONS, Description
 

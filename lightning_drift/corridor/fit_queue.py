@@ -9,7 +9,8 @@ from lightning_drift.common.errors import notice
 from lightning_drift.common.text import duration, printable
 from lightning_drift.corridor.fits import Fit, refuse_foreign, unfinished
 from lightning_drift.corridor.plan import Plan, Row
-from lightning_drift.corridor.read import CorridorCell, read
+from lightning_drift.corridor.read import read
+from lightning_drift.corridor.recorded_run import CorridorCell
 from lightning_drift.launchers.job import Launcher, Running
 from lightning_drift.launchers.queue import JobQueue
 

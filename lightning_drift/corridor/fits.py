@@ -13,8 +13,9 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.lock import LOCK_FILE, FolderLock, is_held
 from lightning_drift.common.out_of_memory import sentence as out_of_memory
 from lightning_drift.common.text import listed
+from lightning_drift.corridor.find_runs import ERROR_FILE
 from lightning_drift.corridor.plan import Plan, Row
-from lightning_drift.corridor.read import ERROR_FILE, read
+from lightning_drift.corridor.read import read
 from lightning_drift.fit.bar_names import FIT_BAR, GRID_BAR
 from lightning_drift.fit.runs import checkpoint_steps
 from lightning_drift.launchers.job import Job, Running

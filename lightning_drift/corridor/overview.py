@@ -6,7 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from lightning_drift.corridor.grids import Place, picture_files
-from lightning_drift.corridor.read import CorridorTable, RecordedRun
+from lightning_drift.corridor.recorded_run import RecordedRun
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.corridor.wording import labels
 from lightning_drift.images.contact_sheet import GROUND, contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode

@@ -11,9 +11,10 @@ from lightning_drift.corridor import commands, recipe, wording
 from lightning_drift.corridor.choice import Choice
 from lightning_drift.corridor.curves import curves, shade
 from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
-from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.corridor.recorded_run import CorridorCell, RecordedRun
 from lightning_drift.corridor.run_differences import run_differences
 from lightning_drift.corridor.spread import spreads
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.pages.page import render
 from lightning_drift.pages.thumbnails import Thumbnails
 

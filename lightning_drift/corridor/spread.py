@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from lightning_drift.corridor.plan import same_recipe
-from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.corridor.recorded_run import CorridorCell, RecordedRun
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.drift.verdict import ZONES
 
 

@@ -3,8 +3,9 @@
 import re
 
 from lightning_drift.corridor.choice import Choice
-from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.corridor.recorded_run import CorridorCell, RecordedRun
 from lightning_drift.corridor.spread import siblings
+from lightning_drift.corridor.table import CorridorTable
 
 
 def labels(table: CorridorTable) -> list[str]:
