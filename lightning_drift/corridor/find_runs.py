@@ -65,7 +65,7 @@ def find_runs(
         fit = checked(fit, folder / FIT)
         runs = []
         for row in rows(rates, seeds, fit):
-            runs.append(_planned_run(folder, row, fit, root, strict))
+            runs.append(planned_run(folder, row, fit, root, strict))
             soup = folder / f"{row.name}{SOUP}"
             runs += [_read_run(soup, root)] if _is_run(soup) else []
         runs.sort(key=lambda run: (run.rate, run.soup))
@@ -111,10 +111,21 @@ def _read_run(folder: Path, root: Path | None) -> RecordedRun:
     return _with_records(RecordedRun(folder.name, folder, learning_rate(config), config, root=root))
 
 
-def _planned_run(
+def planned_run(
     corridor: Path, row: Row, planned: dict[str, Any], root: Path | None, strict: bool
 ) -> RecordedRun:
-    """A run of a corridor, which may not have begun; its rate and what is damaged are known from the plan."""
+    """A run of a corridor, which may not have begun; its rate and what is damaged are known from the plan.
+
+    Args:
+        corridor: The corridor's folder.
+        row: Which run.
+        planned: The configuration that all its fits share.
+        root: The folder that everything must lie in; None where it may lie anywhere.
+        strict: Whether a damaged configuration ends the reading.
+
+    Raises:
+        UserError: The configuration is damaged, and the reading strict.
+    """
     if row.seed is not None:
         planned = {**planned, "seed_everything": row.seed}
     run = RecordedRun(row.name, corridor / row.name, row.rate, planned, root=root)

@@ -1,10 +1,13 @@
 """Runs as their event files tell them."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning_drift.corridor.event_files import PATTERN, Events
-from lightning_drift.corridor.find_runs import find_runs
+from lightning_drift.corridor.find_runs import find_runs, planned_run
 from lightning_drift.corridor.inside import all_lie_in
+from lightning_drift.corridor.plan import Row
 from lightning_drift.corridor.recorded_run import RecordedRun
 from lightning_drift.corridor.table import CorridorTable, tabulate
 
@@ -26,6 +29,22 @@ def read(folder: Path, own: bool = False, strict: bool = False) -> CorridorTable
     for run in found.runs:
         _read_events(run)
     return tabulate(found, own)
+
+
+def read_run(folder: Path, row: Row, planned: Mapping[str, Any]) -> RecordedRun:
+    """Read one run of one's own corridor, and nothing of its others: a driver asks for each of many.
+
+    Args:
+        folder: The corridor's folder.
+        row: Which run; it may not have begun.
+        planned: The configuration that the corridor's fits share.
+
+    Raises:
+        UserError: Its configuration is damaged.
+    """
+    run = planned_run(folder, row, dict(planned), None, strict=True)
+    _read_events(run)
+    return run
 
 
 def _read_events(run: RecordedRun) -> None:

@@ -82,6 +82,7 @@ class RecordedRun:
     root: Path | None = None
     remarks: list[str] = field(default_factory=list)
     _last: dict[tuple[int, int], int | None] = field(default_factory=dict, repr=False)
+    _listed: dict[int, frozenset[str]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -116,8 +117,24 @@ class RecordedRun:
         return self._grid_file(step, prompt, seed, "_map")
 
     def _grid_file(self, step: int, prompt: str, seed: int, kind: str = "") -> Path | None:
-        path = self.folder / "grids" / f"step={step:05d}" / f"{slug(prompt)}_seed{seed:04d}{kind}.png"
-        return path if os.path.isfile(path) and lies_in(path, self.root) else None
+        name = f"{slug(prompt)}_seed{seed:04d}{kind}.png"
+        return self._grid(step) / name if name in self._pictures(step) else None
+
+    def _grid(self, step: int) -> Path:
+        return self.folder / "grids" / f"step={step:05d}"
+
+    def _pictures(self, step: int) -> frozenset[str]:
+        """The names in a grid's folder, which is listed once: a shared disk answers slowly."""
+        if step not in self._listed:
+            names, folder = set(), self._grid(step)
+            if lies_in(folder, self.root):
+                with suppress(OSError), os.scandir(folder) as entries:
+                    for entry in entries:
+                        inside = not entry.is_symlink() or lies_in(Path(entry.path), self.root)
+                        if inside and entry.is_file():
+                            names.add(entry.name)
+            self._listed[step] = frozenset(names)
+        return self._listed[step]
 
     def reading(self, step: int) -> Path | None:
         """The file of a step's reading in ``drift/``; None if it is not there."""

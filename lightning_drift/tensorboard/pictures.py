@@ -173,7 +173,7 @@ class PagePictures:
         return self._files.address(path)
 
 
-@lru_cache(maxsize=2**16)
+@lru_cache(maxsize=2**17)
 def size(path: str, version: int, length: int) -> tuple[int, int] | None:
     """Width and height of a PNG by its first bytes; None for anything else.
 
