@@ -205,3 +205,15 @@ def test_the_start_is_timed_to_the_first_step(tiny_sd: str, tmp_path: Path):
     assert 0 < start.first_step(tmp_path, few) < 600
     with pytest.raises(SystemExit, match=r"error: seed_grid\.groups"):
         start.first_step(tmp_path, ["--seed_grid.groups=3"])
+
+
+def test_a_made_up_corridor_is_what_the_real_code_reads(tmp_path: Path, capsys):
+    corridor = script("scripts/benchmark_corridor.py")
+    corridor.make_corridor(tmp_path, 4)
+    found = {name: corridor.measured(name, tmp_path, 4) for name in corridor.MEASURES}
+    assert all(cost.seconds > 0 for cost in found.values())
+    page = (tmp_path / "tb_logs/coffee/corridor/corridor.html").read_text()
+    assert "4 fits × 3 milestones" in page
+    assert len(re.findall("steps: (?:dreaming|forgetting|under-drifted)", page)) == 8  # two fits go on
+    assert found["tab"].about == found["again"].about
+    assert corridor.exponent([10, 20], [3.0, 12.0]) == "grows with the power 2.00"
