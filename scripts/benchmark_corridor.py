@@ -5,8 +5,8 @@
 
 No fit runs: the run folders are made up, with event files, configurations, checkpoints and pictures as fits
 leave them, four seeds a learning rate, three milestones, 24 pictures each. What then reads them is the real
-code, each measure in a process of its own. ``strace``, where it is there, counts in a second pass what a shared
-file system is slow at: calls that open or look at a path in the corridor, or list a folder.
+code, each measure in a process of its own. ``strace``, where it is there, counts in a second pass the calls
+that open or look at a path in the corridor, or list a folder: what a shared file system is slow at.
 Pictures are small: on real ones, whose bytes the page's thumbnails are made of, that part takes longer.
 """
 

@@ -12,6 +12,8 @@ from urllib.parse import unquote
 import pytest
 import torch
 from helpers.asked_files import asked_files
+from helpers.browser import browser
+from helpers.browser_session import BrowserSession
 from helpers.corridor_runs import SEEDS, config, write_run
 
 from lightning_drift.corridor import page as page_module
@@ -98,6 +100,7 @@ def test_pictures_that_are_too_many_for_a_page_are_loaded_from_where_they_lie(
     text = page.read_text()
     assert "too many" not in text
     assert "data:image/webp" in text
+    assert "img-src data:;" in text
     assert "loads its pictures" not in capfd.readouterr().err
 
     monkeypatch.setattr(page_module, "MOST_EMBEDDED", 11 * len(SEEDS) - 1)
@@ -113,6 +116,19 @@ def test_pictures_that_are_too_many_for_a_page_are_loaded_from_where_they_lie(
     tiles = re.findall(r'<img src="([^"]*)" loading="lazy"', text)
     assert len(tiles) == 11 + 1  # the map, with the base once
     assert {*tiles} < {*data["pictures"]}
+
+
+@browser
+def test_a_browser_shows_pictures_that_lie_beside_the_page(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(page_module, "MOST_EMBEDDED", 1)
+    page = tmp_path / "a page #1.html"
+    write_report(plan.folder, page)
+    with BrowserSession(tmp_path / "profile") as session:
+        session.open(page.as_uri())
+        session.wait("document.querySelector('table.map img').naturalWidth === 16")
+        session.wait("document.querySelector('#pictures .now img').naturalWidth === 16")
 
 
 def test_a_long_corridor_shows_some_of_its_runs_together_and_all_on_the_map(
