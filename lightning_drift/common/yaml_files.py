@@ -47,12 +47,13 @@ def parse_yaml(text: str) -> Any:
             its aliases are written out. The message goes on after a name: "is not YAML: …".
     """
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
         if node is None:
             return None
         if _values(node, {}, set()) > MAX_VALUES:
             raise UserError(f"holds more than {MAX_VALUES:,} values")
-        return yaml.load(text, Loader=_Loader)
+        return loader.construct_document(node)
     except UserError:
         raise
     except RecursionError as error:

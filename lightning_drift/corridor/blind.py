@@ -9,7 +9,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import read_json
 from lightning_drift.common.numbers import shown
 from lightning_drift.common.rng import generator
-from lightning_drift.corridor.read import RecordedRun
+from lightning_drift.corridor.recorded_run import RecordedRun
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL
 

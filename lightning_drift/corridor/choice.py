@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from lightning_drift.corridor import commands
-from lightning_drift.corridor.read import CorridorCell, CorridorTable
+from lightning_drift.corridor.recorded_run import CorridorCell
 from lightning_drift.corridor.spread import siblings, spread
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.drift.verdict import ZONES
 from lightning_drift.fit.runs import rate_text
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from lightning_drift.common.lock import is_held
 from lightning_drift.common.text import option, shell_word
-from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun, lies_in
+from lightning_drift.corridor.inside import lies_in
+from lightning_drift.corridor.recorded_run import CorridorCell, RecordedRun
 from lightning_drift.corridor.run_config import end
+from lightning_drift.corridor.table import CorridorTable
 
 NAMES = {"export": "Export", "dream": "Dream", "print": "Print the dreams", "resume": "Resume the run"}
 """What the commands of a cell are called, by their names, in the order in which a page shows them."""

@@ -1,12 +1,13 @@
 """Where the curves of the measures lie on their charts: one line per learning rate, with its interval."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from math import floor, log10
 from typing import ClassVar, NamedTuple
 
-from lightning_drift.corridor.read import CorridorTable, Point, RecordedRun
+from lightning_drift.corridor.recorded_run import Point, RecordedRun
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.corridor.wording import labels, long_labels
 from lightning_drift.drift.descriptions import DESCRIPTIONS, Description
 
@@ -100,11 +101,12 @@ class Curve:
         return any(line.beside for line in self.lines)
 
 
-def curves(table: CorridorTable, decides: bool) -> list[Curve]:
+def curves(table: CorridorTable, decides: bool, shown: Sequence[int] | None = None) -> list[Curve]:
     """The charts of all measures that any run logged.
 
     Args:
         table: The corridor.
+        shown: The positions of the runs whose lines are drawn; None for all.
         decides: Those that the verdict depends on, or those that explain. Measures without a description are
             among the latter, under their tag.
     """
@@ -114,7 +116,9 @@ def curves(table: CorridorTable, decides: bool) -> list[Curve]:
         tags = dict.fromkeys(tag for run in table.runs for tag in run.scalars)
         unknown = [tag for tag in tags if _is_measure(tag) and tag not in known]
         described += [Description(tag, tag.removeprefix("drift/"), "") for tag in unknown]
-    charts = (_curve(table, each) for each in described)
+    names, spoken = labels(table), long_labels(table)
+    drawn = range(len(table.runs)) if shown is None else shown
+    charts = (_curve(table, each, drawn, names, spoken) for each in described)
     return [chart for chart in charts if chart is not None]
 
 
@@ -127,15 +131,21 @@ def _is_measure(tag: str) -> bool:
     return tag.startswith("drift/") and tag.count("/") == 1
 
 
-def _curve(table: CorridorTable, description: Description) -> Curve | None:
+def _curve(
+    table: CorridorTable,
+    description: Description,
+    shown: Sequence[int],
+    names: Sequence[str],
+    spoken: Sequence[str],
+) -> Curve | None:
     """A measure's chart; None if no run logged it."""
     tags = {False: description.tag} | ({True: description.beside} if description.beside else {})
     width = _loss_width(table) if description.tag == LOSS else 1
     drawn = [
         (index, beside, points)
         for beside, tag in tags.items()
-        for index, run in enumerate(table.runs)
-        if (points := _means(_points(run, tag), width))
+        for index in shown
+        if (points := _means(_points(table.runs[index], tag), width))
     ]
     if not drawn:
         return None
@@ -149,7 +159,6 @@ def _curve(table: CorridorTable, description: Description) -> Curve | None:
         low, high = min(p.low for p in every), max(p.high for p in every)
         marks = _ticks(min(0.0, low), max([high, *thresholds]))
     bottom, top = marks[0], marks[-1]
-    names, spoken = labels(table), long_labels(table)
 
     def x(step: float) -> float:
         return round(Curve.LEFT + (Curve.RIGHT - Curve.LEFT) * step / last, 1)

@@ -50,8 +50,9 @@ def describe(
     left = [each for row in rows if (each := _Left(row, *unfinished(plan, row))).steps]
     shown = ", ".join(map(rate_text, plan.rates))
     lines = [f"corridor  {plan.folder}: {shown}, looked at after {', '.join(map(str, plan.steps))} steps"]
+    begun_rows, asked = {each.row: each for each in left}, {*rows}
     for row in plan.rows:
-        begun = next((each for each in left if each.row == row), None)
+        begun = begun_rows.get(row)
         state = (
             "finished"
             if begun is None
@@ -59,7 +60,7 @@ def describe(
             if begun.begin
             else "to be fitted"
         )
-        lines.append(f"          {row.label}: {state if row in rows else 'not in this call'}")
+        lines.append(f"          {row.label}: {state if row in asked else 'not in this call'}")
     if not left:
         return "\n".join(lines)
     fit = _plan_of(plan, left[0], launcher, plan_fit, card)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 from lightning_drift.common.errors import notice
 from lightning_drift.common.lock import holder
+from lightning_drift.common.seldom import Seldom
 from lightning_drift.common.text import duration, printable
 from lightning_drift.corridor.fits import Fit, refuse_foreign, unfinished
-from lightning_drift.corridor.plan import Plan, Row
-from lightning_drift.corridor.read import CorridorCell, read
+from lightning_drift.corridor.plan import Plan, Row, read_plan
+from lightning_drift.corridor.read import read_run
+from lightning_drift.corridor.recorded_run import CorridorCell
 from lightning_drift.launchers.job import Launcher, Running
 from lightning_drift.launchers.queue import JobQueue
 
@@ -22,12 +24,12 @@ class FitQueue(JobQueue[Fit]):
         plan: The corridor.
         rows: The fits to run.
         launcher: Where they run.
-        after: Called after each fit that has ended, to renew the page.
+        after: Renews the page once a fit has ended: the first time at once, then as `Seldom` has it.
     """
 
     def __init__(self, plan: Plan, rows: list[Row], launcher: Launcher, after: Callable[[], None]) -> None:
         super().__init__([], launcher)
-        self.plan, self.after = plan, after
+        self.plan, self._after = plan, Seldom(after)
         self.failed: list[Row] = []
         self._told: set[tuple[Row, int]] = set()
         self._strays: set[Row] = set()
@@ -60,16 +62,17 @@ class FitQueue(JobQueue[Fit]):
         ]
         if not due:
             return
-        cells, left = read(self.plan.folder, own=True, strict=True).cells, self._left()
+        read_plan(self.plan.folder)  # were it damaged, every fit that is still to begin would fail by it
+        run, left = read_run(self.plan.folder, task.row, self.plan.fit), self._left()
         for step in due:
             self._told.add((task.row, step))
-            cell = cells[task.folder.name, step]
+            cell = run.cell(step)
             _say(f"{task.label} x {step}: {describe(cell)}{f' ({left})' if left else ''}")
 
     def done(self, task: Fit) -> None:
         """Another process has finished it meanwhile."""
         self.looked(task)
-        self.after()
+        self._after.ask()
 
     def busy(self, task: Fit) -> None:
         """Say once that a fit is somebody else's for now."""
@@ -94,7 +97,7 @@ class FitQueue(JobQueue[Fit]):
             _say(f"{task.label}: {state}. {said}")
         elif status:
             _say(f"{task.label}: complete, though it ended with status {status}; see {task.log}")
-        self.after()
+        self._after.ask()
         return True
 
     def stopping(self) -> None:
@@ -111,6 +114,7 @@ class FitQueue(JobQueue[Fit]):
 
     def show(self) -> None:
         """A line that is written over: what runs now, and how long the rest may take."""
+        self._after.catch_up()
         if not self.running or not sys.stderr.isatty():
             return
         shown = self.running[:8]  # more than a terminal is wide

@@ -12,8 +12,9 @@ from lightning_drift.common.ends import signal_of
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.lock import LOCK_FILE, OWN, FolderLock, is_held
 from lightning_drift.common.text import listed
+from lightning_drift.corridor.find_runs import ERROR_FILE
 from lightning_drift.corridor.plan import Plan, Row
-from lightning_drift.corridor.read import ERROR_FILE, read
+from lightning_drift.corridor.read import read_run
 from lightning_drift.fit.bar_names import FIT_BAR, GRID_BAR
 from lightning_drift.fit.runs import checkpoint_steps
 from lightning_drift.launchers.job import Job, Running
@@ -31,11 +32,7 @@ def unfinished(plan: Plan, row: Row) -> tuple[list[int], Path | None, int]:
         The steps left, the checkpoint to go on from (None: from the beginning) and its step.
     """
     folder = plan.run(row)
-    run = (
-        next((run for run in read(plan.folder, own=True, strict=True).runs if run.name == row.name), None)
-        if folder.is_dir()
-        else None
-    )
+    run = read_run(plan.folder, row, plan.fit) if folder.is_dir() else None
     reached = {step: path for path, step in checkpoint_steps(folder)[0].items()}
     if run is None or not reached:
         return list(plan.steps), None, 0

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_drift.corridor.read import CorridorTable
+from lightning_drift.corridor.table import CorridorTable
 
 
 class Place(NamedTuple):

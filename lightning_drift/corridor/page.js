@@ -226,7 +226,7 @@ function corridorPage(data) {
       const uri = source(run, step, p, s);
       const here = step === at.step && (step === 0 || run === at.run);
       const button = make("button", { type: "button", class: "px", "aria-pressed": here, "aria-label": name(run, step) });
-      button.append(uri ? make("img", { src: uri, alt: "" }) : make("i", { class: "gap" }), make("span", {}, text));
+      button.append(uri ? make("img", { loading: uri.startsWith("data:") ? "eager" : "lazy", src: uri, alt: "" }) : make("i", { class: "gap" }), make("span", {}, text));
       button.addEventListener("click", () => go(run, step));
       return button;
     };

@@ -1,4 +1,4 @@
-"""The page of a corridor: one HTML file with every picture inside it."""
+"""The page of a corridor: one HTML file with every picture inside it, as long as they are not too many."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +11,12 @@ from lightning_drift.corridor import commands, recipe, wording
 from lightning_drift.corridor.choice import Choice
 from lightning_drift.corridor.curves import curves, shade
 from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
-from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.corridor.recorded_run import CorridorCell, RecordedRun
 from lightning_drift.corridor.run_differences import run_differences
+from lightning_drift.corridor.sampled_runs import how_many, sampled_runs
 from lightning_drift.corridor.spread import spreads
+from lightning_drift.corridor.table import CorridorTable
+from lightning_drift.pages.linked_pictures import LinkedPictures
 from lightning_drift.pages.page import render
 from lightning_drift.pages.thumbnails import Thumbnails
 
@@ -57,10 +60,28 @@ class Pictures(Protocol):
         """The address of a map; None if it cannot be read."""
 
 
-def corridor_page(table: CorridorTable, choice: Choice) -> str:
-    """The page as text, with everything inside it."""
-    pictures = Thumbnails(picture_files(table).values())
-    return render("corridor/page.html", **corridor_content(table, choice, pictures))
+MOST_EMBEDDED = 5_000
+"""Pictures of checkpoints that a page holds itself; more are loaded from their files."""
+
+
+def has_linked_pictures(table: CorridorTable) -> bool:
+    """Whether the pictures are too many for one file, which a browser would have to read to its end."""
+    return sum(place.step > 0 for place in picture_files(table)) > MOST_EMBEDDED
+
+
+def corridor_page(table: CorridorTable, choice: Choice, folder: Path | None = None) -> str:
+    """The page as text, with everything inside it; but of too many pictures their addresses.
+
+    Args:
+        table: The corridor.
+        choice: The chosen checkpoint.
+        folder: Where the page will lie; None for the corridor's folder.
+    """
+    linked = has_linked_pictures(table)
+    pictures: Pictures = (
+        LinkedPictures(folder or table.folder) if linked else Thumbnails(picture_files(table).values())
+    )
+    return render("corridor/page.html", **corridor_content(table, choice, pictures, linked=linked))
 
 
 def corridor_content(
@@ -68,6 +89,7 @@ def corridor_content(
     choice: Choice,
     pictures: Pictures,
     photos: Callable[[CorridorTable], recipe.Photos | None] = recipe.photos,
+    linked: bool = False,
 ) -> dict[str, Any]:
     """What ``corridor/page.html`` and ``corridor/body.html`` are filled with.
 
@@ -76,6 +98,7 @@ def corridor_content(
         choice: The chosen checkpoint.
         pictures: Where the pictures come from.
         photos: What shows the photos of the fits.
+        linked: Whether the pictures lie beside the page.
     """
     files = picture_files(table)
     prompts = seeds_by_prompt(table)
@@ -121,7 +144,8 @@ def corridor_content(
         return Tile(cell, first_picture(run, step), note, summary, chosen)
 
     count = len(table.runs)
-    others = curves(table, decides=False)
+    drawn = sampled_runs(table, choice)
+    others = curves(table, decides=False, shown=drawn)
     return {
         "title": table.title,
         "eyebrow": wording.extent(table),
@@ -138,7 +162,9 @@ def corridor_content(
         "nothing_ran": wording.nothing_ran(table),
         "spreads": spreads(table),
         "shades": [shade(run, count) for run in range(count)],
-        "deciding": curves(table, decides=True),
+        "drawn": drawn,
+        "which_drawn": how_many(table, len(drawn)),
+        "deciding": curves(table, decides=True, shown=drawn),
         "by_heart": [curve for curve in others if curve.has_beside],
         "explaining": [curve for curve in others if not curve.has_beside],
         "photos": photos(table),
@@ -153,6 +179,7 @@ def corridor_content(
         if any(cell.zone for cell in table.cells.values())
         else None,
         "folder": table.folder.as_posix(),
+        "linked": linked,
         "data": {
             "runs": [{"name": run.name, "label": labels[i]} for i, run in enumerate(table.runs)],
             "steps": steps,

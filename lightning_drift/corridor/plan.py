@@ -3,9 +3,8 @@
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import eq
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +35,9 @@ _FREE = re.compile(
     + r"|trainer\.(accelerator|devices|enable_progress_bar)|step_checkpoint\..*|clip_drift\.stop_when"
     r"|data\..*num_workers"
 )
+
+
+_NO_RECIPE = re.compile(f"{_FREE.pattern}|seed_everything")
 
 
 class Row(NamedTuple):
@@ -117,12 +119,24 @@ class Plan:
         return [f"--{key}={value}" for key, value in options.items()]
 
 
-def same_recipe(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two fits differ at most in what decides no picture, and in their seeds.
+def recipe_key(config: Mapping[str, Any]) -> Hashable:
+    """Something that two fits share that differ at most in what decides no picture, and in their seeds.
 
-    Classes are compared by name: nothing is imported for a configuration of somebody else.
+    An option that is null is one that is not there. Classes are compared by name: nothing is imported for a
+    configuration of somebody else.
     """
-    return not differences(one, other, re.compile(f"{_FREE.pattern}|seed_everything"), alike=eq)
+    return _frozen(config, "")
+
+
+def _frozen(value: Any, key: str) -> Hashable:
+    """A configuration's value as one that can be compared with many at once; ``key`` is where it stands."""
+    if isinstance(value, Mapping):
+        inner = ((str(name), f"{key}.{name}" if key else str(name), child) for name, child in value.items())
+        kept = [(name, _frozen(child, path)) for name, path, child in inner if not _NO_RECIPE.fullmatch(path)]
+        return "section", frozenset(pair for pair in kept if pair[1] is not None)
+    if isinstance(value, list | tuple):
+        return "list", tuple(_frozen(child, "*") for child in value)
+    return value if isinstance(value, Hashable) else repr(value)
 
 
 def rows(rates: Iterable[float], seeds: Sequence[int], fit: Mapping[str, Any]) -> list[Row]:

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from lightning_drift.assets import PHOTOS
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
-from lightning_drift.corridor.read import CorridorTable
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.drift.verdict import Thresholds, provenance
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.pages.thumbnails import data_uri

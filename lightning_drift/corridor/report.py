@@ -7,8 +7,9 @@ from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.corridor.choice import choose
 from lightning_drift.corridor.overview import overview
-from lightning_drift.corridor.page import corridor_page
+from lightning_drift.corridor.page import corridor_page, has_linked_pictures
 from lightning_drift.corridor.read import read
+from lightning_drift.corridor.sampled_runs import how_many, sampled_runs
 from lightning_drift.images.png import Picture, is_made_by, write_png
 
 _SHEET_BY = "lightning-drift corridor sheet"
@@ -31,10 +32,16 @@ def write_report(folder: Path, page: Path, own: bool = False) -> None:
     table = read(folder, own)
     for remark in table.remarks:
         notice(remark)
-    text = corridor_page(table, choose(table))
+    choice = choose(table)
+    text = corridor_page(table, choice, page.parent)
     with atomic_write(page) as file:
         file.write(text.encode())
-    write_png(page.with_suffix(".png"), Picture(None, page.stem, overview(table), {"Software": _SHEET_BY}))
+    sheet, rows = page.with_suffix(".png"), sampled_runs(table, choice)
+    write_png(sheet, Picture(None, page.stem, overview(table, rows), {"Software": _SHEET_BY}))
+    if has_linked_pictures(table):
+        notice(f"{page} loads its pictures from the runs' folders, as they are too many for one file")
+    if told := how_many(table, len(rows)):
+        notice(f"{sheet} and the curves of the page show {told}; its map shows all")
 
 
 def _refuse_foreign(page: Path) -> None:

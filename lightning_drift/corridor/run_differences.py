@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from lightning_drift.corridor.plan import OF_EACH_FIT
-from lightning_drift.corridor.read import CorridorTable, RecordedRun
+from lightning_drift.corridor.recorded_run import RecordedRun
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.fit.configuration import differences
 
 MOST_OPTIONS = 40

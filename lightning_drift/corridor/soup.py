@@ -18,7 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.prompt_lists import slug
-from lightning_drift.corridor.read import SOUP, RecordedRun, read
+from lightning_drift.corridor.find_runs import SOUP
+from lightning_drift.corridor.read import read
+from lightning_drift.corridor.recorded_run import RecordedRun
 from lightning_drift.corridor.spread import siblings
 from lightning_drift.drift.checkpoint_evaluator import CheckpointEvaluator
 from lightning_drift.drift.log import Reading

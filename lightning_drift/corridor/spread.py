@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from lightning_drift.corridor.plan import same_recipe
-from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.corridor.plan import recipe_key
+from lightning_drift.corridor.recorded_run import CorridorCell, RecordedRun
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.drift.verdict import ZONES
 
 
@@ -49,16 +50,12 @@ class Spread:
 def siblings(table: CorridorTable) -> dict[str, list[RecordedRun]]:
     """By run the runs of its recipe, itself included, one for each seed; itself where there are no others."""
     found: dict[str, list[RecordedRun]] = {}
-    groups: list[list[RecordedRun]] = []
+    groups: dict[object, list[RecordedRun]] = {}
     for run in (run for run in table.runs if not run.soup):
-        for group in groups:
-            if group[0].rate == run.rate and same_recipe(group[0].config, run.config):
-                if run.seed not in [other.seed for other in group]:
-                    group.append(run)
-                break
-        else:
-            groups.append([run])
-    for group in groups:
+        group = groups.setdefault((run.rate, recipe_key(run.config)), [])
+        if run.seed not in [other.seed for other in group]:
+            group.append(run)
+    for group in groups.values():
         found |= {run.name: group for run in group}
     return {run.name: found.get(run.name, [run]) for run in table.runs}
 

@@ -1,20 +1,28 @@
 """A corridor in words: its runs' names, its cells, and the sentences at the head of its page."""
 
 import re
+from collections import Counter
 
 from lightning_drift.corridor.choice import Choice
-from lightning_drift.corridor.read import CorridorCell, CorridorTable, RecordedRun
+from lightning_drift.corridor.recorded_run import CorridorCell, RecordedRun
 from lightning_drift.corridor.spread import siblings
+from lightning_drift.corridor.table import CorridorTable
 
 
 def labels(table: CorridorTable) -> list[str]:
     """The runs' names for people: learning rates, and where runs share one their seeds or folders."""
-    shared, kin = shared_rates(table), siblings(table)
+    kin = siblings(table)
+    rates = {run.name: run.label for run in table.runs}
+    shared = Counter(rates.values())
+    fits: dict[str, list[RecordedRun]] = {}
+    for each in table.runs:
+        if not each.soup:
+            fits.setdefault(rates[each.name], []).append(each)
 
     def label(run: RecordedRun) -> str:
-        if run.label not in shared:
+        if shared[rates[run.name]] == 1:
             return f"lr {run.label}"
-        alike = [other for other in table.runs if other.label == run.label and not other.soup]
+        alike = fits.get(rates[run.name], [])
         if run.soup and len(kin[alike[0].name] if alike else []) == len(alike):
             return f"lr {run.label}, soup"
         return f"lr {run.label}, seed {run.seed}" if len(kin[run.name]) == len(alike) else run.name
@@ -105,5 +113,4 @@ def reason(cell: CorridorCell) -> str:
 
 def shared_rates(table: CorridorTable) -> set[str]:
     """Learning rates that several runs have; those runs go by their folders' names."""
-    rates = [run.label for run in table.runs]
-    return {rate for rate in rates if rates.count(rate) > 1}
+    return {rate for rate, count in Counter(run.label for run in table.runs).items() if count > 1}

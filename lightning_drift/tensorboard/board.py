@@ -18,8 +18,11 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import read_json
 from lightning_drift.corridor import recipe, wording
 from lightning_drift.corridor.choice import choose
+from lightning_drift.corridor.find_runs import FoundRuns, find_runs
+from lightning_drift.corridor.inside import lies_in
 from lightning_drift.corridor.page import corridor_content
-from lightning_drift.corridor.read import CorridorTable, FoundRuns, RecordedRun, find_runs, lies_in, tabulate
+from lightning_drift.corridor.recorded_run import RecordedRun
+from lightning_drift.corridor.table import CorridorTable, tabulate
 from lightning_drift.drift.verdict import in_a_line
 from lightning_drift.pages.page import render
 from lightning_drift.tensorboard.logged import Logged, Provider

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from lightning_drift.corridor.read import lies_in
+from lightning_drift.corridor.inside import lies_in
 from lightning_drift.images.decode import UndecodableError, decode, read_file
 from lightning_drift.pages.thumbnails import PIXEL_ART, encode, encode_overlay
 from lightning_drift.tensorboard.own_sweeps import OwnSweeps
@@ -173,7 +173,7 @@ class PagePictures:
         return self._files.address(path)
 
 
-@lru_cache(maxsize=2**16)
+@lru_cache(maxsize=2**17)
 def size(path: str, version: int, length: int) -> tuple[int, int] | None:
     """Width and height of a PNG by its first bytes; None for anything else.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_drift.common.lock import is_held
-from lightning_drift.corridor.read import RecordedRun
+from lightning_drift.corridor.recorded_run import RecordedRun
 from lightning_drift.corridor.run_config import end as configured_end
 from lightning_drift.tensorboard.logged import Logged
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.corridor.read import lies_in
+from lightning_drift.corridor.inside import lies_in
 from lightning_drift.sweep.index import FILES, Index
 from lightning_drift.sweep.index_head import INDEX
 from lightning_drift.sweep.page import PAGE, PictureAddresses, sweep_page

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.text import duration
-from lightning_drift.corridor.read import CorridorTable, RecordedRun
 from lightning_drift.corridor.recipe import options
+from lightning_drift.corridor.recorded_run import RecordedRun
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth

@@ -21,7 +21,9 @@ from PIL import Image
 from lightning_drift.corridor.blind import measures_at
 from lightning_drift.corridor.label.labels import Labels
 from lightning_drift.corridor.plan import read_plan
-from lightning_drift.corridor.read import CorridorTable, RecordedRun, read
+from lightning_drift.corridor.read import read
+from lightning_drift.corridor.recorded_run import RecordedRun
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.drift.base import FORMAT, DriftBase
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.photo_base import PhotoBase

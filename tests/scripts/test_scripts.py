@@ -213,3 +213,15 @@ def test_the_benchmark_of_a_sweeps_report_tells_what_it_takes(capsys):
     told = [line.split() for line in lines if not line[10:20].strip() or line[:10].strip().isdecimal()]
     assert [line[0] for line in told] == ["8"]
     assert int(told[0][4]) == 8 + 3 + 2  # pictures; index, tables and page; a sheet for each prompt
+
+
+def test_a_made_up_corridor_is_what_the_real_code_reads(tmp_path: Path, capsys):
+    corridor = script("scripts/benchmark_corridor.py")
+    corridor.make_corridor(tmp_path, 4)
+    found = {name: corridor.measured(name, tmp_path, 4) for name in corridor.MEASURES}
+    assert all(cost.seconds > 0 for cost in found.values())
+    page = (tmp_path / "tb_logs/coffee/corridor/corridor.html").read_text()
+    assert "4 fits × 3 milestones" in page
+    assert len(re.findall("steps: (?:dreaming|forgetting|under-drifted)", page)) == 8  # two fits go on
+    assert found["tab"].about == found["again"].about
+    assert corridor.exponent([10, 20], [3.0, 12.0]) == "grows with the power 2.00"

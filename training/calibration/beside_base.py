@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lightning_drift.corridor.read import CorridorCell, read
+from lightning_drift.corridor.read import read
+from lightning_drift.corridor.recorded_run import CorridorCell
 from lightning_drift.drift.checkpoint_evaluator import CheckpointEvaluator
 from lightning_drift.drift.verdict import judge
 from lightning_drift.fit.grid_files import save_pictures

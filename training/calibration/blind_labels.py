@@ -26,7 +26,8 @@ from PIL import Image, ImageDraw, ImageFont
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.prompt_lists import read_prompts
 from lightning_drift.corridor.blind import measures_at, shuffled
-from lightning_drift.corridor.read import RecordedRun, read
+from lightning_drift.corridor.read import read
+from lightning_drift.corridor.recorded_run import RecordedRun
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.verdict import DECIDING, WITH_MODEL, ZONES, judge
 from lightning_drift.images.contact_sheet import GROUND, INK

@@ -22,7 +22,8 @@ import yaml
 from PIL import Image
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.corridor.read import RecordedRun, read
+from lightning_drift.corridor.read import read
+from lightning_drift.corridor.recorded_run import RecordedRun
 from lightning_drift.images.contact_sheet import contact_sheet
 from training.command_line import command_parser, run_command
 

@@ -11,7 +11,8 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.corridor import recipe
 from lightning_drift.corridor.blind import measures_at, shuffled
 from lightning_drift.corridor.grids import Place, picture_files, seeds_by_prompt
-from lightning_drift.corridor.read import CorridorTable, RecordedRun
+from lightning_drift.corridor.recorded_run import RecordedRun
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.images.decode import UndecodableError, decode
 from lightning_drift.pages.thumbnails import data_uri

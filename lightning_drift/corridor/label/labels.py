@@ -10,7 +10,7 @@ from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import read_json
 from lightning_drift.common.numbers import shown
-from lightning_drift.corridor.read import CorridorTable
+from lightning_drift.corridor.table import CorridorTable
 from lightning_drift.drift.verdict import ZONES
 
 FILE = "labels.json"
