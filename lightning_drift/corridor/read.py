@@ -31,6 +31,9 @@ from lightning_drift.fit.runs import rate_text
 ERROR_FILE = "{run}.error.txt"
 """Beside a run folder of a corridor: why its fit failed, in a sentence."""
 
+STOPPED_FILE = "{run}.stopped.txt"
+"""Beside a run folder of a corridor: why its fit was stopped before its last step, in a sentence."""
+
 SOUP = "_soup"
 """Ends the folder's name of the mean of a run and its siblings, which differ in their seeds."""
 
@@ -85,6 +88,7 @@ class RecordedRun:
         scalars: Every scalar by tag, in the order of steps.
         verdicts: The verdict's text by step.
         error: Why the fit failed, empty if it did not.
+        stopped_because: Why it was stopped on purpose, empty if it was not.
         root: The folder that the run's files must lie in, links followed; None where they may lie anywhere.
         remarks: What is damaged or lies elsewhere and was passed over, in sentences.
     """
@@ -97,6 +101,7 @@ class RecordedRun:
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     verdicts: dict[int, str] = field(default_factory=dict)
     error: str = ""
+    stopped_because: str = ""
     root: Path | None = None
     remarks: list[str] = field(default_factory=list)
     _last: dict[tuple[int, int], int | None] = field(default_factory=dict, repr=False)
@@ -218,7 +223,7 @@ class RecordedRun:
         if step not in self.milestones:
             state = "failed" if self.error else "not run"
             stop = self.stopped((self.config.get("clip_drift") or {}).get("stop_when"))
-            verdict = self.error or "The fit has not come this far."
+            verdict = self.error or self.stopped_because or "The fit has not come this far."
             if stop is not None and step > stop:
                 zone = _zone(dict(self.scalars["drift/zone"])[stop])
                 verdict = (
@@ -431,13 +436,20 @@ def _with_records(run: RecordedRun) -> RecordedRun:
                 run.resumes.append(read_run_config(path))
             except UserError as error:
                 run.remarks.append(f"{error}; it is passed over")
-    failure = run.folder.with_name(ERROR_FILE.format(run=run.folder.name))
-    if os.path.lexists(failure) and run.folder != run.root and _all_lie_in((failure,), run.root, run.remarks):
-        try:
-            run.error = read_text(failure, "report of a failed fit").strip()
-        except UserError as error:
-            run.error = error.message
+    run.error = _beside(run, ERROR_FILE, "report of a failed fit")
+    run.stopped_because = _beside(run, STOPPED_FILE, "report of a stopped fit")
     return run
+
+
+def _beside(run: RecordedRun, name: str, what: str) -> str:
+    """The sentence in a file beside a run's folder; empty where there is none."""
+    path = run.folder.with_name(name.format(run=run.folder.name))
+    if not os.path.lexists(path) or run.folder == run.root or not _all_lie_in((path,), run.root, run.remarks):
+        return ""
+    try:
+        return read_text(path, what).strip()
+    except UserError as error:
+        return error.message
 
 
 def _read_events(run: RecordedRun) -> None:
