@@ -148,9 +148,8 @@ def corridor(
     own_seeds = training_seeds(options.get("seeds"))
     most = options.get("search")
     if most is not None:
-        engine = _search_engine(
-            whole(most, "corridor.search", 1, MOST_FITS), rates, own_seeds, options, engine
-        )
+        whole(most, "corridor.search", 1, MOST_FITS)
+        engine = _search_engine(rates, own_seeds, options, engine)
     check_corridor_name(name)
     if devices != "auto":
         refuse_invisible(find_slots(devices, "auto"))
@@ -166,7 +165,7 @@ def corridor(
 
         check_verdicts(config)
         if plan_fit is not None:
-            print(printable(describe_search(plan, most)), flush=True)
+            print(describe_search(plan, most), flush=True)
             return 0
     if engine is None:
         slots = find_slots(devices, accelerator)
@@ -199,7 +198,7 @@ MOST_FITS = 1000
 
 
 def _search_engine(
-    most: int, rates: list[float], seeds: list[int], options: Mapping[str, Any], engine: Engine | None
+    rates: list[float], seeds: list[int], options: Mapping[str, Any], engine: Engine | None
 ) -> Engine:
     """What a search runs on: Ray, one of this machine where none is named.
 
@@ -223,7 +222,6 @@ def _search_engine(
         )
     from lightning_drift.launchers.ray_engine import Ray
 
-    del most
     return engine or Engine("ray", Ray(address="local"))
 
 
@@ -235,13 +233,8 @@ def _search(plan: Plan, most: int, launcher: Launcher) -> int:
     assert isinstance(launcher, RayLauncher)
     page = plan.folder / "corridor.html"
     ends_of_range = f"lr {rate_text(plan.rates[0])} to {rate_text(plan.rates[-1])}"
-    print(
-        printable(
-            f"searching {ends_of_range} x {_counted(len(plan.steps), 'step')} with {_counted(most, 'fit')} at "
-            f"most, on {launcher.describe()}, in {plan.folder}"
-        ),
-        flush=True,
-    )
+    shape = f"{ends_of_range} x {_counted(len(plan.steps), 'step')}, {_counted(most, 'fit')} at most"
+    print(printable(f"searching {shape}, on {launcher.describe()}, in {plan.folder}"), flush=True)
 
     def renew() -> None:
         _renew(plan, page)

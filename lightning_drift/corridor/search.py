@@ -1,6 +1,7 @@
 """``corridor --search N``: Ray Tune chooses the learning rates and places their fits on a cluster."""
 
 import json
+import logging
 import os
 import tempfile
 import time
@@ -142,10 +143,10 @@ def _reading(result: Mapping[str, Any]) -> Reading | None:
 class HopelessStopper(tune.Stopper):  # type: ignore[misc]
     """Stops a fit where its model is cooked or broken, for later milestones of it are so as well.
 
-    ASHA and other halving schedulers compare trials at one step and keep the best. Here the position early on
-    says nothing of which fit will dream farthest: the slow rate that is last at the first milestone may have
-    the farthest checkpoint at the last one, and the fast rate that leads it may be past dreaming. So no fit is
-    stopped for the sake of another; one is stopped for what it is itself.
+    ASHA and other halving schedulers compare trials at one step and keep the best. Here the position early
+    on says nothing of which fit will dream farthest: the slow rate that is last at the first milestone may
+    have the farthest checkpoint at the last one, and the fast rate that leads it may be past dreaming. So no
+    fit is stopped for the sake of another; one is stopped for what it is itself.
     """
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -172,7 +173,11 @@ class RateSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next fit; None where it is to be asked again later."""
-        return self._search.next(trial_id)
+        try:
+            return self._search.next(trial_id)
+        except UserError as error:  # Tune would report it as its own
+            self._search.error = error
+            return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Hear of a milestone."""
@@ -212,6 +217,12 @@ class Search:
         launcher: Where they run.
         after: Called after each fit that has ended, to renew the page.
 
+    Attributes:
+        plan: The corridor with all rates so far.
+        known: What is known of each fit, by rate.
+        failed: The fits that failed.
+        error: What kept a fit from being begun.
+
     Raises:
         UserError: The folder holds a corridor that was set up in another way, or one with several seeds.
     """
@@ -224,6 +235,7 @@ class Search:
         self._rates = RateSearch(plan.rates[0], plan.rates[-1], self.plan.steps)
         self._together = launcher.at_once(most)
         self.failed: list[Row] = []
+        self.error: UserError | None = None
         self._running: dict[str, _Begun] = {}
         self._strays: set[Row] = set()
         self.known: dict[float, Known] = {}
@@ -251,6 +263,7 @@ class Search:
         """Fit until the rates are told apart or the fits are used up.
 
         Raises:
+            UserError: A fit cannot be begun.
             Ended: By a signal, after all fits were stopped in order.
         """
         if self._done:
@@ -260,6 +273,8 @@ class Search:
         resources = {"cpu": self._launcher.cpus, "gpu": self._launcher.gpus}
         before = {name: os.environ.get(name) for name in _QUIET}
         os.environ.update(_QUIET)
+        for name in ("ray.tune.tune", "ray.tune.execution.tune_controller"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told as those of fits
         try:
             with (
                 tempfile.TemporaryDirectory(prefix="search-") as scratch,
@@ -280,6 +295,8 @@ class Search:
                         name="search",
                         storage_path=scratch,
                         stop=HopelessStopper(),
+                        # A fit's own files are its checkpoints.
+                        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                         failure_config=tune.FailureConfig(max_failures=MOST_LOST),
                         verbose=0,
                     ),
@@ -291,6 +308,8 @@ class Search:
                 os.environ.pop(name)
                 if value is not None:
                     os.environ[name] = value
+        if self.error is not None:
+            raise self.error
 
     # -- what Tune asks and tells -----------------------------------------------------------------------
 

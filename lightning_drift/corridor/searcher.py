@@ -156,9 +156,9 @@ class RateSearch:
                 logs += weight * self._likelihood(rate, step, reading)
             if fit.failed:
                 after = max(fit.readings, default=0)
-                step = next((each for each in np.exp(self._steps) if each > after + 0.5), None)
-                if step is not None:
-                    logs += _FAILED * self._side(rate, float(step), beyond=True)[:, None, :]
+                missing = next((each for each in np.exp(self._steps) if each > after + 0.5), None)
+                if missing is not None:
+                    logs += _FAILED * self._side(rate, float(missing), beyond=True)[:, None, :]
         chances = np.exp(logs - logs.max()).sum(axis=1)
         return np.asarray(chances / chances.sum())
 

@@ -53,7 +53,7 @@ class Ray:
                 raise UserError(
                     f"Ray does not answer: {' '.join(str(error).split())[:300]}", "launcher.address"
                 ) from error
-        # Of a lost machine Ray prints forty lines of its daemon's state; this program says what it does about it.
+        # Of a lost machine Ray prints forty lines of its daemon's state; this program says what it does.
         ray._private.worker._worker_logs_enabled = False
         ends.listen_again()  # Ray takes SIGTERM
         has = ray.cluster_resources()
