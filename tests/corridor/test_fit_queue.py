@@ -417,7 +417,10 @@ def say(capsys: Any, *words: str) -> tuple[int, str, str]:
         (["--model.learning_rat", "3"], "Option 'learning_rat' is not accepted"),
         (["-c", "nofile.yaml"], "-c: cannot read the configuration nofile.yaml"),
         (["-c", "broken.yaml"], "-c: the configuration broken.yaml is not YAML"),
-        (["-c", "section.yaml"], "corridor: give a section of devices, launcher, lr, name, recipe, seeds, steps"),
+        (
+            ["-c", "section.yaml"],
+            "corridor: give a section of devices, launcher, lr, name, recipe, seeds, steps",
+        ),
         (["-c", "plain.yaml"], "corridor.lr: give it, for example --lr 1e-6,2e-6,4e-6"),
         (["-c", "zero_lr.yaml"], "corridor.lr: 0 is out of range; give one above 0"),
         (["-c", "zero_steps.yaml"], "corridor.steps: give optimizer steps above 0"),
