@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_drift.common import ends
+from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.corridor.fit_queue import describe, say
 from lightning_drift.corridor.fits import Fit, refuse_foreign, unfinished
@@ -233,7 +234,8 @@ class Search:
         self.plan = joined(self._wanted)
         refuse_seeds(self.plan)
         self._rates = RateSearch(plan.rates[0], plan.rates[-1], self.plan.steps)
-        self._together = launcher.at_once(most)
+        # Fits that run together learn nothing of each other; all at once they are a grid, and no better.
+        self._together = min(launcher.at_once(most), max(1, most // 2))
         self.failed: list[Row] = []
         self.error: UserError | None = None
         self._running: dict[str, _Begun] = {}
@@ -247,9 +249,12 @@ class Search:
                 continue
             known = Known(readings(self.plan.run(row), self.plan.steps))
             self.known[row.rate] = known
-            if any(reading.hopeless for reading in known.readings.values()):
+            if not unfinished(self.plan, row)[0]:
                 continue
-            if unfinished(self.plan, row)[0]:
+            hopeless = [(step, reading) for step, reading in known.readings.items() if reading.hopeless]
+            if hopeless:
+                _stopped(Fit(self.plan, row), *hopeless[0])
+            else:
                 self._waiting.append(row)
                 known.runs = True
         room = max(0, most - len(self.known))
@@ -372,7 +377,10 @@ class Search:
         if reading is None or running is None:
             return
         running.last, running.last_step = reading, int(result["milestone"])
-        self.known[running.fit.row.rate].readings[running.last_step] = reading
+        known = self.known[running.fit.row.rate].readings
+        if known.get(running.last_step) == reading:  # from a node that was lost meanwhile
+            return
+        known[running.last_step] = reading
         zone, border, position = reading
         cell = CorridorCell(running.fit.folder.name, running.last_step, "measured", zone, border, position)
         say(f"{running.fit.label} x {running.last_step}: {describe(cell)}")
@@ -390,10 +398,8 @@ class Search:
             return
         if running.last is not None and running.last.hopeless:
             if running.last_step < self.plan.steps[-1]:
-                step, zone = running.last_step, running.last.zone
-                sentence = f"The search stopped it at step {step}, where the model was {zone}."
-                fit.stopped_file.write_text(f"{sentence}\n", encoding="utf-8")
-                say(f"{fit.label}: stopped at step {step}, where the model is {zone}")
+                _stopped(fit, running.last_step, running.last)
+                say(f"{fit.label}: stopped at step {running.last_step}, where it is {running.last.zone}")
         else:
             lost = "Ray lost it again and again" if error else ""
             fit.ended(lost or str(result.get("told", "")), int(result.get("exit_status", 1)))
@@ -408,6 +414,15 @@ class Search:
     def reached(self) -> str:
         """How far the search has come, in words."""
         return f"{_fits(sum(not known.runs for known in self.known.values()))} done"
+
+
+def _stopped(fit: Fit, step: int, reading: Reading) -> None:
+    """Note beside a run why the search leaves it where it is."""
+    if not fit.error_file.exists():
+        with atomic_write(fit.stopped_file) as file:
+            file.write(
+                f"The search stopped it at step {step}, where the model was {reading.zone}.\n".encode()
+            )
 
 
 def begun(plan: Plan, row: Row) -> bool:

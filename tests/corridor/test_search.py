@@ -16,7 +16,10 @@ from helpers.paths import DATA
 from lightning_drift.cli import main
 from lightning_drift.common.lock import is_held
 from lightning_drift.corridor.read import read
+from lightning_drift.corridor.search import readings
+from lightning_drift.corridor.searcher import Reading
 from lightning_drift.fit.checkpoint_file import read_checkpoint
+from lightning_drift.fit.runs import rate_name
 
 OPTIONS = [
     f"--model.pipeline={DATA / 'tiny_sd'}",
@@ -119,7 +122,7 @@ def test_what_is_cooked_is_stopped_and_interrupts_end_in_order(tmp_path: Path) -
     assert zone in ("cooked", "broken")
     assert cells["lr1e-4", 2000].state == "not run"
     assert cells["lr1e-4", 2000].verdict == f"The search stopped it at step 2, where the model was {zone}."
-    assert f"lr 1e-4: stopped at step 2, where the model is {zone}" in said.read_text()
+    assert f"lr 1e-4: stopped at step 2, where it is {zone}" in said.read_text()
     assert not (place / "lr1e-4.error.txt").exists()
     assert int(read_checkpoint(place / "lr1e-4/checkpoints/last.ckpt")["global_step"]) < 2000
 
@@ -128,12 +131,13 @@ def test_what_is_cooked_is_stopped_and_interrupts_end_in_order(tmp_path: Path) -
     second = search(tmp_path, "--search=2", *options[1:], *strict)
     until(lambda: "fitting on Ray" in said.read_text(), tmp_path)
     assert "lr 1e-4: fitting" not in said.read_text()
-    begun = next(path for path in (place / "plan.yaml").parent.glob("lr*.log") if path.stem != "lr1e-4")
-    until(lambda: (place / begun.stem / "config.yaml").exists(), tmp_path)
+    other = next(rate for rate in yaml.safe_load((place / "plan.yaml").read_text())["lr"] if rate != 1e-4)
+    folder = place / rate_name(other)
+    until((folder / "config.yaml").exists, tmp_path)
     second.send_signal(signal.SIGINT)
     assert second.wait(120) == 130
     assert "all fits are stopped; go on with: lightning-drift corridor" in said.read_text()
-    assert not is_held(place / begun.stem)
+    assert not is_held(folder)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +157,24 @@ def test_what_does_not_go_with_a_search_is_refused(
     assert main(["corridor", "--search=4", "--steps=2,4", *options]) == 2
     assert sentence in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_tells_the_range_and_starts_nothing(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["corridor", "--search=4", "--lr=1e-6,1e-4", "--steps=2,4", "--dry_run"]) == 0
+    lines = capsys.readouterr().out
+    assert "from 1e-6 to 1e-4, looked at after 2, 4 steps" in lines
+    assert "4 at most, on Ray; 0 begun already" in lines
+    assert "lr 1e-5" in lines  # the middle comes first
+    assert not list(tmp_path.rglob("plan.yaml"))
+    assert main(["corridor", "--search=4", "--lr=1e-6,1e-4", "--steps=2,4", "--clip_drift.clip=null"]) == 2
+    assert "without a CLIP there are none" in capsys.readouterr().err
+
+
+def test_verdicts_are_read_from_the_files_of_a_fit_and_damaged_ones_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "drift"
+    folder.mkdir()
+    said = '{"zone": "dreaming", "borderline": null, "position": 41.5, "reason": ""}'
+    for step, text in ((2, said), (4, said[:20]), (6, "[]"), (8, said.replace("dreaming", "asleep"))):
+        (folder / f"step={step:05d}.json").write_text(text)
+    assert readings(tmp_path, [2, 4, 6, 8, 10]) == {2: Reading("dreaming", None, 41.5)}
