@@ -144,10 +144,11 @@ def _reading(result: Mapping[str, Any]) -> Reading | None:
 class HopelessStopper(tune.Stopper):  # type: ignore[misc]
     """Stops a fit where its model is cooked or broken, for later milestones of it are so as well.
 
-    ASHA and other halving schedulers compare trials at one step and keep the best. Here the position early
-    on says nothing of which fit will dream farthest: the slow rate that is last at the first milestone may
-    have the farthest checkpoint at the last one, and the fast rate that leads it may be past dreaming. So no
-    fit is stopped for the sake of another; one is stopped for what it is itself.
+    ASHA and other halving schedulers compare trials at one step and keep the best, which here would be
+    wrong: who is farthest early on is first past dreaming. Of four fits of the pocket, 1.3e-4, 1.2e-4, 1.1e-4
+    and 1e-4 at 200 steps (positions 40, 38, 36 and 35, all dreaming), halving keeps the first two; at 400
+    steps the other two are those that clearly dream (43 and 42), farther than any was at 200. So no fit is
+    stopped for the sake of another, only for what it is itself.
     """
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
