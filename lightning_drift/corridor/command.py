@@ -203,7 +203,7 @@ def _search_engine(
     """What a search runs on: Ray, one of this machine where none is named.
 
     Raises:
-        UserError: An option does not go with a search.
+        UserError: An option does not go with a search, or Ray Tune is not installed.
     """
     if len(rates) < 2:
         raise UserError(
@@ -220,8 +220,10 @@ def _search_engine(
             "Ray places the fits of a search; leave it out, and give --launcher ray with --launcher.gpus",
             "corridor.devices",
         )
+    from lightning_drift.launchers.extras import extra
     from lightning_drift.launchers.ray_engine import Ray
 
+    extra("ray.tune", "ray")
     return engine or Engine("ray", Ray(address="local"))
 
 

@@ -1,39 +1,30 @@
 """``corridor --search N``: Ray Tune chooses the learning rates and places their fits on a cluster."""
 
-import json
 import logging
 import os
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
 
 from lightning_drift.common import ends
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.corridor.fit_queue import describe, say
+from lightning_drift.corridor.fit_trial import FitTrial, HopelessStopper, readings, reported
 from lightning_drift.corridor.fits import Fit, refuse_foreign, unfinished
 from lightning_drift.corridor.plan import Plan, Row, joined, take_up
 from lightning_drift.corridor.read import CorridorCell
 from lightning_drift.corridor.searcher import Known, RateSearch, Reading
-from lightning_drift.drift.verdict import ZONES
 from lightning_drift.fit.runs import rate_text
-from lightning_drift.launchers import process
-from lightning_drift.launchers.extras import extra
 from lightning_drift.launchers.job import Job
 from lightning_drift.launchers.queue import MOST_LOST, Answer
-from lightning_drift.launchers.ray_engine import RayLauncher, on_a_node
-
-extra("ray.tune", "ray")
-
-from ray import tune  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
-
-_LOOK, _POLL = 5.0, 0.5
-"""Seconds for which a trial waits for a milestone before Tune may speak to it, and between its looks."""
+from lightning_drift.launchers.ray_engine import RayLauncher
 
 # Tune tells of all it does, in tables, by files in every logger's format, and at great length of a lost node.
 _QUIET = {
@@ -67,99 +58,6 @@ def check_verdicts(fit: Mapping[str, Any]) -> None:
         raise UserError(
             "a search goes by verdicts, and without language prompts there are none", "clip_drift.language"
         )
-
-
-def readings(run: Path, steps: Sequence[int]) -> dict[int, Reading]:
-    """The verdicts of a fit at its milestones, as its files tell them; a damaged one is passed over.
-
-    Args:
-        run: Its run folder.
-        steps: The milestones.
-    """
-    found = {}
-    for step in steps:
-        try:
-            with open(run / "drift" / f"step={step:05d}.json", encoding="utf-8") as file:
-                said = json.load(file)
-            zone, border, position = said["zone"], said["borderline"], said["position"]
-            if zone in ZONES and (border is None or border in ZONES):
-                found[step] = Reading(zone, border, None if position is None else float(position))
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
-    return found
-
-
-class FitTrial(tune.Trainable):  # type: ignore[misc]
-    """One fit as a trial of Tune: a process on the node that Ray chose, which Tune hears of by milestones.
-
-    A trial that Ray begins again, since its node was lost, goes on from the fit's files. The process ends in
-    order when the trial is stopped, and with its worker, however that ends.
-    """
-
-    def setup(self, config: dict[str, Any]) -> None:
-        """Take what `Search.next` gave."""
-        self._config = config
-        self._run = Path(config["here"]) / config["run"]
-        self._process: Any = None
-        self._told = set(config["known"])
-
-    def step(self) -> dict[str, Any]:
-        """Wait a while for the next milestone, or the end."""
-        config = self._config
-        if self._process is None:
-            job = Job(config["name"], tuple(config["words"]), Path(config["log"]))
-            changes = on_a_node(config["gpus"], config["cpus"])
-            try:
-                self._process = process.start(job, changes, Path(config["here"]), last=True)
-            except OSError as error:
-                told = f"it could not be started on a node of the Ray cluster: {error!r}"
-                return {"done": True, "exit_status": 1, "told": told}
-        deadline = time.monotonic() + _LOOK
-        while time.monotonic() < deadline:
-            status = self._process.poll()
-            for step, reading in readings(self._run, config["steps"]).items():
-                saved = (self._run / "checkpoints" / f"step={step:05d}.ckpt").is_file()
-                if step not in self._told and (saved or status is not None):  # the checkpoint comes last
-                    self._told.add(step)
-                    return {"milestone": step, **reading._asdict()}
-            if status is not None:
-                return {"done": True, "exit_status": status}
-            time.sleep(_POLL)
-        return {}
-
-    def cleanup(self) -> None:
-        """End the fit in order, if it still runs."""
-        if self._process is not None:
-            process.interrupt(self._process)
-            process.end(self._process, time.monotonic() + process.GRACE)
-
-
-def _reading(result: Mapping[str, Any]) -> Reading | None:
-    """The verdict of a trial's report; None where it tells of none."""
-    return (
-        Reading(result["zone"], result["borderline"], result["position"]) if "milestone" in result else None
-    )
-
-
-class HopelessStopper(tune.Stopper):  # type: ignore[misc]
-    """Stops a fit where its model is cooked or broken, for later milestones of it are so as well.
-
-    ASHA and other halving schedulers compare trials at one step and keep the best, which here would be
-    wrong: who is farthest early on is first past dreaming. Of four fits of the pocket, 1.3e-4, 1.2e-4, 1.1e-4
-    and 1e-4 at 200 steps (positions 40, 38, 36 and 35, all dreaming), halving keeps the first two; at 400
-    steps the other two are those that clearly dream (43 and 42), farther than any was at 200. So no fit is
-    stopped for the sake of another, only for what it is itself.
-    """
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether a trial's fit is stopped."""
-        del trial_id
-        reading = _reading(result)
-        return reading is not None and reading.hopeless
-
-    def stop_all(self) -> bool:
-        """Whether Ctrl-C, or another signal, asks the search to end."""
-        return ends.waits()
 
 
 class RateSearcher(Searcher):  # type: ignore[misc]
@@ -374,7 +272,7 @@ class Search:
 
     def heard(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Take a milestone's verdict."""
-        reading, running = _reading(result), self._running.get(trial_id)
+        reading, running = reported(result), self._running.get(trial_id)
         if reading is None or running is None:
             return
         running.last, running.last_step = reading, int(result["milestone"])
