@@ -192,6 +192,11 @@ def held() -> Iterator[None]:
             listener.end()
 
 
+def waits() -> bool:
+    """Whether a signal was heard that `held` keeps back: what is done within may end early and in order."""
+    return _listener is not None and _listener.pending
+
+
 @contextmanager
 def before_dying(action: Callable[[], object]) -> Iterator[None]:
     """Within, a second signal first does this: quick, and without an exception."""

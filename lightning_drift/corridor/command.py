@@ -23,9 +23,10 @@ from lightning_drift.common.command_line import (
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.lock import FolderLock
-from lightning_drift.common.numbers import shown
+from lightning_drift.common.numbers import shown, whole
 from lightning_drift.common.text import command, printable, shell_word
 from lightning_drift.common.yaml_files import read_yaml
+from lightning_drift.corridor.choice import choose
 from lightning_drift.corridor.plan import (
     Plan,
     Row,
@@ -37,9 +38,11 @@ from lightning_drift.corridor.plan import (
     take_up,
     training_seeds,
 )
+from lightning_drift.corridor.read import read
 from lightning_drift.corridor.report import write_report
+from lightning_drift.fit.runs import rate_text
 from lightning_drift.launchers.job import Launcher
-from lightning_drift.launchers.options import NAMES, launcher_help, launcher_words, read_launcher
+from lightning_drift.launchers.options import NAMES, Engine, launcher_help, launcher_words, read_launcher
 from lightning_drift.photos.folder import find_folder, find_pictures
 
 _PlanFit = Callable[..., Any]
@@ -58,6 +61,7 @@ _TAKEN = {
 
 USAGE = """usage: lightning-drift corridor [-c FILE] [--lr RATES] [--steps STEPS] [--seeds SEEDS] [--dry_run]
                                 [options of fit]
+       lightning-drift corridor --search N --lr LOWEST,HIGHEST [--steps STEPS] [options as above]
        lightning-drift corridor fit FOLDER RUN
        lightning-drift corridor report FOLDER [--to FILE]
        lightning-drift corridor soup FOLDER [--clip CLIP] [--base BASE]
@@ -74,6 +78,7 @@ def corridor(
     seeds: str | None = None,
     devices: str | None = None,
     name: str | None = None,
+    search: int | None = None,
     launcher: Mapping[str, Any] | None = None,
     plan_fit: _PlanFit | None = None,
     card: float | None = None,
@@ -84,8 +89,8 @@ def corridor(
     was stopped goes on, and a fit that fails becomes a failed cell. Any option of ``lightning-drift fit``
     may follow and holds for all fits. With several seeds every learning rate is fitted once with each, and
     the page says what of a verdict is the recipe and what the seed. A configuration file may hold a section
-    ``corridor`` with ``lr``, ``steps``, ``seeds``, ``devices``, ``name``, ``launcher`` and ``recipe``, a
-    configuration beside it to begin from.
+    ``corridor`` with ``lr``, ``steps``, ``seeds``, ``devices``, ``name``, ``search``, ``launcher`` and
+    ``recipe``, a configuration beside it to begin from.
 
     Args:
         fit: Options of the fits.
@@ -96,6 +101,8 @@ def corridor(
         devices: GPUs such as ``0,1``, for as many fits side by side; ``cpu`` (``cpu,cpu`` for two fits that
             share it); ``auto`` for every visible GPU or else the CPU, the default.
         name: The corridor's folder, ``tb_logs/<subject>/<name>``; by default ``corridor``.
+        search: Search the range of ``lr``, its lowest to its highest rate, for the farthest checkpoint that
+            clearly dreams, by Ray Tune, with at most so many fits in the folder in all.
         launcher: Options of the engine that runs the fits, its name among them; None for this machine.
         plan_fit: Plans a fit; then what would run is printed, and nothing is run or written.
         card: For such a plan, GiB of a graphics card; by default the one that is here.
@@ -109,7 +116,14 @@ def corridor(
     """
     from lightning_drift.launchers.local import LocalLauncher, find_slots, refuse_invisible
 
-    command_line = {"lr": lr, "steps": steps, "seeds": seeds, "devices": devices, "name": name}
+    command_line = {
+        "lr": lr,
+        "steps": steps,
+        "seeds": seeds,
+        "devices": devices,
+        "name": name,
+        "search": search,
+    }
     # A section's values are what YAML makes of them: 0 is the first GPU.
     options = recipe | {option: value for option, value in command_line.items() if value is not None}
     for option in ("lr", "steps"):
@@ -132,6 +146,10 @@ def corridor(
         check_card(card, dry_run=plan_fit is not None)
     rates, counts = learning_rates(options["lr"]), milestones(options["steps"])
     own_seeds = training_seeds(options.get("seeds"))
+    most = options.get("search")
+    if most is not None:
+        whole(most, "corridor.search", 1, MOST_FITS)
+        engine = _search_engine(rates, own_seeds, options, engine)
     check_corridor_name(name)
     if devices != "auto":
         refuse_invisible(find_slots(devices, "auto"))
@@ -142,6 +160,13 @@ def corridor(
     plan = make_plan(config, rates, counts, name, own_seeds or None)
     own_rows = plan.rows  # the folder may hold others
     accelerator = str((config.get("trainer") or {}).get("accelerator"))
+    if most is not None:
+        from lightning_drift.corridor.search import check_verdicts, describe_search
+
+        check_verdicts(config)
+        if plan_fit is not None:
+            print(describe_search(plan, most), flush=True)
+            return 0
     if engine is None:
         slots = find_slots(devices, accelerator)
         if accelerator == "cpu" and any(slot != "cpu" for slot in slots):
@@ -162,10 +187,102 @@ def corridor(
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(plan.folder, "corridor")
     try:
-        return _run(plan, own_rows, runs_on)
+        return _run(plan, own_rows, runs_on) if most is None else _search(plan, most, runs_on)
     finally:
         lock.release()
         runs_on.close()
+
+
+MOST_FITS = 1000
+"""Fits of a search."""
+
+
+def _search_engine(
+    rates: list[float], seeds: list[int], options: Mapping[str, Any], engine: Engine | None
+) -> Engine:
+    """What a search runs on: Ray, one of this machine where none is named.
+
+    Raises:
+        UserError: An option does not go with a search, or Ray Tune is not installed.
+    """
+    if len(rates) < 2:
+        raise UserError(
+            "a search is for a range; give its lowest and its highest rate, such as 1e-6,8e-6", "corridor.lr"
+        )
+    if len(seeds) > 1:
+        raise UserError("a search is for one seed; fit the rate that it finds with several", "corridor.seeds")
+    if engine is not None and engine.name != "ray":
+        raise UserError(
+            f"a search runs by Ray Tune, and not by {engine.name}; give --launcher ray, or none", "launcher"
+        )
+    if options.get("devices") is not None:
+        raise UserError(
+            "Ray places the fits of a search; leave it out, and give --launcher ray with --launcher.gpus",
+            "corridor.devices",
+        )
+    from lightning_drift.launchers.extras import extra
+    from lightning_drift.launchers.ray_engine import Ray
+
+    extra("ray.tune", "ray")
+    return engine or Engine("ray", Ray(address="local"))
+
+
+def _search(plan: Plan, most: int, launcher: Launcher) -> int:
+    """Search for the rate that dreams farthest; the exit status."""
+    from lightning_drift.corridor.search import Search
+    from lightning_drift.launchers.ray_engine import RayLauncher
+
+    assert isinstance(launcher, RayLauncher)
+    page = plan.folder / "corridor.html"
+    ends_of_range = f"lr {rate_text(plan.rates[0])} to {rate_text(plan.rates[-1])}"
+    shape = f"{ends_of_range} x {_counted(len(plan.steps), 'step')}, {_counted(most, 'fit')} at most"
+    print(printable(f"searching {shape}, on {launcher.describe()}, in {plan.folder}"), flush=True)
+
+    def renew() -> None:
+        _renew(plan, page)
+
+    search = Search(plan, most, launcher, renew)
+    try:
+        search.run()
+    except ends.Ended as end:
+        end.reached = f"with {search.reached()}; all fits are stopped"
+        raise
+    finally:
+        if search.known:
+            renew()
+    if not search.known:
+        raise UserError("no fit was begun", "corridor.search")
+    table = read(plan.folder, own=True)
+    cell = choose(table).cell
+    used = f"{_counted(sum(not known.runs for known in search.known.values()), 'fit')} of {most}"
+    if cell is None or cell.borderline is not None:
+        print(f"\n{choose(table).sentence} ({used})", flush=True)
+    else:
+        rate = next(run.label for run in table.runs if run.name == cell.run)
+        place = "" if cell.position is None else f", {cell.position:.0f} of 100"
+        print(f"\nfarthest clearly dreaming: lr {rate} after {cell.step} steps{place} ({used})", flush=True)
+    return _conclude(search.plan, page, search.failed)
+
+
+def _renew(plan: Plan, page: Path) -> None:
+    """Write the page again; a failure is told."""
+    try:
+        write_report(plan.folder, page, own=True)
+    except (OSError, UserError) as error:  # the page can be written again at any time, a fit cannot
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        notice(f"cannot write {page}: {reason}; the fits go on")
+
+
+def _conclude(plan: Plan, page: Path, failed: Sequence[Row]) -> int:
+    """Say where everything is; the exit status."""
+    print(
+        f"\nThe page:     {printable(str(page))}\nContact sheet: {printable(str(page.with_suffix('.png')))}"
+    )
+    print(f"TensorBoard:  tensorboard --logdir {shell_word(str(plan.root / plan.subject))}", flush=True)
+    if failed:
+        notice(f"{'; '.join(row.label for row in failed)} did not reach step {plan.steps[-1]}")
+        return 1
+    return 0
 
 
 def _run(plan: Plan, own_rows: list[Row], launcher: Launcher) -> int:
@@ -179,11 +296,7 @@ def _run(plan: Plan, own_rows: list[Row], launcher: Launcher) -> int:
     print(printable(f"{shape} in {plan.folder}"), flush=True)
 
     def renew() -> None:
-        try:
-            write_report(plan.folder, page, own=True)
-        except (OSError, UserError) as error:  # the page can be written again at any time, a fit cannot
-            reason = error.strerror or error if isinstance(error, OSError) else error
-            notice(f"cannot write {page}: {reason}; the fits go on")
+        _renew(plan, page)
 
     queue = FitQueue(plan, own_rows, launcher, renew)
     try:
@@ -193,14 +306,7 @@ def _run(plan: Plan, own_rows: list[Row], launcher: Launcher) -> int:
         raise
     finally:
         renew()
-    print(
-        f"\nThe page:     {printable(str(page))}\nContact sheet: {printable(str(page.with_suffix('.png')))}"
-    )
-    print(f"TensorBoard:  tensorboard --logdir {shell_word(str(plan.root / plan.subject))}", flush=True)
-    if queue.failed:
-        notice(f"{'; '.join(row.label for row in queue.failed)} did not reach step {plan.steps[-1]}")
-        return 1
-    return 0
+    return _conclude(plan, page, queue.failed)
 
 
 def report(folder: str, to: str | None = None) -> Path:
@@ -376,9 +482,16 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if option == "--dry_run":
             own.append(word)
             continue
-        if option in ("--lr", "--steps", "--seeds", "--devices", "--name", "--card", "--launcher") or (
-            option.startswith("--launcher.")
-        ):
+        if option in (
+            "--lr",
+            "--steps",
+            "--seeds",
+            "--devices",
+            "--name",
+            "--search",
+            "--card",
+            "--launcher",
+        ) or (option.startswith("--launcher.")):
             own += [word] if has_value else [word, *([value] if (value := next(words, None)) else [])]
             continue
         if option.removeprefix("--") in _TAKEN and option.startswith("--"):
@@ -422,7 +535,7 @@ def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str,
             fit += ["-c", value]  # fit says what is wrong with it
             continue
         section = config.pop("corridor")
-        options = {"lr", "steps", "seeds", "devices", "name", "launcher", "recipe"}
+        options = {"lr", "steps", "seeds", "devices", "name", "search", "launcher", "recipe"}
         if not isinstance(section, dict) or set(section) - options:
             raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(options))}")
         recipe |= section

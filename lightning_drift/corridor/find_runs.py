@@ -17,6 +17,9 @@ from lightning_drift.corridor.run_config import checked, learning_rate, read_run
 ERROR_FILE = "{run}.error.txt"
 """Beside a run folder of a corridor: why its fit failed, in a sentence."""
 
+STOPPED_FILE = "{run}.stopped.txt"
+"""Beside a run folder of a corridor: why its fit was stopped before its last step, in a sentence."""
+
 SOUP = "_soup"
 """Ends the folder's name of the mean of a run and its siblings, which differ in their seeds."""
 
@@ -148,10 +151,17 @@ def _with_records(run: RecordedRun) -> RecordedRun:
                 run.resumes.append(read_run_config(path))
             except UserError as error:
                 run.remarks.append(f"{error}; it is passed over")
-    failure = run.folder.with_name(ERROR_FILE.format(run=run.folder.name))
-    if os.path.lexists(failure) and run.folder != run.root and all_lie_in((failure,), run.root, run.remarks):
-        try:
-            run.error = read_text(failure, "report of a failed fit").strip()
-        except UserError as error:
-            run.error = error.message
+    run.error = _beside(run, ERROR_FILE, "report of a failed fit")
+    run.stopped_because = _beside(run, STOPPED_FILE, "report of a stopped fit")
     return run
+
+
+def _beside(run: RecordedRun, name: str, what: str) -> str:
+    """The sentence in a file beside a run's folder; empty where there is none."""
+    path = run.folder.with_name(name.format(run=run.folder.name))
+    if not os.path.lexists(path) or run.folder == run.root or not all_lie_in((path,), run.root, run.remarks):
+        return ""
+    try:
+        return read_text(path, what).strip()
+    except UserError as error:
+        return error.message

@@ -44,13 +44,13 @@ class FitQueue(JobQueue[Fit]):
                     refuse_foreign(plan.run(row))
             if len(left) < len(plan.steps):
                 done = ", ".join(str(step) for step in plan.steps if step not in left)
-                _say(f"{row.label}: {done} {'is' if ',' not in done else 'are'} finished")
+                say(f"{row.label}: {done} {'is' if ',' not in done else 'are'} finished")
         self._steps_to_do = sum(plan.steps[-1] - fit.begin for fit in self.waiting)
 
     def began(self, task: Fit, running: Running) -> None:
         """Say where a fit runs."""
         where = f" from step {task.begin}" if task.begin else ""
-        _say(f"{task.label}: fitting{where} on {running.place}, log in {task.log}")
+        say(f"{task.label}: fitting{where} on {running.place}, log in {task.log}")
 
     def looked(self, task: Fit) -> None:
         """One line for every cell, once its checkpoint is there."""
@@ -67,7 +67,7 @@ class FitQueue(JobQueue[Fit]):
         for step in due:
             self._told.add((task.row, step))
             cell = run.cell(step)
-            _say(f"{task.label} x {step}: {describe(cell)}{f' ({left})' if left else ''}")
+            say(f"{task.label} x {step}: {describe(cell)}{f' ({left})' if left else ''}")
 
     def done(self, task: Fit) -> None:
         """Another process has finished it meanwhile."""
@@ -94,9 +94,9 @@ class FitQueue(JobQueue[Fit]):
             self.failed.append(task.row)
             said = task.error_file.read_text(encoding="utf-8").strip()
             state = "stopped" if _by_signal(status) else "failed"
-            _say(f"{task.label}: {state}. {said}")
+            say(f"{task.label}: {state}. {said}")
         elif status:
-            _say(f"{task.label}: complete, though it ended with status {status}; see {task.log}")
+            say(f"{task.label}: complete, though it ended with status {status}; see {task.log}")
         self._after.ask()
         return True
 
@@ -143,7 +143,8 @@ def _by_signal(status: int) -> bool:
     return status < 0 or status > 128
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line, in place of the one that is written over."""
     _clear()
     print(printable(line), flush=True)
 

@@ -12,7 +12,7 @@ from lightning_drift.common.ends import signal_of
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.lock import LOCK_FILE, OWN, FolderLock, is_held
 from lightning_drift.common.text import listed
-from lightning_drift.corridor.find_runs import ERROR_FILE
+from lightning_drift.corridor.find_runs import ERROR_FILE, STOPPED_FILE
 from lightning_drift.corridor.plan import Plan, Row
 from lightning_drift.corridor.read import read_run
 from lightning_drift.fit.bar_names import FIT_BAR, GRID_BAR
@@ -90,6 +90,11 @@ class Fit:
         """Why the fit failed, in a sentence; the file is there only then."""
         return self.folder.with_name(ERROR_FILE.format(run=self.row.name))
 
+    @property
+    def stopped_file(self) -> Path:
+        """Why the fit was stopped on purpose, in a sentence; the file is there only then."""
+        return self.folder.with_name(STOPPED_FILE.format(run=self.row.name))
+
     def prepare(self) -> Job | Answer:
         """The job that does what is left of it.
 
@@ -116,7 +121,8 @@ class Fit:
 
     def job(self) -> Job:
         """The command that does what is left; `prepare` comes first."""
-        self.error_file.unlink(missing_ok=True)
+        for file in (self.error_file, self.stopped_file):
+            file.unlink(missing_ok=True)
         self._offset = size(self.log)
         words = ("corridor", "fit", str(self.plan.folder), self.row.name)
         name = f"{self.plan.subject}-{self.plan.name}-{self.row.name}"
@@ -136,6 +142,15 @@ class Fit:
         Returns:
             Whether it is over; False where another process goes on with it.
         """
+        return self.ended(running.lost or running.told, status)
+
+    def ended(self, told: str, status: int) -> bool:
+        """The same.
+
+        Args:
+            told: What an engine says of the end; empty for nothing.
+            status: The job's exit status.
+        """
         self.unreached, _, reached = unfinished(self.plan, self.row)
         if status == 0 and not any(self.folder.glob("events.out.tfevents.*")):
             self.unreached = list(self.plan.steps)  # without its curves the page has nothing to show
@@ -143,8 +158,7 @@ class Fit:
             return False
         if self.unreached:
             with atomic_write(self.error_file) as file:
-                said = running.lost or running.told or self.failure(status, reached)
-                file.write(f"{said}\n".encode())
+                file.write(f"{told or self.failure(status, reached)}\n".encode())
         return True
 
     def output(self) -> str:

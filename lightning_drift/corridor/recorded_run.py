@@ -67,6 +67,7 @@ class RecordedRun:
         scalars: Every scalar by tag, in the order of steps.
         verdicts: The verdict's text by step.
         error: Why the fit failed, empty if it did not.
+        stopped_because: Why it was stopped on purpose, empty if it was not.
         root: The folder that the run's files must lie in, links followed; None where they may lie anywhere.
         remarks: What is damaged or lies elsewhere and was passed over, in sentences.
     """
@@ -79,6 +80,7 @@ class RecordedRun:
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     verdicts: dict[int, str] = field(default_factory=dict)
     error: str = ""
+    stopped_because: str = ""
     root: Path | None = None
     remarks: list[str] = field(default_factory=list)
     _last: dict[tuple[int, int], int | None] = field(default_factory=dict, repr=False)
@@ -217,7 +219,7 @@ class RecordedRun:
         if step not in self.milestones:
             state = "failed" if self.error else "not run"
             stop = self.stopped((self.config.get("clip_drift") or {}).get("stop_when"))
-            verdict = self.error or "The fit has not come this far."
+            verdict = self.error or self.stopped_because or "The fit has not come this far."
             if stop is not None and step > stop:
                 zone = _zone(dict(self.scalars["drift/zone"])[stop])
                 verdict = (

@@ -18,7 +18,7 @@ def extra(package: str, name: str) -> Any:
     """
     try:
         return import_module(package)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise UserError(
             f"it needs the package {package}, which is not installed: pip install 'lightning-drift[{name}]'",
             "launcher",

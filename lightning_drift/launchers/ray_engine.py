@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_drift.common import ends
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import real, whole
 from lightning_drift.launchers.extras import extra
@@ -35,7 +36,7 @@ class Ray:
             real(self.gpus, "launcher.gpus", 0, 64)
         whole(self.cpus, "launcher.cpus", 1, 4096)
 
-    def make(self, folder: Path, on_cpu: bool) -> Launcher:
+    def make(self, folder: Path, on_cpu: bool) -> "RayLauncher":
         """Join the cluster.
 
         Raises:
@@ -54,6 +55,7 @@ class Ray:
                 ) from error
         # Of a lost machine Ray prints forty lines of its daemon's state; this program says what is done.
         ray._private.worker._worker_logs_enabled = False
+        ends.listen_again()  # Ray takes SIGTERM
         has = ray.cluster_resources()
         gpus = self.gpus if self.gpus is not None else float(has.get("GPU", 0) >= 1 and not on_cpu)
         if on_cpu and gpus:
@@ -68,12 +70,17 @@ class Ray:
         return RayLauncher(ray, gpus, self.cpus)
 
 
-def _on_a_node(job: Job, folder: Path, gpus: float, cpus: int) -> int:
-    """What a task does; Ray has chosen the machine and set what it may see."""
+def on_a_node(gpus: float, cpus: int) -> dict[str, str | None]:
+    """The environment variables of a job on a node, where Ray has set what it may see."""
     changes: dict[str, str | None] = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
     if not gpus:
         changes["CUDA_VISIBLE_DEVICES"] = ""
-    return run_here(job, changes, folder)
+    return changes
+
+
+def _run(job: Job, folder: Path, gpus: float, cpus: int) -> int:
+    """What a task does; Ray has chosen the machine."""
+    return run_here(job, on_a_node(gpus, cpus), folder)
 
 
 class RayRunning(Running):
@@ -128,12 +135,16 @@ class RayLauncher(Launcher):
         ray: The package, joined to a cluster.
         gpus: GPUs of a job.
         cpus: CPU cores of a job.
+
+    Attributes:
+        gpus: GPUs of a job.
+        cpus: CPU cores of a job.
     """
 
     def __init__(self, ray: Any, gpus: float, cpus: int) -> None:
-        self._ray, self._gpus, self._cpus = ray, gpus, cpus
+        self._ray, self.gpus, self.cpus = ray, gpus, cpus
         # No retries: a lost job goes on from its files, which this program knows better.
-        self._task = ray.remote(num_gpus=gpus, num_cpus=cpus, max_retries=0)(_on_a_node)
+        self._task = ray.remote(num_gpus=gpus, num_cpus=cpus, max_retries=0)(_run)
 
     def room(self) -> None:
         """Ray lets jobs wait."""
@@ -144,7 +155,7 @@ class RayLauncher(Launcher):
         started: list[Running] = []
         for job in jobs:
             sent = Job(job.name, job.words, job.log)  # descriptors mean nothing elsewhere
-            reference = self._task.options(name=job.name).remote(sent, here, self._gpus, self._cpus)
+            reference = self._task.options(name=job.name).remote(sent, here, self.gpus, self.cpus)
             started.append(RayRunning(self._ray, reference))
         return started
 
@@ -158,9 +169,9 @@ class RayLauncher(Launcher):
     def places(self) -> int:
         """As many as the cluster has room for when it is empty."""
         has = self._ray.cluster_resources()
-        room = [int(has.get("CPU", 0) // self._cpus)]
-        if self._gpus:
-            room.append(int(has.get("GPU", 0) / self._gpus))
+        room = [int(has.get("CPU", 0) // self.cpus)]
+        if self.gpus:
+            room.append(int(has.get("GPU", 0) / self.gpus))
         return max(1, min(room))
 
     def close(self) -> None:

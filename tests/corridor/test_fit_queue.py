@@ -419,7 +419,7 @@ def say(capsys: Any, *words: str) -> tuple[int, str, str]:
         (["-c", "broken.yaml"], "-c: the configuration broken.yaml is not YAML"),
         (
             ["-c", "section.yaml"],
-            "corridor: give a section of devices, launcher, lr, name, recipe, seeds, steps",
+            "corridor: give a section of devices, launcher, lr, name, recipe, search, seeds, steps",
         ),
         (["-c", "plain.yaml"], "corridor.lr: give it, for example --lr 1e-6,2e-6,4e-6"),
         (["-c", "zero_lr.yaml"], "corridor.lr: 0 is out of range; give one above 0"),

@@ -67,6 +67,7 @@ def test_a_planned_corridor_shows_what_has_not_run_and_what_failed(tmp_path: Pat
     plan = take_up(plan)
     write_run(plan.run(Row(1e-6)), 1e-6, (8,), {8: DREAM})
     (plan.folder / "lr4e-6.error.txt").write_text("the loss is not finite (NaN or inf) at step 3\n")
+    (plan.folder / "lr2e-6.stopped.txt").write_text("The search stopped it at step 4.\n")
     table = read(plan.folder)
     states = {key: cell.state for key, cell in table.cells.items()}
     assert states == {
@@ -77,6 +78,7 @@ def test_a_planned_corridor_shows_what_has_not_run_and_what_failed(tmp_path: Pat
         ("lr4e-6", 8): "failed",
         ("lr4e-6", 16): "failed",
     }
+    assert table.cells["lr2e-6", 8].verdict == "The search stopped it at step 4."
     assert table.cells["lr4e-6", 8].verdict == "the loss is not finite (NaN or inf) at step 3"
 
 
