@@ -9,7 +9,7 @@ import pytest
 from lightning_drift.common.claim_files import CLAIM
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.lock import LOCK_FILE, FolderLock
-from lightning_drift.corridor.fits import _remove_unsaved, refuse_foreign
+from lightning_drift.corridor.fits import refuse_foreign, remove_unsaved
 
 
 def test_a_killed_fits_folder_goes_and_a_living_ones_stays(tmp_path: Path) -> None:
@@ -23,16 +23,16 @@ def test_a_killed_fits_folder_goes_and_a_living_ones_stays(tmp_path: Path) -> No
     (run / "config.yaml").touch()
     assert {path.name for path in run.iterdir()} == {CLAIM, LOCK_FILE, "config.yaml"}
     refuse_foreign(run)
-    _remove_unsaved(run)
+    remove_unsaved(run)
     assert [*tmp_path.iterdir()] == []
     run.mkdir()
     lock = FolderLock(run, "run")
     (run / "config.yaml").touch()
     with pytest.raises(UserError, match="is being written by process"):
-        _remove_unsaved(run)
+        remove_unsaved(run)
     lock.check()
     lock.release()
     (run / "notes.txt").touch()
     with pytest.raises(UserError, match=r"holds what no fit has made: notes\.txt\."):
-        _remove_unsaved(run)
+        remove_unsaved(run)
     assert {path.name for path in run.iterdir()} == {CLAIM, "config.yaml", "notes.txt"}
