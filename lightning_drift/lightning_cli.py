@@ -65,7 +65,7 @@ from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.forecast.card import check_card
 from lightning_drift.forecast.plan import FitPlan
 from lightning_drift.launchers.options import Engine, read_launcher
-from lightning_drift.launchers.shares import run_shares
+from lightning_drift.launchers.shares import describe_shares, run_shares
 from lightning_drift.parser import SentenceParser, expand_paths
 from lightning_drift.trainer_options import (
     check_count,
@@ -406,6 +406,9 @@ class DriftCLI(LightningCLI):
             elif plan is None and dry:
                 raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
             if dry:
+                if self._engine is not None:
+                    on_cpu = str(self.config.predict.trainer.accelerator) == "cpu"
+                    print(describe_shares(self._engine, self._place(), self._shares, on_cpu), flush=True)
                 return
         try:
             super()._run_subcommand(subcommand)

@@ -135,3 +135,16 @@ def run_shares(engine: Engine, words: Sequence[str], folder: Path, asked: object
     if queue.failed:
         number = "one share" if len(queue.failed) == 1 else f"{len(queue.failed)} shares"
         raise UserError(f"{number} of {count} failed; the same command goes on:", details=queue.failed)
+
+
+def describe_shares(engine: Engine, folder: Path, asked: object, on_cpu: bool) -> str:
+    """What `run_shares` would do, in a line.
+
+    Raises:
+        UserError: The engine is not there, or the number of shares is none.
+    """
+    launcher = engine.make(folder / FOLDER, on_cpu)
+    try:
+        return f"shares   {share_count(asked, launcher)}, on {launcher.describe()}"
+    finally:
+        launcher.close()
