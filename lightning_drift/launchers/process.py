@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_drift.common.text import command
@@ -76,6 +78,19 @@ def _as_a_job(last: bool) -> Callable[[], None]:
             set_death_signal()
 
     return prepare
+
+
+@contextmanager
+def heard_interrupts() -> Iterator[None]:
+    """Processes that are started within hear interrupts, though this one be in the background of a shell."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ignored and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def end(process: "subprocess.Popen[bytes]", deadline: float) -> None:

@@ -218,7 +218,8 @@ class SlurmLauncher(Launcher):
             for job, path in zip(jobs, ended, strict=True)
         ]
         try:
-            submitted = executor.submit_array(sent) if len(sent) > 1 else [executor.submit(sent[0])]
+            with process.heard_interrupts():  # of the local executor, which is stopped by one
+                submitted = executor.submit_array(sent) if len(sent) > 1 else [executor.submit(sent[0])]
         except (
             RuntimeError,
             OSError,
