@@ -1,7 +1,6 @@
 """The ``corridor`` command: fit several learning rates, or write the page of what was fitted."""
 
 import io
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from lightning_drift.assets import DEFAULTS
 from lightning_drift.common import ends
 from lightning_drift.common.command_line import (
     Text,
@@ -23,41 +21,25 @@ from lightning_drift.common.command_line import (
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_writable, user_path
 from lightning_drift.common.lock import FolderLock
-from lightning_drift.common.numbers import shown, whole
-from lightning_drift.common.text import command, printable, shell_word
-from lightning_drift.common.yaml_files import read_yaml
-from lightning_drift.corridor.choice import choose
+from lightning_drift.common.numbers import whole
+from lightning_drift.common.text import command, printable
+from lightning_drift.corridor.given import fit_config, own_words, read_configs
 from lightning_drift.corridor.plan import (
-    Plan,
-    Row,
     check_corridor_name,
     joined,
     learning_rates,
     make_plan,
     milestones,
-    take_up,
     training_seeds,
 )
-from lightning_drift.corridor.read import read
 from lightning_drift.corridor.report import write_report
-from lightning_drift.fit.runs import rate_text
+from lightning_drift.corridor.run import MOST_FITS, run_fits, run_search, search_engine
 from lightning_drift.launchers.job import Launcher
-from lightning_drift.launchers.options import NAMES, Engine, launcher_help, launcher_words, read_launcher
+from lightning_drift.launchers.options import NAMES, launcher_help, launcher_words, read_launcher
 from lightning_drift.photos.folder import find_folder, find_pictures
 
 _PlanFit = Callable[..., Any]
 """A `PlanFit` of `dry_run`, whose import takes seconds that only a plan needs."""
-
-# Decided by the corridor, fit by fit.
-_TAKEN = {
-    "model.learning_rate": "--lr",
-    "model.init_args.learning_rate": "--lr",
-    "trainer.max_steps": "--steps",
-    "step_checkpoint.steps": "--steps",
-    "seed_grid.steps": "--steps",
-    "clip_drift.steps": "--steps",
-    "ckpt_path": None,
-}
 
 USAGE = """usage: lightning-drift corridor [-c FILE] [--lr RATES] [--steps STEPS] [--seeds SEEDS] [--dry_run]
                                 [options of fit]
@@ -149,19 +131,19 @@ def corridor(
     most = options.get("search")
     if most is not None:
         whole(most, "corridor.search", 1, MOST_FITS)
-        engine = _search_engine(rates, own_seeds, options, engine)
+        engine = search_engine(rates, own_seeds, options, engine)
     check_corridor_name(name)
     if devices != "auto":
         refuse_invisible(find_slots(devices, "auto"))
     for option, value in option_values(fit):
         if option in ("data.instance_dir", "data.init_args.instance_dir"):
             find_pictures(find_folder(value))
-    config = _fit_config(fit)
+    config = fit_config(fit)
     plan = make_plan(config, rates, counts, name, own_seeds or None)
     own_rows = plan.rows  # the folder may hold others
     accelerator = str((config.get("trainer") or {}).get("accelerator"))
     if most is not None:
-        from lightning_drift.corridor.search import check_verdicts, describe_search
+        from lightning_drift.corridor.search_plan import check_verdicts, describe_search
 
         check_verdicts(config)
         if plan_fit is not None:
@@ -187,126 +169,10 @@ def corridor(
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(plan.folder, "corridor")
     try:
-        return _run(plan, own_rows, runs_on) if most is None else _search(plan, most, runs_on)
+        return run_fits(plan, own_rows, runs_on) if most is None else run_search(plan, most, runs_on)
     finally:
         lock.release()
         runs_on.close()
-
-
-MOST_FITS = 1000
-"""Fits of a search."""
-
-
-def _search_engine(
-    rates: list[float], seeds: list[int], options: Mapping[str, Any], engine: Engine | None
-) -> Engine:
-    """What a search runs on: Ray, one of this machine where none is named.
-
-    Raises:
-        UserError: An option does not go with a search, or Ray Tune is not installed.
-    """
-    if len(rates) < 2:
-        raise UserError(
-            "a search is for a range; give its lowest and its highest rate, such as 1e-6,8e-6", "corridor.lr"
-        )
-    if len(seeds) > 1:
-        raise UserError("a search is for one seed; fit the rate that it finds with several", "corridor.seeds")
-    if engine is not None and engine.name != "ray":
-        raise UserError(
-            f"a search runs by Ray Tune, and not by {engine.name}; give --launcher ray, or none", "launcher"
-        )
-    if options.get("devices") is not None:
-        raise UserError(
-            "Ray places the fits of a search; leave it out, and give --launcher ray with --launcher.gpus",
-            "corridor.devices",
-        )
-    from lightning_drift.launchers.extras import extra
-    from lightning_drift.launchers.ray_engine import Ray
-
-    extra("ray.tune", "ray")
-    return engine or Engine("ray", Ray(address="local"))
-
-
-def _search(plan: Plan, most: int, launcher: Launcher) -> int:
-    """Search for the rate that dreams farthest; the exit status."""
-    from lightning_drift.corridor.search import Search
-    from lightning_drift.launchers.ray_engine import RayLauncher
-
-    assert isinstance(launcher, RayLauncher)
-    page = plan.folder / "corridor.html"
-    ends_of_range = f"lr {rate_text(plan.rates[0])} to {rate_text(plan.rates[-1])}"
-    shape = f"{ends_of_range} x {_counted(len(plan.steps), 'step')}, {_counted(most, 'fit')} at most"
-    print(printable(f"searching {shape}, on {launcher.describe()}, in {plan.folder}"), flush=True)
-
-    def renew() -> None:
-        _renew(plan, page)
-
-    search = Search(plan, most, launcher, renew)
-    try:
-        search.run()
-    except ends.Ended as end:
-        end.reached = f"with {search.reached()}; all fits are stopped"
-        raise
-    finally:
-        if search.known:
-            renew()
-    if not search.known:
-        raise UserError("no fit was begun", "corridor.search")
-    table = read(plan.folder, own=True)
-    cell = choose(table).cell
-    used = f"{_counted(sum(not known.runs for known in search.known.values()), 'fit')} of {most}"
-    if cell is None or cell.borderline is not None:
-        print(f"\n{choose(table).sentence} ({used})", flush=True)
-    else:
-        rate = next(run.label for run in table.runs if run.name == cell.run)
-        place = "" if cell.position is None else f", {cell.position:.0f} of 100"
-        print(f"\nfarthest clearly dreaming: lr {rate} after {cell.step} steps{place} ({used})", flush=True)
-    return _conclude(search.plan, page, search.failed)
-
-
-def _renew(plan: Plan, page: Path) -> None:
-    """Write the page again; a failure is told."""
-    try:
-        write_report(plan.folder, page, own=True)
-    except (OSError, UserError) as error:  # the page can be written again at any time, a fit cannot
-        reason = error.strerror or error if isinstance(error, OSError) else error
-        notice(f"cannot write {page}: {reason}; the fits go on")
-
-
-def _conclude(plan: Plan, page: Path, failed: Sequence[Row]) -> int:
-    """Say where everything is; the exit status."""
-    print(
-        f"\nThe page:     {printable(str(page))}\nContact sheet: {printable(str(page.with_suffix('.png')))}"
-    )
-    print(f"TensorBoard:  tensorboard --logdir {shell_word(str(plan.root / plan.subject))}", flush=True)
-    if failed:
-        notice(f"{'; '.join(row.label for row in failed)} did not reach step {plan.steps[-1]}")
-        return 1
-    return 0
-
-
-def _run(plan: Plan, own_rows: list[Row], launcher: Launcher) -> int:
-    """Run what a corridor lacks; the exit status."""
-    from lightning_drift.corridor.fit_queue import FitQueue
-
-    plan = take_up(plan)
-    page = plan.folder / "corridor.html"
-    shape = f"{_counted(len(plan.rates), 'learning rate')} x {_counted(len(plan.steps), 'step')}"
-    shape += f" x {_counted(len(plan.seeds), 'seed')}" if len(plan.seeds) > 1 else ""
-    print(printable(f"{shape} in {plan.folder}"), flush=True)
-
-    def renew() -> None:
-        _renew(plan, page)
-
-    queue = FitQueue(plan, own_rows, launcher, renew)
-    try:
-        queue.run()
-    except ends.Ended as end:
-        end.reached = f"with {queue.reached()}; all fits are stopped"
-        raise
-    finally:
-        renew()
-    return _conclude(plan, page, queue.failed)
 
 
 def report(folder: str, to: str | None = None) -> Path:
@@ -407,7 +273,7 @@ def main(argv: Sequence[str], plan_fit: _PlanFit) -> int:
         print("  -c, --config FILE     Configuration of the fits, with a section `corridor` or without one.")
         print("\n" + launcher_help(), end="")
         return 0
-    own, fit = _split(argv)
+    own, fit = own_words(argv)
     engine, own = launcher_words(own)
     options = plain(parser.parse_args(mark_texts(own, text_options(corridor).get)).as_dict())
     del options["launcher"]
@@ -415,10 +281,10 @@ def main(argv: Sequence[str], plan_fit: _PlanFit) -> int:
         options["plan_fit"] = plan_fit
     ends.begin()
     with tempfile.TemporaryDirectory(prefix="corridor-") as scratch:
-        fit, recipe = _read_configs(fit, Path(scratch))
+        fit, recipe = read_configs(fit, Path(scratch))
         if "--print_config" in fit:
             fit.remove("--print_config")
-            print(yaml.safe_dump({"corridor": recipe, **_fit_config(fit)}, sort_keys=False), end="")
+            print(yaml.safe_dump({"corridor": recipe, **fit_config(fit)}, sort_keys=False), end="")
             raise SystemExit(0)
         go_on = f"go on with: {command(['corridor', *argv])}"
         try:
@@ -462,106 +328,3 @@ def _check_photos(config: dict[str, Any]) -> None:
     data = config.get("data") or {}
     if str(data.get("class_path", "")).rpartition(".")[2] == "InstanceImages":
         find_pictures(find_folder(str((data.get("init_args") or {}).get("instance_dir"))))
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell the corridor's own options from those of the fits.
-
-    Raises:
-        UserError: An option is the corridor's to set.
-    """
-    own: list[str] = []
-    fit: list[str] = []
-    words = iter(argv)
-    for word in words:
-        option, has_value, _ = word.partition("=")
-        if option == "--dry_run":
-            own.append(word)
-            continue
-        if option in (
-            "--lr",
-            "--steps",
-            "--seeds",
-            "--devices",
-            "--name",
-            "--search",
-            "--card",
-            "--launcher",
-        ) or (option.startswith("--launcher.")):
-            own += [word] if has_value else [word, *([value] if (value := next(words, None)) else [])]
-            continue
-        if option.removeprefix("--") in _TAKEN and option.startswith("--"):
-            instead = _TAKEN[option.removeprefix("--")]
-            hint = f"use {instead}" if instead else "it resumes by itself"
-            raise UserError(f"the corridor sets this for each fit; {hint}", option)
-        fit.append(word)
-    return own, fit
-
-
-def _read_configs(words: list[str], scratch: Path) -> tuple[list[str], dict[str, Any]]:
-    """Take the ``corridor`` sections out of the configurations and put the recipes they name ahead of them.
-
-    Without any configuration the packaged corridor of the pocket model is used.
-
-    Returns:
-        The fits' options and the sections, joined.
-
-    Raises:
-        UserError: A file is missing, or a section is not one.
-    """
-    places = [i for i, word in enumerate(words) if word.partition("=")[0] in ("-c", "--config")]
-    if not places:
-        words, places = ["-c", str(DEFAULTS / "corridor.yaml"), *words], [0]
-    fit: list[str] = []
-    recipe: dict[str, Any] = {}
-    skip = False
-    for i, word in enumerate(words):
-        if skip:
-            skip = False
-            continue
-        if i not in places:
-            fit.append(word)
-            continue
-        _, has_value, value = word.partition("=")
-        if not has_value:
-            value, skip = (words[i + 1] if i + 1 < len(words) else ""), True
-        path = user_path(value, "-c")
-        config = read_yaml(path, "configuration", "-c")
-        if not isinstance(config, dict) or "corridor" not in config:
-            fit += ["-c", value]  # fit says what is wrong with it
-            continue
-        section = config.pop("corridor")
-        options = {"lr", "steps", "seeds", "devices", "name", "search", "launcher", "recipe"}
-        if not isinstance(section, dict) or set(section) - options:
-            raise UserError(f"{path}: corridor: give a section of {', '.join(sorted(options))}")
-        recipe |= section
-        if "recipe" in section:
-            named = section["recipe"]
-            if not isinstance(named, str):
-                raise UserError(f"{shown(named)} in {path} is no file's name", "corridor.recipe")
-            fit += ["-c", str(path.parent / user_path(named, "corridor.recipe"))]
-        rest = scratch / f"{i}.yaml"
-        rest.write_text(yaml.safe_dump(config), encoding="utf-8")
-        fit += ["-c", str(rest)] if config else []
-    return fit, recipe
-
-
-def _fit_config(words: list[str]) -> dict[str, Any]:
-    """What ``fit`` makes of its options, checked before anything runs.
-
-    Raises:
-        UserError: It refuses them.
-    """
-    command = [sys.executable, "-m", "lightning_drift", "fit", *words, "--print_config"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if stopped := ends.signal_of(result.returncode):
-        raise UserError(f"whoever read the options of the fits was stopped by {stopped}; start it again")
-    if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if line.strip()]
-        sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        raise UserError(sentences[-1] if sentences else lines[-1] if lines else "fit refuses its options")
-    return dict(yaml.safe_load(result.stdout))

@@ -39,7 +39,7 @@ class FitQueue(JobQueue[Fit]):
             left, checkpoint, begin = unfinished(plan, row)
             self._told |= {(row, step) for step in plan.steps if step not in left}
             if left:
-                self.waiting.append(Fit(plan, row, begin))
+                self.waiting.append(Fit(plan, row, begin, launcher.here))
                 if checkpoint is None and plan.run(row).is_dir():
                     refuse_foreign(plan.run(row))
             if len(left) < len(plan.steps):

@@ -1,42 +1,21 @@
 """One fit of a search as a trial of Ray Tune, on the node that Ray chose; and what stops it."""
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from lightning_drift.common import ends
+from lightning_drift.corridor.search_plan import readings
 from lightning_drift.corridor.searcher import Reading
-from lightning_drift.drift.verdict import ZONES
 from lightning_drift.launchers import process
 from lightning_drift.launchers.job import Job
 from lightning_drift.launchers.ray_engine import on_a_node
 
 _LOOK, _POLL = 5.0, 0.5
 """Seconds for which a trial waits for a milestone before Tune may speak to it, and between its looks."""
-
-
-def readings(run: Path, steps: Sequence[int]) -> dict[int, Reading]:
-    """The verdicts of a fit at its milestones, as its files tell them; a damaged one is passed over.
-
-    Args:
-        run: Its run folder.
-        steps: The milestones.
-    """
-    found = {}
-    for step in steps:
-        try:
-            with open(run / "drift" / f"step={step:05d}.json", encoding="utf-8") as file:
-                said = json.load(file)
-            zone, border, position = said["zone"], said["borderline"], said["position"]
-            if zone in ZONES and (border is None or border in ZONES):
-                found[step] = Reading(zone, border, None if position is None else float(position))
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
-    return found
 
 
 class FitTrial(tune.Trainable):  # type: ignore[misc]

@@ -57,15 +57,18 @@ class Fit:
     Args:
         plan: The corridor.
         row: Its learning rate and seed.
+        begin: The step that its present job goes on from; 0 for a fresh start.
+        handed_on: Its job keeps the lock's file open, as a process of this computer does. Elsewhere the claim of
+            the run says who writes it, and a thousand open files would be too many.
 
     Attributes:
-        begin: The step that its present job goes on from; 0 for a fresh start.
         unreached: Steps of the plan that its files lack; looked at when its job has ended.
     """
 
     plan: Plan
     row: Row
     begin: int = 0
+    handed_on: bool = True
     unreached: list[int] = field(default_factory=list, init=False)
     _lock: "IO[bytes] | None" = field(default=None, init=False)
     _offset: int = field(default=0, init=False)
@@ -114,10 +117,12 @@ class Fit:
                 return Answer.DONE
             if checkpoint is None and self.folder.exists():
                 refuse_unreadable(self.folder)
-            return self.job()
         except UserError:
             self.release()
             raise
+        if not self.handed_on:
+            self.release()
+        return self.job()
 
     def job(self) -> Job:
         """The command that does what is left; `prepare` comes first."""

@@ -16,12 +16,12 @@ from lightning_drift.common import ends
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.corridor.fit_queue import describe, say
-from lightning_drift.corridor.fit_trial import FitTrial, HopelessStopper, readings, reported
+from lightning_drift.corridor.fit_trial import FitTrial, HopelessStopper, reported
 from lightning_drift.corridor.fits import Fit, refuse_foreign, unfinished
 from lightning_drift.corridor.plan import Plan, Row, joined, take_up
 from lightning_drift.corridor.recorded_run import CorridorCell
+from lightning_drift.corridor.search_plan import begun, readings, refuse_seeds
 from lightning_drift.corridor.searcher import Known, RateSearch, Reading
-from lightning_drift.fit.runs import rate_text
 from lightning_drift.launchers.job import Job
 from lightning_drift.launchers.queue import MOST_LOST, Answer
 from lightning_drift.launchers.ray_engine import RayLauncher
@@ -36,28 +36,6 @@ _QUIET = {
     "TUNE_WARN_THRESHOLD_S": "1000000",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
-
-
-def check_verdicts(fit: Mapping[str, Any]) -> None:
-    """Refuse fits that will have no verdicts: a search goes by them.
-
-    Args:
-        fit: The configuration of the fits.
-
-    Raises:
-        UserError: Something is switched off that a verdict needs; it is named.
-    """
-    drift, grid = fit.get("clip_drift"), fit.get("seed_grid")
-    if not grid:
-        raise UserError("a search goes by verdicts, and without a seed grid there are none", "seed_grid")
-    if not drift or drift.get("clip") is None:
-        raise UserError("a search goes by verdicts, and without a CLIP there are none", "clip_drift.clip")
-    if drift.get("steps") == []:
-        raise UserError("a search goes by verdicts, and these fits are measured nowhere", "clip_drift.steps")
-    if not drift.get("language"):
-        raise UserError(
-            "a search goes by verdicts, and without language prompts there are none", "clip_drift.language"
-        )
 
 
 class RateSearcher(Searcher):  # type: ignore[misc]
@@ -229,7 +207,7 @@ class Search:
         if row is None:
             return None if self._running and self._left > 0 else str(Searcher.FINISHED)
         self.plan = take_up(replace(self._wanted, rates=(row.rate,)))
-        fit = Fit(self.plan, row)
+        fit = Fit(self.plan, row, handed_on=False)
         job = fit.prepare()
         if job is Answer.BUSY:
             if row not in self._strays:
@@ -322,52 +300,6 @@ def _stopped(fit: Fit, step: int, reading: Reading) -> None:
             file.write(
                 f"The search stopped it at step {step}, where the model was {reading.zone}.\n".encode()
             )
-
-
-def begun(plan: Plan, row: Row) -> bool:
-    """Whether a fit of a corridor was begun, however it went."""
-    return plan.run(row).is_dir() or Fit(plan, row).log.exists()
-
-
-def refuse_seeds(plan: Plan) -> None:
-    """Refuse a corridor with several seeds.
-
-    Raises:
-        UserError: It has several.
-    """
-    if len(plan.seeds) > 1:
-        raise UserError(
-            f"{plan.folder} has several seeds; a search is for one. Give it a folder of its own with --name",
-            "corridor.search",
-        )
-
-
-def describe_search(plan: Plan, most: int) -> str:
-    """What a search would do, in lines; nothing is started or written.
-
-    Args:
-        plan: The corridor; its lowest and highest rate are the ends of the range.
-        most: How many fits are begun in all, at most.
-
-    Raises:
-        UserError: As `Search`.
-    """
-    there = joined(replace(plan, rates=()))
-    refuse_seeds(there)
-    done = [row for row in there.rows if begun(there, row)]
-    steps = ", ".join(map(str, there.steps))
-    lines = [
-        f"search    {plan.folder}: from {rate_text(plan.rates[0])} to {rate_text(plan.rates[-1])}, looked at "
-        f"after {steps} steps",
-        f"fits      {most} at most, on Ray; {len(done)} begun already"
-        + (f" ({', '.join(rate_text(row.rate) for row in done)})" if done else ""),
-    ]
-    if len(done) < most:
-        first = RateSearch(plan.rates[0], plan.rates[-1], there.steps).propose(
-            {row.rate: Known(readings(there.run(row), there.steps)) for row in done}
-        )
-        lines.append(f"next      {'no rate promises more' if first is None else f'lr {rate_text(first)}'}")
-    return "\n".join(lines)
 
 
 def _fits(count: int) -> str:

@@ -62,9 +62,11 @@ class Launcher(ABC):
 
     Attributes:
         together: Whether jobs are best handed over many at a time.
+        here: Whether they are processes of this computer, which keep what a job lets them inherit.
     """
 
     together: bool = False
+    here: bool = False
 
     @abstractmethod
     def room(self) -> int | None:

@@ -124,6 +124,8 @@ class LocalLauncher(Launcher):
         slots: Devices, see `find_slots`.
     """
 
+    here = True
+
     def __init__(self, slots: list[str]) -> None:
         self.slots = slots
         self._running: list[LocalRunning] = []

@@ -309,6 +309,13 @@ def test_a_fit_sees_its_own_device_only_and_has_its_folder_to_itself(
     assert "SIGKILL" in fit.error_file.read_text()
 
 
+def test_a_fit_of_another_computer_keeps_no_file_of_the_drivers_open(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    fits = [Fit(plan, Row(1e-4), handed_on=False) for _ in range(3)]
+    jobs = [fit.prepare() for fit in fits]  # none is in another's way: the claim of the run tells
+    assert [isinstance(job, Answer) or job.inherit for job in jobs] == [()] * 3
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
