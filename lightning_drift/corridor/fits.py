@@ -58,8 +58,8 @@ class Fit:
         plan: The corridor.
         row: Its learning rate and seed.
         begin: The step that its present job goes on from; 0 for a fresh start.
-        handed_on: Its job keeps the lock's file open, as a process of this computer does. Elsewhere the claim of
-            the run says who writes it, and a thousand open files would be too many.
+        handed_on: Its job keeps the lock's file open, as a process of this computer does. Elsewhere the claim
+            of the run says who writes it, and a thousand open files would be too many.
 
     Attributes:
         unreached: Steps of the plan that its files lack; looked at when its job has ended.

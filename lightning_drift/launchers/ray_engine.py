@@ -105,7 +105,7 @@ class RayRunning(Running):
         except errors.TaskCancelledError:
             return 130
         except errors.OutOfMemoryError:
-            self.told = "Ray ended the fit: the memory of its machine was full"
+            self.told = "Ray ended it: the memory of its machine was full"
             return 1
         except errors.RayTaskError as error:  # of this package's function on the node
             if isinstance(error.cause, KeyboardInterrupt):

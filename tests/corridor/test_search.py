@@ -15,8 +15,8 @@ from helpers.paths import DATA
 
 from lightning_drift.cli import main
 from lightning_drift.common.lock import is_held
-from lightning_drift.corridor.search_plan import readings
 from lightning_drift.corridor.read import read
+from lightning_drift.corridor.search_plan import readings
 from lightning_drift.corridor.searcher import Reading
 from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.runs import rate_name
