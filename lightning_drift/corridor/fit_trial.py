@@ -9,7 +9,7 @@ from ray import tune
 
 from lightning_drift.common import ends
 from lightning_drift.corridor.search_plan import readings
-from lightning_drift.corridor.searcher import Reading
+from lightning_drift.corridor.searcher import MilestoneVerdict
 from lightning_drift.launchers import process
 from lightning_drift.launchers.job import Job
 from lightning_drift.launchers.ray_engine import on_a_node
@@ -26,7 +26,7 @@ class FitTrial(tune.Trainable):  # type: ignore[misc]
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take what `Search.next` gave."""
+        """Take what `RateTuning.next` gave."""
         self._config = config
         self._run = Path(config["here"]) / config["run"]
         self._process: Any = None
@@ -63,14 +63,16 @@ class FitTrial(tune.Trainable):  # type: ignore[misc]
             process.end(self._process, time.monotonic() + process.GRACE)
 
 
-def reported(result: Mapping[str, Any]) -> Reading | None:
+def reported(result: Mapping[str, Any]) -> MilestoneVerdict | None:
     """The verdict of a trial's report; None where it tells of none.
 
     Args:
         result: What `FitTrial.step` gave, with what Tune adds.
     """
     return (
-        Reading(result["zone"], result["borderline"], result["position"]) if "milestone" in result else None
+        MilestoneVerdict(result["zone"], result["borderline"], result["position"])
+        if "milestone" in result
+        else None
     )
 
 

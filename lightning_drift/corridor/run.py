@@ -51,7 +51,7 @@ def search_engine(
 
 def run_search(plan: Plan, most: int, launcher: Launcher) -> int:
     """Search for the rate that dreams farthest; the exit status."""
-    from lightning_drift.corridor.search import Search
+    from lightning_drift.corridor.search import RateTuning
     from lightning_drift.launchers.ray_engine import RayLauncher
 
     assert isinstance(launcher, RayLauncher)
@@ -63,7 +63,7 @@ def run_search(plan: Plan, most: int, launcher: Launcher) -> int:
     def renew() -> None:
         _renew(plan, page)
 
-    search = Search(plan, most, launcher, renew)
+    search = RateTuning(plan, most, launcher, renew)
     try:
         search.run()
     except ends.Ended as end:

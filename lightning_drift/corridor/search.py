@@ -21,7 +21,7 @@ from lightning_drift.corridor.fits import Fit, refuse_foreign, unfinished
 from lightning_drift.corridor.plan import Plan, Row, joined, take_up
 from lightning_drift.corridor.recorded_run import CorridorCell
 from lightning_drift.corridor.search_plan import begun, readings, refuse_seeds
-from lightning_drift.corridor.searcher import Known, RateSearch, Reading
+from lightning_drift.corridor.searcher import Known, MilestoneVerdict, RateSearch
 from lightning_drift.launchers.job import Job
 from lightning_drift.launchers.queue import MOST_LOST, Answer
 from lightning_drift.launchers.ray_engine import RayLauncher
@@ -45,7 +45,7 @@ class RateSearcher(Searcher):  # type: ignore[misc]
         search: The search, which knows all fits.
     """
 
-    def __init__(self, search: "Search") -> None:
+    def __init__(self, search: "RateTuning") -> None:
         super().__init__()
         self._search = search
 
@@ -79,11 +79,11 @@ class _Begun:
     """A fit that runs."""
 
     fit: Fit
-    last: Reading | None = None
+    last: MilestoneVerdict | None = None
     last_step: int = 0
 
 
-class Search:
+class RateTuning:
     """Finds the learning rate whose fit dreams farthest along the corridor, in at most so many fits.
 
     The corridor's folder is all it remembers: fits that are there count, their verdicts are known to the
@@ -293,7 +293,7 @@ class Search:
         return f"{_fits(sum(not known.runs for known in self.known.values()))} done"
 
 
-def _stopped(fit: Fit, step: int, reading: Reading) -> None:
+def _stopped(fit: Fit, step: int, reading: MilestoneVerdict) -> None:
     """Note beside a run why the search leaves it where it is."""
     if not fit.error_file.exists():
         with atomic_write(fit.stopped_file) as file:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.fits import Fit
 from lightning_drift.corridor.plan import Plan, Row, joined
-from lightning_drift.corridor.searcher import Known, RateSearch, Reading
+from lightning_drift.corridor.searcher import Known, MilestoneVerdict, RateSearch
 from lightning_drift.drift.verdict import ZONES
 from lightning_drift.fit.runs import rate_text
 
@@ -36,7 +36,7 @@ def check_verdicts(fit: Mapping[str, Any]) -> None:
         )
 
 
-def readings(run: Path, steps: Sequence[int]) -> dict[int, Reading]:
+def readings(run: Path, steps: Sequence[int]) -> dict[int, MilestoneVerdict]:
     """The verdicts of a fit at its milestones, as its files tell them; a damaged one is passed over.
 
     Args:
@@ -50,7 +50,7 @@ def readings(run: Path, steps: Sequence[int]) -> dict[int, Reading]:
                 said = json.load(file)
             zone, border, position = said["zone"], said["borderline"], said["position"]
             if zone in ZONES and (border is None or border in ZONES):
-                found[step] = Reading(zone, border, None if position is None else float(position))
+                found[step] = MilestoneVerdict(zone, border, None if position is None else float(position))
         except (OSError, ValueError, TypeError, KeyError):
             continue
     return found
@@ -82,7 +82,7 @@ def describe_search(plan: Plan, most: int) -> str:
         most: How many fits are begun in all, at most.
 
     Raises:
-        UserError: As `Search`.
+        UserError: As `RateTuning`.
     """
     there = joined(replace(plan, rates=()))
     refuse_seeds(there)

@@ -13,7 +13,7 @@ from lightning_drift.fit.runs import rate_name
 _DREAMING = ZONES.index("dreaming")
 
 
-class Reading(NamedTuple):
+class MilestoneVerdict(NamedTuple):
     """A verdict as the search needs it.
 
     Attributes:
@@ -52,7 +52,7 @@ class Known:
         failed: Whether it ended before its last step without being hopeless.
     """
 
-    readings: dict[int, Reading] = field(default_factory=dict)
+    readings: dict[int, MilestoneVerdict] = field(default_factory=dict)
     runs: bool = False
     failed: bool = False
 
@@ -162,7 +162,7 @@ class RateSearch:
         chances = np.exp(logs - logs.max()).sum(axis=1)
         return np.asarray(chances / chances.sum())
 
-    def _likelihood(self, rate: float, step: int, reading: Reading) -> "np.ndarray[Any, Any]":
+    def _likelihood(self, rate: float, step: int, reading: MilestoneVerdict) -> "np.ndarray[Any, Any]":
         """The logarithm of how likely a reading is, by exponent, slope and border."""
         logs = self._side(rate, step, reading.beyond)[:, None, :]
         if reading.position is None:

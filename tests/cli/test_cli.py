@@ -76,6 +76,7 @@ def test_a_fit_writes_only_into_its_run_folder(finished: Path) -> None:
     events = {name for name in files if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
     assert files - events == {
+        ".claim/free",  # what another computer would claim the run by
         "config.yaml",
         "hparams.yaml",
         "instance_images.png",

@@ -17,7 +17,7 @@ from lightning_drift.cli import main
 from lightning_drift.common.lock import is_held
 from lightning_drift.corridor.read import read
 from lightning_drift.corridor.search_plan import readings
-from lightning_drift.corridor.searcher import Reading
+from lightning_drift.corridor.searcher import MilestoneVerdict
 from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.runs import rate_name
 
@@ -177,4 +177,4 @@ def test_verdicts_are_read_from_the_files_of_a_fit_and_damaged_ones_passed_over(
     said = '{"zone": "dreaming", "borderline": null, "position": 41.5, "reason": ""}'
     for step, text in ((2, said), (4, said[:20]), (6, "[]"), (8, said.replace("dreaming", "asleep"))):
         (folder / f"step={step:05d}.json").write_text(text)
-    assert readings(tmp_path, [2, 4, 6, 8, 10]) == {2: Reading("dreaming", None, 41.5)}
+    assert readings(tmp_path, [2, 4, 6, 8, 10]) == {2: MilestoneVerdict("dreaming", None, 41.5)}

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from lightning_drift.corridor.searcher import Known, RateSearch, Reading, candidates
+from lightning_drift.corridor.searcher import Known, MilestoneVerdict, RateSearch, candidates
 from lightning_drift.fit.runs import rate_name
 
 LOW, HIGH, STEPS = 1e-6, 2e-5, (800, 1200, 1600)
-Look = Callable[[float, int], Reading]
+Look = Callable[[float, int], MilestoneVerdict]
 
 
 @dataclass
@@ -24,14 +24,16 @@ class Corridor:
     clear_up_to: float = 47.0
     luck: random.Random | None = None
 
-    def __call__(self, rate: float, step: int) -> Reading:
+    def __call__(self, rate: float, step: int) -> MilestoneVerdict:
         position = 50 + self.slope * (math.log(rate) + self.exponent * math.log(step) - self.border)
         position = min(max(position + (self.luck.gauss(0, 1) if self.luck else 0.0), 0.0), 100.0)
         if position < 25:
-            return Reading("under-drifted", None, position)
+            return MilestoneVerdict("under-drifted", None, position)
         if position < 50:
-            return Reading("dreaming", "forgetting" if position > self.clear_up_to else None, position)
-        return Reading("forgetting" if position < 75 else "cooked", None, position)
+            return MilestoneVerdict(
+                "dreaming", "forgetting" if position > self.clear_up_to else None, position
+            )
+        return MilestoneVerdict("forgetting" if position < 75 else "cooked", None, position)
 
 
 def random_corridor(source: random.Random) -> Corridor:
@@ -113,7 +115,7 @@ def test_the_first_rates_are_the_middle_or_divide_the_range() -> None:
 
 
 def test_where_all_have_gone_past_it_looks_lower_and_ends() -> None:
-    fits = searched(lambda rate, step: Reading("cooked", None, 99.0), 20)
+    fits = searched(lambda rate, step: MilestoneVerdict("cooked", None, 99.0), 20)
     assert min(fits) == LOW
     assert len(fits) < 12
     rates = list(fits)
@@ -121,7 +123,7 @@ def test_where_all_have_gone_past_it_looks_lower_and_ends() -> None:
 
 
 def test_where_none_has_drifted_it_looks_higher_and_ends() -> None:
-    fits = searched(lambda rate, step: Reading("under-drifted", None, 2.0), 20)
+    fits = searched(lambda rate, step: MilestoneVerdict("under-drifted", None, 2.0), 20)
     assert max(fits) > 0.9 * HIGH
     assert len(fits) < 12
     rates = list(fits)
@@ -130,7 +132,10 @@ def test_where_none_has_drifted_it_looks_higher_and_ends() -> None:
 
 def test_broken_models_have_no_position_and_are_beyond() -> None:
     fits = searched(
-        lambda rate, step: Reading("broken") if rate > 4e-6 else Reading("dreaming", None, 40.0), 6
+        lambda rate, step: (
+            MilestoneVerdict("broken") if rate > 4e-6 else MilestoneVerdict("dreaming", None, 40.0)
+        ),
+        6,
     )
     assert 3.5e-6 <= max(rate for rate, fit in fits.items() if fit.readings[800].clear) <= 4e-6
 
@@ -166,6 +171,6 @@ def test_rates_beside_the_range_and_many_milestones_tell_as_much() -> None:
     search = RateSearch(LOW, HIGH, range(10, 2010, 10))
     corridor = Corridor(-6.9)
     outside = {step: corridor(5e-7, step) for step in range(10, 2010, 10)}
-    rate = search.propose({5e-7: Known(outside), 1e-4: Known({10: Reading("cooked", None, 95.0)})})
+    rate = search.propose({5e-7: Known(outside), 1e-4: Known({10: MilestoneVerdict("cooked", None, 95.0)})})
     assert rate is not None
     assert LOW <= rate <= HIGH
