@@ -1,5 +1,6 @@
 """``--launcher slurm``: jobs as an array of a SLURM cluster, through submitit."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_drift.common.atomic import atomic_write
+from lightning_drift.common.ends import signal_of
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.numbers import real, whole
 from lightning_drift.launchers import process
@@ -99,6 +101,8 @@ class ArrayJob:
             process.interrupt(running)
             process.end(running, time.monotonic() + process.GRACE)
             raise
+        if signal_of(status) == "SIGTERM":  # the cluster takes the node away, or somebody cancels the job:
+            raise SystemExit(status)  # its state, and not this, tells whether it comes back
         with atomic_write(self.ended) as file:
             file.write(f"{status}\n".encode())
         return status
@@ -125,9 +129,14 @@ class SlurmRunning(Running):
         """Its exit status; None while it waits, runs, or is queued again."""
         if self._status is None and self._job.done():
             self._status = self._told()
-            if self._status is None:
-                self.lost = f"SLURM ended job {self._job.job_id} ({self._job.state})"
-                self._status = 1
+            state = str(self._job.state)
+            if self._status is None and state.startswith("CANCELLED"):
+                self.told, self._status = (
+                    f"job {self._job.job_id} of SLURM was cancelled",
+                    128 + signal.SIGTERM,
+                )
+            elif self._status is None:
+                self.lost, self._status = f"SLURM ended job {self._job.job_id} ({state})", 1
         return self._status
 
     def _told(self) -> int | None:

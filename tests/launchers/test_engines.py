@@ -195,8 +195,12 @@ def test_what_is_handed_to_sbatch_is_an_array_that_comes_back_after_a_preemption
     assert running[0].poll() == 0
     running[1].interrupt()
     assert "4242_1" in (cluster / "cancelled").read_text()
-    (cluster / "state").write_text("NODE_FAIL")
-    assert again.found(jobs[1]) is None
+    for state, lost, told in (("NODE_FAIL", True, False), ("CANCELLED by 1000", False, True)):
+        (cluster / "state").write_text(state)
+        assert again.found(jobs[1]) is None
+        (second,) = (one for one in launcher.launch(jobs) if one.place.endswith("_1"))
+        assert finished(second) != 0
+        assert (bool(second.lost), bool(second.told)) == (lost, told)
 
 
 def test_a_cluster_that_is_not_there_is_a_sentence(folder: Path, monkeypatch: Any) -> None:
