@@ -204,7 +204,13 @@ def test_srun_without_a_checkpoint_begins_afresh_and_a_signal_to_one_ends_both(t
     assert not list(tmp_path.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="SIGTERM"),
+        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_to_torchrun_ends_all_in_order(number: signal.Signals, tmp_path: Path) -> None:
     process = begin(torchrun(*BARE, *BOTH, "--trainer.max_steps=100000"), tmp_path, surroundings())
     last = tmp_path / RUN / "checkpoints" / "last.ckpt"

@@ -13,7 +13,7 @@ def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_shares_of_files_and_samples_make_the_files_of_one_run(models, photos, tmp_path, capsys, batch_size):
     data = {"images": str(photos), "num_samples": 2, "batch_size": batch_size, "seed": -1}
     (photos / "b.txt").write_text("a cup")
