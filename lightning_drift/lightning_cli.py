@@ -407,8 +407,9 @@ class DriftCLI(LightningCLI):
                 raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
             if dry:
                 if self._engine is not None:
-                    on_cpu = str(self.config.predict.trainer.accelerator) == "cpu"
-                    print(describe_shares(self._engine, self._place(), self._shares, on_cpu), flush=True)
+                    print(
+                        describe_shares(self._engine, self._place(), self._shares, self._on_cpu), flush=True
+                    )
                 return
         try:
             super()._run_subcommand(subcommand)
@@ -450,12 +451,16 @@ class DriftCLI(LightningCLI):
             raise UserError("a launcher runs shares of sweeps and of prints; these are others", "launcher")
         if self.datamodule.share is not None:
             raise UserError("the launcher sets it; leave one of the two out", "data.share")
-        on_cpu = str(self.config.predict.trainer.accelerator) == "cpu"
         try:
-            run_shares(engine, self.words, self._place(), self._shares, on_cpu)
+            run_shares(engine, self.words, self._place(), self._shares, self._on_cpu)
         except ends.Ended as end:
             end.reached = f"with the shares stopped; go on with: {self._again()}"
             raise
+
+    @property
+    def _on_cpu(self) -> bool:
+        """Whether the shares are to use no GPU; what this machine has says nothing of theirs."""
+        return str(self.config.predict.trainer.accelerator) == "cpu"
 
     def plan(self) -> FitPlan:
         """What the fit would do and take.

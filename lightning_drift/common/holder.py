@@ -130,12 +130,8 @@ class Holder:
         """Whether it is known to have ended: no process of this computer has its number and its start."""
         if os.name != "posix" or not self.is_local or not 0 < self.pid < 2**31:
             return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
+        if not is_there(self.pid):
             return True
-        except OSError:  # it is another user's
-            pass
         started = _started(self.pid)
         return started is not None and self.start is not None and started != self.start
 
@@ -151,6 +147,17 @@ class Holder:
             return self.inode != os.stat(folder).st_ino and self.folder != os.path.realpath(folder)[:4000]
         except OSError:
             return False
+
+
+def is_there(pid: int) -> bool:
+    """Whether this computer has a process of a number, be it another user's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        pass
+    return True
 
 
 def _text(about: Any, key: str) -> str:

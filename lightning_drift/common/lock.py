@@ -10,7 +10,7 @@ from typing import IO
 from lightning_drift.common.claim import EXPIRY, INTERVAL, Claim, standing
 from lightning_drift.common.claim_files import CLAIM
 from lightning_drift.common.errors import UserError, notice
-from lightning_drift.common.holder import MOST_BYTES, Holder
+from lightning_drift.common.holder import MOST_BYTES, Holder, is_there
 
 LOCK_FILE = ".lock"
 """In a locked folder: who holds the lock, and since when. What counts is the system's lock on the file."""
@@ -167,13 +167,7 @@ def _is_locked(folder: Path) -> bool | None:
         return None
     if about is None or about.host != socket.gethostname() or os.name != "posix" or not 0 < about.pid < 2**31:
         return None
-    try:
-        os.kill(about.pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is another user's
-        return True
-    return _has_open(about.pid, path)
+    return is_there(about.pid) and _has_open(about.pid, path)
 
 
 def _has_open(pid: int, path: Path) -> bool:

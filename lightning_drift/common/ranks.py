@@ -9,6 +9,9 @@ NUMBERS = (
 )
 """Variables of launchers that hold a number; Lightning reads some of them when it is imported."""
 
+CHILD_RUN = "LIGHTNING_DRIFT_RUN"
+"""Tells the processes of a multi-device run which folder the first one chose."""
+
 _SHELLS = {"bash", "interactive"}
 """Names of SLURM jobs in which a person types, which Lightning takes for any machine."""
 

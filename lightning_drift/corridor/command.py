@@ -33,7 +33,7 @@ from lightning_drift.corridor.plan import (
     training_seeds,
 )
 from lightning_drift.corridor.report import write_report
-from lightning_drift.corridor.run import MOST_FITS, run_fits, run_search, search_engine
+from lightning_drift.corridor.run import run_fits, run_search
 from lightning_drift.launchers.job import Launcher
 from lightning_drift.launchers.options import NAMES, launcher_help, launcher_words, read_launcher
 from lightning_drift.photos.folder import find_folder, find_pictures
@@ -130,6 +130,8 @@ def corridor(
     own_seeds = training_seeds(options.get("seeds"))
     most = options.get("search")
     if most is not None:
+        from lightning_drift.corridor.search_plan import MOST_FITS, search_engine
+
         whole(most, "corridor.search", 1, MOST_FITS)
         engine = search_engine(rates, own_seeds, options, engine)
     check_corridor_name(name)

@@ -87,7 +87,7 @@ class FitQueue(JobQueue[Fit]):
 
     def ended(self, task: Fit, running: Running, status: int) -> bool:
         """Tell how a fit has ended."""
-        if not task.over(running, status):
+        if not task.ended(running.lost or running.told, status):
             return False
         self._steps_done += self.plan.steps[-1] - task.begin
         if task.unreached:

@@ -59,8 +59,7 @@ class FitTrial(tune.Trainable):  # type: ignore[misc]
     def cleanup(self) -> None:
         """End the fit in order, if it still runs."""
         if self._process is not None:
-            process.interrupt(self._process)
-            process.end(self._process, time.monotonic() + process.GRACE)
+            process.stop(self._process)
 
 
 def reported(result: Mapping[str, Any]) -> MilestoneVerdict | None:

@@ -17,7 +17,7 @@ from lightning_drift.corridor.plan import Plan, Row
 from lightning_drift.corridor.read import read_run
 from lightning_drift.fit.bar_names import FIT_BAR, GRID_BAR
 from lightning_drift.fit.runs import checkpoint_steps
-from lightning_drift.launchers.job import Job, Running
+from lightning_drift.launchers.job import Job
 from lightning_drift.launchers.job_log import last_line, last_words, output, size
 from lightning_drift.launchers.queue import Answer
 
@@ -137,24 +137,15 @@ class Fit:
         """The step of its newest checkpoint."""
         return unfinished(self.plan, self.row)[2]
 
-    def over(self, running: Running, status: int) -> bool:
-        """Look at its files once its job has ended: where they lack a step, ``error_file`` says why.
-
-        Args:
-            running: The job.
-            status: Its exit status.
-
-        Returns:
-            Whether it is over; False where another process goes on with it.
-        """
-        return self.ended(running.lost or running.told, status)
-
     def ended(self, told: str, status: int) -> bool:
-        """The same.
+        """Look at its files once its job has ended: where they lack a step, ``error_file`` says why.
 
         Args:
             told: What an engine says of the end; empty for nothing.
             status: The job's exit status.
+
+        Returns:
+            Whether it is over; False where another process goes on with it.
         """
         self.unreached, _, reached = unfinished(self.plan, self.row)
         if status == 0 and not any(self.folder.glob("events.out.tfevents.*")):

@@ -1,8 +1,8 @@
 """A corridor or a search from its first fit to its last: what is said, and the page renewed on the way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from lightning_drift.common import ends
 from lightning_drift.common.errors import UserError, notice
@@ -13,40 +13,6 @@ from lightning_drift.corridor.read import read
 from lightning_drift.corridor.report import write_report
 from lightning_drift.fit.runs import rate_text
 from lightning_drift.launchers.job import Launcher
-from lightning_drift.launchers.options import Engine
-
-MOST_FITS = 1000
-"""Fits of a search."""
-
-
-def search_engine(
-    rates: list[float], seeds: list[int], options: Mapping[str, Any], engine: Engine | None
-) -> Engine:
-    """What a search runs on: Ray, one of this machine where none is named.
-
-    Raises:
-        UserError: An option does not go with a search, or Ray Tune is not installed.
-    """
-    if len(rates) < 2:
-        raise UserError(
-            "a search is for a range; give its lowest and its highest rate, such as 1e-6,8e-6", "corridor.lr"
-        )
-    if len(seeds) > 1:
-        raise UserError("a search is for one seed; fit the rate that it finds with several", "corridor.seeds")
-    if engine is not None and engine.name != "ray":
-        raise UserError(
-            f"a search runs by Ray Tune, and not by {engine.name}; give --launcher ray, or none", "launcher"
-        )
-    if options.get("devices") is not None:
-        raise UserError(
-            "Ray places the fits of a search; leave it out, and give --launcher ray with --launcher.gpus",
-            "corridor.devices",
-        )
-    from lightning_drift.launchers.extras import extra
-    from lightning_drift.launchers.ray_engine import Ray
-
-    extra("ray.tune", "ray")
-    return engine or Engine("ray", Ray(address="local"))
 
 
 def run_search(plan: Plan, most: int, launcher: Launcher) -> int:
@@ -65,10 +31,7 @@ def run_search(plan: Plan, most: int, launcher: Launcher) -> int:
 
     search = RateTuning(plan, most, launcher, renew)
     try:
-        search.run()
-    except ends.Ended as end:
-        end.reached = f"with {search.reached()}; all fits are stopped"
-        raise
+        _to_its_end(search)
     finally:
         if search.known:
             renew()
@@ -84,6 +47,23 @@ def run_search(plan: Plan, most: int, launcher: Launcher) -> int:
         place = "" if cell.position is None else f", {cell.position:.0f} of 100"
         print(f"\nfarthest clearly dreaming: lr {rate} after {cell.step} steps{place} ({used})", flush=True)
     return _conclude(search.plan, page, search.failed)
+
+
+class _Fits(Protocol):
+    """Fits that run until none is left."""
+
+    def run(self) -> None: ...
+
+    def reached(self) -> str: ...
+
+
+def _to_its_end(fits: _Fits) -> None:
+    """Run them; a signal's end tells how far they have come."""
+    try:
+        fits.run()
+    except ends.Ended as end:
+        end.reached = f"with {fits.reached()}; all fits are stopped"
+        raise
 
 
 def _renew(plan: Plan, page: Path) -> None:
@@ -122,10 +102,7 @@ def run_fits(plan: Plan, own_rows: list[Row], launcher: Launcher) -> int:
 
     queue = FitQueue(plan, own_rows, launcher, renew)
     try:
-        queue.run()
-    except ends.Ended as end:
-        end.reached = f"with {queue.reached()}; all fits are stopped"
-        raise
+        _to_its_end(queue)
     finally:
         renew()
     return _conclude(plan, page, queue.failed)

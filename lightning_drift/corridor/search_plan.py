@@ -12,6 +12,39 @@ from lightning_drift.corridor.plan import Plan, Row, joined
 from lightning_drift.corridor.searcher import Known, MilestoneVerdict, RateSearch
 from lightning_drift.drift.verdict import ZONES
 from lightning_drift.fit.runs import rate_text
+from lightning_drift.launchers.extras import extra
+from lightning_drift.launchers.options import Engine
+from lightning_drift.launchers.ray_engine import Ray
+
+MOST_FITS = 1000
+"""Fits of a search."""
+
+
+def search_engine(
+    rates: list[float], seeds: list[int], options: Mapping[str, Any], engine: Engine | None
+) -> Engine:
+    """What a search runs on: Ray, one of this machine where none is named.
+
+    Raises:
+        UserError: An option does not go with a search, or Ray Tune is not installed.
+    """
+    if len(rates) < 2:
+        raise UserError(
+            "a search is for a range; give its lowest and its highest rate, such as 1e-6,8e-6", "corridor.lr"
+        )
+    if len(seeds) > 1:
+        raise UserError("a search is for one seed; fit the rate that it finds with several", "corridor.seeds")
+    if engine is not None and engine.name != "ray":
+        raise UserError(
+            f"a search runs by Ray Tune, and not by {engine.name}; give --launcher ray, or none", "launcher"
+        )
+    if options.get("devices") is not None:
+        raise UserError(
+            "Ray places the fits of a search; leave it out, and give --launcher ray with --launcher.gpus",
+            "corridor.devices",
+        )
+    extra("ray.tune", "ray")
+    return engine or Engine("ray", Ray(address="local"))
 
 
 def check_verdicts(fit: Mapping[str, Any]) -> None:

@@ -12,11 +12,9 @@ from typing import Any
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import check_file, check_writable, user_path
 from lightning_drift.common.lock import OWN, FolderLock
+from lightning_drift.common.ranks import CHILD_RUN
 from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.resume import check_resumable
-
-CHILD_RUN = "LIGHTNING_DRIFT_RUN"
-"""Environment variable: tells the processes of a multi-device run which folder the first one chose."""
 
 
 @dataclass(frozen=True)

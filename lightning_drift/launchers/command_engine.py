@@ -15,6 +15,7 @@ from pathlib import Path
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.numbers import whole
 from lightning_drift.launchers.job import Job, Launcher, Running
+from lightning_drift.launchers.job_log import status_in
 
 FOLDER = "launched"
 """In the folder of a corridor or of pictures: the exit status of each job."""
@@ -103,7 +104,7 @@ class CommandRunning(Running):
     def poll(self) -> int | None:
         """The job's exit status, or the command's where no job began; None while it waits or runs."""
         status = self._process.poll()
-        if (told := self._told()) is not None and (self._detached or status is not None):
+        if (told := status_in(self._ended)) is not None and (self._detached or status is not None):
             return told
         if status is None or (self._detached and status == 0):
             return None
@@ -113,18 +114,11 @@ class CommandRunning(Running):
             self.told = f"the command ended with status {status}; see the log"
         return status
 
-    def _told(self) -> int | None:
-        try:
-            return int(self._ended.read_text())
-        except (OSError, ValueError):
-            return None
-
     def interrupt(self) -> None:
         """Interrupt the command and all of its group, or have the job stopped."""
         if self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGINT)
-        elif self._detached and self._told() is None:
+            self._signal(signal.SIGINT)
+        elif self._detached and status_in(self._ended) is None:
             if self._stop is None:
                 notice("launcher.stop is not given: the job goes on where it is")
             else:
@@ -135,8 +129,13 @@ class CommandRunning(Running):
         try:
             self._process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._signal(signal.SIGKILL)
             self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to the shell and to all that it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
 
 class CommandLauncher(Launcher):

@@ -32,6 +32,14 @@ def output(log: Path, begin: int = 0) -> str:
     return ""
 
 
+def status_in(path: Path) -> int | None:
+    """The exit status that a job's own end wrote into a file; None where it has not ended."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def last_words(text: str) -> str:
     """The sentence that this program ended with, from its output; empty where it said none."""
     # An unfinished bar has no line end of its own.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from lightning_drift.common.ranks import CHILD_RUN
 from lightning_drift.common.text import command
 from lightning_drift.launchers.job import Job
 
@@ -18,7 +19,7 @@ GRACE = 60.0
 """Seconds that an interrupted job is given to end by itself; it may be writing a checkpoint."""
 
 _OF_A_RUN = re.compile(
-    "LIGHTNING_DRIFT_RUN$|(GLOBAL_|LOCAL_|NODE_|GROUP_)?RANK$|(LOCAL_)?WORLD_SIZE$|MASTER_(ADDR|PORT)$"
+    f"{CHILD_RUN}$|(GLOBAL_|LOCAL_|NODE_|GROUP_)?RANK$|(LOCAL_)?WORLD_SIZE$|MASTER_(ADDR|PORT)$"
     "|TORCHELASTIC_|SLURM_(?!CONF$)"
 )
 """Variables of a process that is one of several of a run: a job is a run of its own."""
@@ -136,10 +137,23 @@ def run_here(job: Job, changes: Mapping[str, str | None], folder: Path) -> int:
     Raises:
         OSError: The log cannot be written, or the folder is not there: it is not shared.
     """
-    process = start(job, changes, folder, last=True)
+    return finish(start(job, changes, folder, last=True))
+
+
+def finish(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for a process; whatever ends the waiting interrupts it, and it is given time to end in order.
+
+    Returns:
+        Its exit status.
+    """
     try:
         return wait(process)
     except BaseException:
-        interrupt(process)
-        end(process, time.monotonic() + GRACE)
+        stop(process)
         raise
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Interrupt a process and wait until it has ended, or is killed after `GRACE`."""
+    interrupt(process)
+    end(process, time.monotonic() + GRACE)

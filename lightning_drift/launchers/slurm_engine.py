@@ -15,6 +15,7 @@ from lightning_drift.common.numbers import real, whole
 from lightning_drift.launchers import process
 from lightning_drift.launchers.extras import extra
 from lightning_drift.launchers.job import Job, Launcher, Running
+from lightning_drift.launchers.job_log import status_in
 
 FOLDER = "slurm"
 """In the folder of a corridor or of pictures: the cluster's files about its jobs."""
@@ -93,14 +94,8 @@ class ArrayJob:
     def __call__(self) -> int:
         """Run it to its end; its exit status."""
         changes: dict[str, str | None] = {"CUDA_VISIBLE_DEVICES": ""} if self.on_cpu else {}
-        running = process.start(self.job, changes, self.folder, last=True)
-        self._running = running
-        try:
-            status = process.wait(running)
-        except BaseException:
-            process.interrupt(running)
-            process.end(running, time.monotonic() + process.GRACE)
-            raise
+        self._running = process.start(self.job, changes, self.folder, last=True)
+        status = process.finish(self._running)
         if signal_of(status) == "SIGTERM":  # the cluster takes the node away, or somebody cancels the job:
             raise SystemExit(status)  # its state, and not this, tells whether it comes back
         with atomic_write(self.ended) as file:
@@ -112,8 +107,7 @@ class ArrayJob:
         import submitit
 
         if (running := getattr(self, "_running", None)) is not None:
-            process.interrupt(running)
-            process.end(running, time.monotonic() + process.GRACE)
+            process.stop(running)
         return submitit.helpers.DelayedSubmission(ArrayJob(self.job, self.folder, self.ended, self.on_cpu))
 
 
@@ -128,7 +122,7 @@ class SlurmRunning(Running):
     def poll(self) -> int | None:
         """Its exit status; None while it waits, runs, or is queued again."""
         if self._status is None and self._job.done():
-            self._status = self._told()
+            self._status = status_in(self._ended)
             state = str(self._job.state)
             if self._status is None and state.startswith("CANCELLED"):
                 self.told, self._status = (
@@ -138,12 +132,6 @@ class SlurmRunning(Running):
             elif self._status is None:
                 self.lost, self._status = f"SLURM ended job {self._job.job_id} ({state})", 1
         return self._status
-
-    def _told(self) -> int | None:
-        try:
-            return int(self._ended.read_text())
-        except (OSError, ValueError):
-            return None
 
     def interrupt(self) -> None:
         """Cancel it; the cluster sends its processes SIGTERM, and one that waits never begins."""

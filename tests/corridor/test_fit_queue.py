@@ -5,18 +5,16 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers.corridors import end_corridors, say, start_corridor, until
 from helpers.paths import DATA
 
-from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
 from lightning_drift.corridor.fit_queue import FitQueue
 from lightning_drift.corridor.fits import Fit
@@ -33,46 +31,16 @@ OPTIONS = [
     "--seed_grid.groups={dream: {prompts: 'a tree, a moon', seeds: 0-1}}",
 ]
 CORRIDOR = Path("tb_logs/coffee/corridor")
-started: list[subprocess.Popen[bytes]] = []
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
     yield
-    while started:
-        process = started.pop()
-        process.send_signal(signal.SIGINT)  # so that it ends its fits too
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    end_corridors()
 
 
 def corridor(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-    with open(folder / "said.txt", "ab") as said:
-        command = [sys.executable, "-m", "lightning_drift", "corridor", *OPTIONS, *options]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        started.append(
-            subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environment,
-                stdout=said,
-                stderr=said,
-                # Tests started in the background of a shell ignore interrupts and would hand that down.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
-        )
-    return started[-1]
-
-
-def until(process: subprocess.Popen[bytes], moment: Callable[[], object], folder: Path) -> None:
-    deadline = time.monotonic() + 240
-    while not moment():
-        assert process.poll() is None, (folder / "said.txt").read_text()
-        assert time.monotonic() < deadline, (folder / "said.txt").read_text()
-        time.sleep(0.05)
+    return start_corridor(folder, *OPTIONS, *options)
 
 
 def test_a_corridor_stopped_and_killed_goes_on_and_does_nothing_twice(tmp_path: Path) -> None:
@@ -305,7 +273,7 @@ def test_a_fit_sees_its_own_device_only_and_has_its_folder_to_itself(
     other.release()
     status = running.poll()
     assert status == -signal.SIGKILL
-    assert fit.over(running, status)
+    assert fit.ended("", status)
     assert "SIGKILL" in fit.error_file.read_text()
 
 
@@ -399,15 +367,6 @@ def test_a_corridor_looks_before_it_makes_a_folder(
     assert sentence in err
     assert out == ""
     assert {path.name for path in Path().iterdir()} == {"empty", "file"}
-
-
-def say(capsys: Any, *words: str) -> tuple[int, str, str]:
-    try:
-        status = main(["corridor", *words])
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 @pytest.mark.parametrize(

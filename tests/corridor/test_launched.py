@@ -1,20 +1,17 @@
 """A corridor whose fits are jobs of an engine, and one that two people start."""
 
-import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.corridors import end_corridors, say, start_corridor, until
 from helpers.paths import DATA
 
-from lightning_drift.cli import main
 from lightning_drift.common.lock import holder
 from lightning_drift.corridor.read import read
 from lightning_drift.fit.checkpoint_file import read_checkpoint
@@ -30,35 +27,14 @@ OPTIONS = [
 CORRIDOR = Path("tb_logs/coffee/corridor")
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    yield
+    end_corridors()
+
+
 def started(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
-    folder.mkdir(exist_ok=True)
-    with open(folder / "said.txt", "ab") as said:
-        return subprocess.Popen(
-            [sys.executable, "-m", "lightning_drift", "corridor", *OPTIONS, *options],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=said,
-            stderr=said,
-            # Tests started in the background of a shell ignore interrupts and would hand that down.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-
-
-def until(process: "subprocess.Popen[bytes]", moment: Callable[[], object], folder: Path) -> None:
-    deadline = time.monotonic() + 240
-    while not moment():
-        assert process.poll() is None, (folder / "said.txt").read_text()
-        assert time.monotonic() < deadline, (folder / "said.txt").read_text()
-        time.sleep(0.05)
-
-
-def say(capsys: Any, *words: str) -> tuple[int, str, str]:
-    try:
-        status = main(["corridor", *words])
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return status, out, err
+    return start_corridor(folder, *OPTIONS, *options)
 
 
 def test_of_two_that_start_a_corridor_one_works_and_the_other_says_who_does(

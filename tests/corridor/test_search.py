@@ -3,14 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers.corridors import end_corridors, start_corridor, until
 from helpers.paths import DATA
 
 from lightning_drift.cli import main
@@ -31,42 +30,16 @@ OPTIONS = [
     "--launcher.address=local",
 ]
 FOLDER = Path("tb_logs/coffee/corridor")
-started: list[subprocess.Popen[bytes]] = []
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
     yield
-    while started:
-        process = started.pop()
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    end_corridors()
 
 
 def search(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-    with open(folder / "said.txt", "ab") as said:
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "lightning_drift", "corridor", *OPTIONS, *options],
-                cwd=folder,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdout=said,
-                stderr=said,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
-        )
-    return started[-1]
-
-
-def until(moment: Callable[[], object], folder: Path) -> None:
-    deadline = time.monotonic() + 240
-    while not moment():
-        assert time.monotonic() < deadline, (folder / "said.txt").read_text()
-        time.sleep(0.05)
+    return start_corridor(folder, *OPTIONS, *options)
 
 
 @pytest.mark.slow
@@ -74,12 +47,13 @@ def test_a_search_begins_no_more_fits_than_it_may_and_goes_on_after_a_kill(tmp_p
     said, place = tmp_path / "said.txt", tmp_path / FOLDER
     options = ("--search=2", "--lr=1e-5,1e-3", "--steps=2,30", "--step_checkpoint.last_every_n_steps=1")
     options = (*options, "--launcher.cpus", str(os.cpu_count()))
+    options = (*options, "--trainer.accumulate_grad_batches=40")  # a step takes longer than a kill
     first = search(tmp_path, *options)
     last = place / "lr1e-4" / "checkpoints" / "last.ckpt"
-    until(last.exists, tmp_path)
+    until(first, lambda: last.exists() and read_checkpoint(last)["global_step"] > 2, tmp_path)
     first.kill()
     first.wait()
-    until(lambda: not is_held(place / "lr1e-4"), tmp_path)  # its fit ends with it
+    until(None, lambda: not is_held(place / "lr1e-4"), tmp_path)  # its fit ends with it
     reached = int(read_checkpoint(last)["global_step"])
     assert 1 <= reached < 30
 
@@ -129,11 +103,11 @@ def test_what_is_cooked_is_stopped_and_interrupts_end_in_order(tmp_path: Path) -
     # The next one of the same search does not go on with it, and Ctrl-C ends in order.
     said.write_text("")
     second = search(tmp_path, "--search=2", *options[1:], *strict)
-    until(lambda: "fitting on Ray" in said.read_text(), tmp_path)
+    until(second, lambda: "fitting on Ray" in said.read_text(), tmp_path)
     assert "lr 1e-4: fitting" not in said.read_text()
     other = next(rate for rate in yaml.safe_load((place / "plan.yaml").read_text())["lr"] if rate != 1e-4)
     folder = place / rate_name(other)
-    until((folder / "config.yaml").exists, tmp_path)
+    until(second, (folder / "config.yaml").exists, tmp_path)
     second.send_signal(signal.SIGINT)
     assert second.wait(120) == 130
     assert "all fits are stopped; go on with: lightning-drift corridor" in said.read_text()
