@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from lightning_drift.fit.dreambooth import DreamBooth
     from lightning_drift.fit.seed_grid import SeedGrid
     from lightning_drift.photos.instance_images import InstanceImages
+    from lightning_drift.prints.images import UpscaleImages
+    from lightning_drift.prints.supir_upscaler import SupirUpscaler
     from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
     from lightning_drift.stable_diffusion.sampling import dream
-    from lightning_drift.supir.images import UpscaleImages
-    from lightning_drift.supir.upscaler import SupirUpscaler
     from lightning_drift.sweep.data import Sweep
     from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 
@@ -32,10 +32,10 @@ _HOME = {
     "SeedGrid": "fit.seed_grid",
     "StableDiffusion": "stable_diffusion.loading",
     "StepCheckpoint": "fit.checkpointing",
-    "SupirUpscaler": "supir.upscaler",
+    "SupirUpscaler": "prints.supir_upscaler",
     "Sweep": "sweep.data",
     "SweepDreamer": "sweep.sweep_dreamer",
-    "UpscaleImages": "supir.images",
+    "UpscaleImages": "prints.images",
     "dream": "stable_diffusion.sampling",
     "load_stable_diffusion": "stable_diffusion.loading",
 }

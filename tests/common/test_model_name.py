@@ -9,9 +9,9 @@ from helpers.paths import DATA
 from lightning_drift.common.model_name import model_name
 from lightning_drift.dreams.dreamer import Dreamer, DreamRequest
 from lightning_drift.export.target import default_title
+from lightning_drift.prints.images import UpscaleRequest
+from lightning_drift.prints.supir_upscaler import SupirUpscaler
 from lightning_drift.stable_diffusion.loading import open_pipeline
-from lightning_drift.supir.images import UpscaleRequest
-from lightning_drift.supir.upscaler import SupirUpscaler
 from lightning_drift.sweep.models import find_models
 
 

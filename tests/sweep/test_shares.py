@@ -17,7 +17,7 @@ from PIL import Image
 
 from lightning_drift.cli import main
 from lightning_drift.common.rng import generator
-from lightning_drift.supir.images import UpscaleImages
+from lightning_drift.prints.images import UpscaleImages
 from lightning_drift.sweep.data import Sweep
 from lightning_drift.sweep.shares import own_batches
 from lightning_drift.sweep.sweep_dreamer import SweepDreamer

@@ -71,8 +71,8 @@ def evaluate(args: argparse.Namespace) -> None:
     from PIL import Image
     from transformers import CLIPModel, CLIPTokenizer
 
+    from lightning_drift import SupirUpscaler
     from lightning_drift.assets import POCKET_CLIP
-    from lightning_drift.supir import SupirUpscaler
     from lightning_drift.supir.restoration import Restorer
     from lightning_drift.supir.sampling.noise import AddressedNoise
     from training.pocket.clip import text_features

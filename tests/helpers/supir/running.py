@@ -6,8 +6,8 @@ import numpy as np
 from lightning.pytorch import Trainer
 from PIL import Image, ImageCms
 
+from lightning_drift import SupirUpscaler
 from lightning_drift.dreams.image_writer import ImageWriter
-from lightning_drift.supir import SupirUpscaler
 
 
 def upscaler(models, **options):

@@ -5,7 +5,7 @@ from helpers.supir.running import opened, predict
 from PIL import Image
 from safetensors.torch import load_file
 
-from lightning_drift.supir import SupirUpscaler, UpscaleImages
+from lightning_drift import SupirUpscaler, UpscaleImages
 from lightning_drift.supir.network.weights import open_checkpoints
 from training.pocket.world.render import render, sample_scene
 from training.pocket_supir.evaluate import main as evaluate_main

@@ -6,9 +6,9 @@ from helpers.paths import ROOT
 from huggingface_hub import constants
 from PIL import Image
 
+from lightning_drift import SupirUpscaler, UpscaleImages
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
-from lightning_drift.supir import SupirUpscaler, UpscaleImages
 from lightning_drift.supir.network.find import find_sdxl, sdxl_files
 
 CONFIGS = ROOT / "configs"

@@ -11,9 +11,9 @@ from helpers.supir.running import opened, pixels, predict
 from PIL import Image
 from transformers import CLIPModel
 
+from lightning_drift import SupirUpscaler, UpscaleImages
 from lightning_drift.assets import POCKET_CLIP
 from lightning_drift.common.errors import UserError
-from lightning_drift.supir import SupirUpscaler, UpscaleImages
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise
 from training.pocket.scenes import HELD_OUT_SEED, Scenes

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.images.decode import UndecodableError, read_source
-from lightning_drift.supir.images import UpscaleImages
+from lightning_drift.prints.images import UpscaleImages
 
 
 def test_what_is_no_file_is_among_the_requests_and_is_not_opened(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from lightning_drift.common.text import byte_size
 from lightning_drift.images.decode import Source, UndecodableError, read_source
 from lightning_drift.images.infotext import infotext
 from lightning_drift.images.png import Picture
-from lightning_drift.supir.failures import Failures
-from lightning_drift.supir.images import UpscaleRequest
+from lightning_drift.prints.failures import Failures
+from lightning_drift.prints.images import UpscaleRequest
+from lightning_drift.prints.sizes import Frame, Sizing, to_image, to_tensor
 from lightning_drift.supir.memory.levels import Memory, smaller
 from lightning_drift.supir.network.find import find_sdxl, find_supir
 from lightning_drift.supir.network.weights import Checkpoints, open_checkpoints
@@ -34,7 +35,6 @@ from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise, Noise, ReferenceNoise
 from lightning_drift.supir.sampling.samplers import EdmSampling
 from lightning_drift.supir.settings import LATENT, Method
-from lightning_drift.supir.sizes import Frame, Sizing, to_image, to_tensor
 
 LICENCE = (
     "SUPIR's weights are licensed by their owner, SupPixel, for non-commercial use only; none come with this "

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.images.decode import read_source
-from lightning_drift.supir.sizes import Sizing, to_image, to_tensor
+from lightning_drift.prints.sizes import Sizing, to_image, to_tensor
 
 
 def test_source_modes(tmp_path):

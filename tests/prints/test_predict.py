@@ -10,8 +10,8 @@ from helpers.supir.running import PROFILE, opened, photo, pixels, predict, upsca
 from PIL import Image
 from tqdm import tqdm
 
+from lightning_drift import UpscaleImages
 from lightning_drift.common.errors import UserError, notice
-from lightning_drift.supir import UpscaleImages
 from lightning_drift.supir.restoration import Restorer
 
 

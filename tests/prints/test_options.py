@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from helpers.supir.running import opened, pixels, predict, upscaler
 
+from lightning_drift import UpscaleImages
 from lightning_drift.common.errors import UserError
-from lightning_drift.supir import UpscaleImages
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 import pytest
 from helpers.supir.running import photo, predict, upscaler
 
+from lightning_drift import UpscaleImages
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
 from lightning_drift.dreams.image_writer import ImageWriter
-from lightning_drift.supir import UpscaleImages
 
 
 def files_of(folder):

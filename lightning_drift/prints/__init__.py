@@ -1,0 +1,1 @@
+"""The predict stage that prints: pictures enlarged, to exact sizes."""
