@@ -16,7 +16,8 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode
-from lightning_drift.images.png import Picture, is_made_by, parameters_digest, stored_parameters, write_png
+from lightning_drift.images.picture import Picture, parameters_digest
+from lightning_drift.images.png import is_made_by, stored_parameters, write_png
 
 _SHEET_BY = "lightning-drift contact sheet"
 SHEET_SIDE = 8192  # pixels; the contact sheet's thumbnails shrink to stay below it

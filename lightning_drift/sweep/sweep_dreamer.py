@@ -16,7 +16,7 @@ from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.dreams.dreamer import DTYPES, dream_text, map_of, smaller_pictures
 from lightning_drift.dreams.image_writer import ImageWriter
-from lightning_drift.images.png import Picture, parameters_digest
+from lightning_drift.images.picture import Picture, parameters_digest
 from lightning_drift.stable_diffusion.drift_dial import Drift
 from lightning_drift.stable_diffusion.interpolation import interpolated, load_base_beside, load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
