@@ -29,7 +29,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.images.picture import Picture
 from lightning_drift.images.png import write_png
 from lightning_drift.sweep import report, sheets

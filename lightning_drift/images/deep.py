@@ -23,23 +23,37 @@ def read_deep(data: bytes) -> NDArray[np.uint16] | None:
         without a profile, and what libvips does not read.
     """
     try:
-        if data.startswith(b"\x89PNG"):
-            image = pyvips.Image.pngload_buffer(data)
-        elif data.startswith((b"II", b"MM")):
-            image = pyvips.Image.tiffload_buffer(data)
-        else:
-            return None
-        if image.format != "ushort" or image.interpretation not in ("rgb16", "grey16"):
+        image = _opened(data)
+        if image is None:
             return None
         grey = image.interpretation == "grey16"
-        if grey and image.get_typeof("icc-profile-data"):
-            return None
         image = image.autorot()
         image = image.extract_band(0, n=1 if grey else 3)
         pixels: NDArray[np.uint16] = image.numpy().reshape(image.height, image.width, -1)
     except pyvips.Error:
         return None
     return np.repeat(pixels, 3, axis=2) if grey else pixels
+
+
+def is_deep(data: bytes) -> bool:
+    """Whether `read_deep` finds 16 bits a channel, as far as a file's head tells."""
+    try:
+        return _opened(data) is not None
+    except pyvips.Error:
+        return False
+
+
+def _opened(data: bytes) -> Any:
+    """A file of 16 bits, its pixels not yet read; None for others."""
+    if data.startswith(b"\x89PNG"):
+        image = pyvips.Image.pngload_buffer(data)
+    elif data.startswith((b"II", b"MM")):
+        image = pyvips.Image.tiffload_buffer(data)
+    else:
+        return None
+    grey = image.interpretation == "grey16"
+    usable = (grey and not image.get_typeof("icc-profile-data")) or image.interpretation == "rgb16"
+    return image if usable and image.format == "ushort" else None
 
 
 def to_vips(pixels: Pixels) -> Any:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from lightning_drift.common.files import check_file, read_text, user_path
 from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, whole
 from lightning_drift.common.share import Share
 from lightning_drift.images.decode import EXTENSIONS, UndecodableError, read_file, upright_size
+from lightning_drift.images.deep import is_deep
 from lightning_drift.images.profiles import read_profile
 from lightning_drift.prints.paper import Paper
 from lightning_drift.prints.sizes import Box, Size
@@ -65,6 +67,7 @@ class UpscaleRequest:
         content: First 10 hexadecimal digits of the file's SHA-256.
         size: The picture's width and height in pixels, upright; None until its file is read, and for a file
             that is no picture.
+        deep: Whether the file has 16 bits a channel.
         paper: What it is printed on; None for a picture without a size on paper.
         profile: The paper's colour profile, as ICC bytes; None keeps the picture's.
         bits: Of a channel; ``auto`` for 16 where the source has them, else 8.
@@ -81,11 +84,27 @@ class UpscaleRequest:
     tile_captions: tuple[str, ...] = ()
     content: str = ""
     size: Size | None = None
+    deep: bool = False
     paper: Paper | None = None
     profile: bytes | None = None
     bits: Bits = "auto"
     detail: Detail | None = None
     changes: tuple[tuple[str, float], ...] = ()
+
+    def look(self) -> None:
+        """Read the file for its hash, the seed that follows from it, and its size in pixels, once.
+
+        What cannot be read is reported when the picture is made.
+        """
+        if self.content:
+            return
+        with suppress(UndecodableError):
+            data = read_file(self.path)
+            digest = hashlib.sha256(data)
+            self.size, self.deep = upright_size(data), is_deep(data)
+            self.content = digest.hexdigest()[:10]
+            if self.seed < 0:
+                self.seed = int.from_bytes(digest.digest()[-2:], "big")
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -109,16 +128,8 @@ class _Requests(Dataset[UpscaleRequest | None]):
 
     def __getitem__(self, index: int) -> UpscaleRequest | None:
         request = self.requests[index]
-        if request is not None and not request.content:
-            try:
-                data = read_file(request.path)
-            except UndecodableError:  # the error is reported when the picture is read
-                return request
-            digest = hashlib.sha256(data)
-            request.size = upright_size(data)
-            request.content = digest.hexdigest()[:10]
-            if request.seed < 0:
-                request.seed = int.from_bytes(digest.digest()[-2:], "big")
+        if request is not None:
+            request.look()
         return request
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -27,7 +27,9 @@ from lightning_drift.prints.failures import Failures
 from lightning_drift.prints.finish import finished
 from lightning_drift.prints.images import UpscaleRequest
 from lightning_drift.prints.paper import Sheet
+from lightning_drift.prints.plan import Costs, plan
 from lightning_drift.prints.sizes import Frame, Sizing, to_pixels, to_tensor
+from lightning_drift.prints.trial import costs
 from lightning_drift.supir.memory.levels import Memory, smaller
 from lightning_drift.supir.network.find import find_sdxl, find_supir
 from lightning_drift.supir.network.weights import Checkpoints, open_checkpoints
@@ -113,7 +115,7 @@ class SupirUpscaler(LightningModule):
             and, for pictures that are not very large, more operations; 0 samples every picture whole. auto:
             pictures of more pixels than a square of twice `min_size` in windows of `min_size`, others whole.
         tile_overlap: Smallest overlap of neighbouring windows in pixels, a multiple of 8; null for half a
-            window.
+            window, or a quarter with ``tile_size: auto``.
         tile_batch: Windows that go through the network together.
         diff_dtype: Precision of the network; auto is float16 on a GPU and float32 on a CPU.
         ae_dtype: Precision of the autoencoder, float32 or bfloat16; auto is bfloat16 on a GPU that has it,
@@ -277,15 +279,33 @@ class SupirUpscaler(LightningModule):
         """Forget failures of an earlier run."""
         self.failures = Failures()
 
+    def predict_plan(self, trainer: Trainer, data: Any, dry_run: bool) -> str | None:
+        """What the prints take, in a few lines, before anything is made; the command line prints it.
+
+        Raises:
+            UserError: A model is missing, damaged, incomplete or of another kind.
+        """
+        if not dry_run:
+            return None
+        self.to(trainer.strategy.root_device)
+        self.setup("predict")
+        return plan(self, data, trainer, self._costs)
+
+    def _costs(self, requests: Sequence[UpscaleRequest]) -> Costs:
+        assert self.checkpoints is not None
+        tasks = [(request.caption, self.frames(request)[0]) for request in requests]
+        # Weights are swapped in and out of the modules, which inference tensors do not allow.
+        with torch.inference_mode(False), torch.no_grad():
+            return costs(self.checkpoints, self.method(), self.device, tasks)
+
     # -- pictures ----------------------------------------------------------------------------------
 
     def describe(self, request: UpscaleRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a request's picture; the text holds all that decides its pixels."""
         method = self._method_of(request)
         frames: list[Frame] = []
-        if request.size is not None:
-            with suppress(UserError):  # told when the picture is read
-                frames = self._frames(request)[0]
+        with suppress(UserError):  # told when the picture is read
+            frames = self.frames(request)[0]
         settings: dict[str, object] = {
             **method.described(frames[-1].padded if frames else None),
             "Seed": request.seed,
@@ -341,7 +361,7 @@ class SupirUpscaler(LightningModule):
                 raise UserError(str(error)) from error
         source = self._sources[1]
         request.size = source.image.size
-        frames, sheet = self._frames(request)
+        frames, sheet = self.frames(request)
         count = self.method().window_count(*frames[-1].padded)
         if request.tile_captions and len(request.tile_captions) != count:
             raise UserError(
@@ -350,9 +370,14 @@ class SupirUpscaler(LightningModule):
             )
         return _Task(request, source, frames, sheet)
 
-    def _frames(self, request: UpscaleRequest) -> tuple[list[Frame], Sheet | None]:
-        """The passes over a request's picture, and its paper."""
-        assert request.size is not None
+    def frames(self, request: UpscaleRequest) -> tuple[list[Frame], Sheet | None]:
+        """The passes over a request's picture, and its paper.
+
+        Raises:
+            UserError: The picture cannot be read, or would be too large.
+        """
+        if request.size is None:
+            raise UserError(f"{request.path} cannot be used as a picture")
         sheet = request.paper.sheet(*request.size) if request.paper else None
         box, output = (sheet.box, sheet.picture) if sheet else (None, None)
         if request.detail is None:

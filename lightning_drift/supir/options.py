@@ -71,7 +71,7 @@ def read_windows(tile_size: int | Literal["auto"], tile_overlap: int | None, min
     Args:
         tile_size: Their edge; ``auto`` for what the networks know, where the picture has more than four times
             as many pixels.
-        tile_overlap: Their overlap; None for half a window.
+        tile_overlap: Their overlap; None for half a window, or with ``auto`` a quarter.
         min_size: Shortest side that is processed: what the networks know.
 
     Raises:
@@ -80,6 +80,7 @@ def read_windows(tile_size: int | Literal["auto"], tile_overlap: int | None, min
     if isinstance(tile_size, str):
         size = min(_MOST_TILE, max(256, -(-min_size // 64) * 64))
         beyond = 4 * size**2
+        tile_overlap = size // 4 if tile_overlap is None else tile_overlap
     else:
         size, beyond = whole(tile_size, "model.tile_size", 0, _MOST_TILE), 0
     if tile_overlap is None:

@@ -164,6 +164,10 @@ class Restorer:
         style = torch.cat([stage.picture for stage in stages])
         if self.method.color_reference == "input":
             style = (images if styles is None else styles).to(self.device)
+        return self.fixed(out, style)
+
+    def fixed(self, out: Tensor, style: Tensor) -> Tensor:
+        """A result [N, 3, H, W] with the coarse colours of a picture of its shape, by the method's fix."""
         if self.method.color_fix == "Wavelet":
             return colour.wavelet(out, style)
         return colour.adain(out, style) if self.method.color_fix == "AdaIn" else out

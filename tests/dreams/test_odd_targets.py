@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.images.picture import parameters_digest
 
 TEXT = {"parameters": "a tree"}

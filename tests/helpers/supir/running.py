@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from PIL import Image, ImageCms
 
 from lightning_drift import SupirUpscaler
-from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.images.image_writer import ImageWriter
 
 
 def upscaler(models, **options):
