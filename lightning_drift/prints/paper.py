@@ -105,7 +105,7 @@ class Paper:
         if self.crop:
             scale = max(inner[0] / width, inner[1] / height)
             across, down = inner[0] / scale, inner[1] / scale
-            left, top = (width - across) / 2, (height - down) / 2
+            left, top = max(0.0, (width - across) / 2), max(0.0, (height - down) / 2)
             box = left, top, min(width, left + across), min(height, top + down)
         else:
             scale = min(inner[0] / width, inner[1] / height)
