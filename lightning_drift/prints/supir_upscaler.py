@@ -419,15 +419,16 @@ class SupirUpscaler(LightningModule):
             for number in range(count):
                 frames = [task.frames[number] for task in part]
                 images = [to_tensor(each, frame, frame.box) for each, frame in zip(seen, frames, strict=True)]
+                stacked = torch.stack(images)
                 results = self._ready().restore(
-                    torch.stack(images),
+                    stacked,
                     [task.captions(number) for task in part],
                     [self._noise(task.request, number) for task in part],
                     [(task.request.path, task.request.content, task.frames[0]) for task in part]
                     if number == 0
                     else None,
                     on_step=bar.update,
-                    styles=self._styles(part, number),
+                    styles=self._styles(part, number, stacked),
                     sampling=sampling,
                 )
                 seen = [to_pixels(result, frame) for result, frame in zip(results, frames, strict=True)]
@@ -437,10 +438,13 @@ class SupirUpscaler(LightningModule):
             pictures.append(self._finish(task, pixels))
         return pictures
 
-    def _styles(self, part: "Sequence[_Task]", number: int) -> Tensor | None:
-        """Where `color_reference` input takes colours from, whichever pass it is; None for what comes in."""
-        if number == 0 or self.color_reference != "input" or self.color_fix == "None":
-            return None
+    def _styles(self, part: "Sequence[_Task]", number: int, images: Tensor) -> Tensor | None:
+        """Where passes after the first take colours from, so that shifts do not add up.
+
+        The source where `color_reference` is input, else what the pass before made, which is not degraded.
+        """
+        if number == 0 or self.color_reference != "input":
+            return images if number else None
         frames = [task.frames[number] for task in part]
         return torch.stack(
             [to_tensor(task.pixels, frame, frame.source) for task, frame in zip(part, frames, strict=True)]

@@ -133,8 +133,8 @@ class Restorer:
             noises: The noise of each picture.
             keys: What each picture is, so that samples of the same share the first stage.
             on_step: Called after every sampler step.
-            styles: Where `color_reference` input takes colours from, of the shape of `images`; None for the
-                images themselves.
+            styles: Where the colour fix takes colours from instead of `color_reference`, of the shape of
+                `images`.
             sampling: Sampler, steps and scales, where they are not the method's.
 
         Returns:
@@ -161,9 +161,10 @@ class Restorer:
         stage = self.first_stage()
         with self.placement.working(stage):
             out = torch.cat([stage.decode(row) for row in torch.split(final, 1)])
-        style = torch.cat([stage.picture for stage in stages])
-        if self.method.color_reference == "input":
+        if styles is not None or self.method.color_reference == "input":
             style = (images if styles is None else styles).to(self.device)
+        else:
+            style = torch.cat([stage.picture for stage in stages])
         return self.fixed(out, style)
 
     def fixed(self, out: Tensor, style: Tensor) -> Tensor:
