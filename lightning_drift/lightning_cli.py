@@ -391,6 +391,11 @@ class DriftCLI(LightningCLI):
             )
         return trainer
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Pictures are on disk when their batch is done; the Trainer would keep all of them in memory."""
+        given: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        return {**given, "return_predictions": False} if subcommand == "predict" else given
+
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a module that can plan itself is asked first, and its plan is all of a dry run.
 

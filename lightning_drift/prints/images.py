@@ -29,7 +29,7 @@ TILE_CAPTIONS = ".tiles.txt"
 Bits = Literal["auto", 8, 16]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Detail:
     """A square part of a result, to be looked at before the whole is made.
 

@@ -32,7 +32,7 @@ class Sheet:
     box: Box
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning refuses to carry frozen ones to a device
 class Paper:
     """Paper to print on.
 

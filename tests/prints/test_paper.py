@@ -14,6 +14,7 @@ from lightning_drift import UpscaleImages
 from lightning_drift.common.errors import UserError
 from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.images.profiles import srgb
+from lightning_drift.lightning_cli import DriftCLI as run_cli
 from lightning_drift.prints.paper import Paper, lay
 
 
@@ -235,3 +236,16 @@ def test_several_passes_go_on_where_a_run_was_stopped_and_repeat_to_the_bit(mode
     assert [path.read_bytes() for path in first.written] == [kept, lost]
     one = predict(upscaler(models, min_size=64, passes=1), data, tmp_path / "one")
     assert one.written[0].read_bytes() != kept
+
+
+def test_a_command_holds_no_finished_picture(models, tmp_path):
+    """The Trainer returns predictions unless it is told not to: with large prints that is all the memory."""
+    photo(tmp_path / "a.png", size=(24, 24))
+    cli = run_cli(
+        ["predict", "--model=lightning_drift.SupirUpscaler", "--data=lightning_drift.UpscaleImages"]
+        + [f"--model.{name}={value}" for name, value in models.items()]
+        + ["--model.edm_steps=2", "--model.min_size=64", "--data.print=1x1cm", "--trainer.accelerator=cpu"]
+        + [f"--data.images={tmp_path / 'a.png'}", f"--image_writer.output_dir={tmp_path / 'out'}"]
+    )
+    assert (tmp_path / "out" / "a.png").is_file()
+    assert not cli.trainer.predict_loop.predictions
