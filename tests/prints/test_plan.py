@@ -47,7 +47,7 @@ def test_it_says_the_pixels_passes_and_windows_that_are_made(tmp_path, capsys):
         "predict", "--model=lightning_drift.SupirUpscaler", "--data=lightning_drift.UpscaleImages",
         "--model.supir=pocket", "--model.sdxl=pocket", "--model.min_size=64", "--model.edm_steps=2",
         "--model.prompt=", "--model.negative_prompt=", "--model.tile_size=256", "--trainer.accelerator=cpu",
-        f"--data.images={tmp_path / 'a.png'}", "--data.print=4x3cm", "--data.bleed=2mm",
+        f"--data.images={tmp_path / 'a.png'}", "--data.print=30x22mm", "--data.bleed=2mm",
         f"--image_writer.output_dir={tmp_path / 'out'}",
     ]  # fmt: skip
     DriftCLI([*options, "--dry_run"])
@@ -55,16 +55,18 @@ def test_it_says_the_pixels_passes_and_windows_that_are_made(tmp_path, capsys):
     assert not (tmp_path / "out" / "a.png").exists()
     assert line(lines, "prints") == "1"
     size = line(lines, "size")
-    assert size.startswith("4x3cm at 300 dpi, 2 mm bleed: a file of 520x402 pixels; 30x20 -> 520x402 pixels")
-    assert "14% of the picture is beyond the paper's shape and cut off" in size
-    assert line(lines, "passes").startswith("3: 30x20 -> ")
-    assert "-> 520x402; no step above 4 times" in line(lines, "passes")
-    assert line(lines, "windows").startswith("12 of 256x256 pixels: ")
+    assert size.startswith(
+        "30x22mm at 300 dpi, 2 mm bleed: a file of 402x307 pixels; 30x20 -> 402x307 pixels"
+    )
+    assert "13% of the picture is beyond the paper's shape and cut off" in size
+    assert line(lines, "passes").startswith("2: 30x20 -> ")
+    assert "-> 402x307; no step above 4 times" in line(lines, "passes")
+    assert line(lines, "windows").startswith("6 of 256x256 pixels: ")
     assert re.search(r"^memory   about .* of this CPU, .* free$", "\n".join(lines), re.M)
     DriftCLI(options)
     picture = opened(tmp_path / "out" / "a.png")
-    assert picture.size == (520, 402)
-    assert "Passes: 3" in picture.info["parameters"]
+    assert picture.size == (402, 307)
+    assert "Passes: 2" in picture.info["parameters"]
     capsys.readouterr()
     DriftCLI([*options, "--dry_run"])
     lines = capsys.readouterr().out.splitlines()
@@ -95,10 +97,8 @@ def test_disk_counts_the_bits_that_are_written(models, tmp_path):
         said = line(planned(upscaler(models), data, tmp_path), "disk")
         return float(re.match(r"up to ([\d.]+) KiB", said)[1])
 
-    assert disk("flat.png") == pytest.approx(118**2 * 3 / 1024 + 8, abs=1)
-    assert disk("deep.png") == pytest.approx(118**2 * 6 / 1024 + 8, abs=1)
-    assert disk("flat.png", bits=16) == disk("deep.png")
-    assert disk("deep.png", bits=8) == disk("flat.png")
+    assert disk("flat.png", bits=16) == disk("deep.png") == pytest.approx(118**2 * 6 / 1024 + 8, abs=1)
+    assert disk("deep.png", bits=8) == pytest.approx(118**2 * 3 / 1024 + 8, abs=1)
 
 
 @pytest.fixture(scope="module")
