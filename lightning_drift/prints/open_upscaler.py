@@ -65,7 +65,7 @@ class OpenUpscaler(LightningModule):
         super().__init__()
         real(upscale, "model.upscale", 0.25, 16)
         _check_tiles(tile_size, tile_overlap)
-        self.upscaler, self.upscale, self.precision = upscaler, upscale, dtype
+        self.upscaler, self.upscale, self.network_dtype = upscaler, upscale, dtype
         self.tiles = Tiles(tile_size, tile_overlap)
         self.network: OpenNetwork | None = None
         self.failures = Failures()
@@ -89,9 +89,9 @@ class OpenUpscaler(LightningModule):
         if self.upscaler == LANCZOS or self.network is not None:
             return
         network = open_network(self.upscaler)
-        if self.precision != "auto" and not network.takes(DTYPES[self.precision]):
+        if self.network_dtype != "auto" and not network.takes(DTYPES[self.network_dtype]):
             raise UserError(
-                f"{network.descriptor.architecture.name} does not work in {self.precision}; give auto or "
+                f"{network.descriptor.architecture.name} does not work in {self.network_dtype}; give auto or "
                 "float32",
                 "model.dtype",
             )
@@ -101,9 +101,9 @@ class OpenUpscaler(LightningModule):
         """Forget failures of an earlier run."""
         self.failures = Failures()
 
-    def _dtype(self, network: OpenNetwork) -> torch.dtype:
-        if self.precision != "auto":
-            return DTYPES[self.precision]
+    def _torch_dtype(self, network: OpenNetwork) -> torch.dtype:
+        if self.network_dtype != "auto":
+            return DTYPES[self.network_dtype]
         half = self.device.type != "cpu" and network.takes(torch.float16)
         return torch.float16 if half else torch.float32
 
@@ -116,7 +116,7 @@ class OpenUpscaler(LightningModule):
             settings = {
                 "Upscaler": model_name(self.upscaler),
                 "Upscaler hash": network.hash,
-                "Upscaler dtype": str(self._dtype(network)).removeprefix("torch."),
+                "Upscaler dtype": str(self._torch_dtype(network)).removeprefix("torch."),
                 "Tile size": self.tiles.size,
                 **({"Tile overlap": self.tiles.overlap} if self.tiles.size else {}),
             }
@@ -181,7 +181,7 @@ class OpenUpscaler(LightningModule):
         """Pictures [B, 3, H, W] in [0, 1] after all passes of the network, float32 on the CPU."""
         network = self.network
         assert network is not None
-        dtype = self._dtype(network)
+        dtype = self._torch_dtype(network)
         network.to(self.device, dtype)
 
         def work(tile: Tensor) -> Tensor:
