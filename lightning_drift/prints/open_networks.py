@@ -23,8 +23,8 @@ from lightning_drift.weights.hashes import sha256
 from lightning_drift.weights.torch_file import load_torch_file
 
 OPTION = "model.upscaler"
-MOST_LAYERS = 9999
-"""The largest number in a weight's name; that of a large network's layer has two digits."""
+MOST_LAYERS = 999
+"""The largest number in a weight's name: lists of layers are as long as names say."""
 
 _TRIAL_SIDE = 32  # pixels; the windows of the architectures here are at most as wide
 

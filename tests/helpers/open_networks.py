@@ -33,7 +33,7 @@ def build(name: str, **options: object) -> torch.nn.Module:
         torch.manual_seed(len(name))
         network: torch.nn.Module = kind(**{**NETWORKS.get(name, {}), **options})
         for parameter in network.parameters():  # some architectures begin at zero, so that nothing would show
-            if parameter.std() < 1e-3 and parameter.ndim > 1:
+            if parameter.ndim > 1 and parameter.std() < 1e-3:
                 torch.nn.init.normal_(parameter, std=0.05)
     return network.eval().requires_grad_(False)
 

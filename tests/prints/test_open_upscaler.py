@@ -154,15 +154,13 @@ def test_a_picture_depends_on_neither_batch_nor_tiles_nor_where_a_run_was_cut(ne
 
 def test_bad_pictures_are_skipped_with_a_sentence_and_summed_up(networks, photos, tmp_path):
     (photos / "broken.jpg").write_bytes((photos / "a.png").read_bytes()[:60])
-    photo(photos / "line.png", size=(30000, 1000))
+    photo(photos / "line.png", size=(3000, 1000))
     with pytest.raises(UserError) as caught:
-        predict(upscaler(networks), UpscaleImages(str(photos), batch_size=2), tmp_path / "prints")
+        predict(upscaler(networks, upscale=16), UpscaleImages(str(photos), batch_size=2), tmp_path / "prints")
     said = str(caught.value)
     assert said.startswith("2 images could not be upscaled, the others are done:")
     assert "broken.jpg is damaged" in said
-    assert (
-        "30000x1000 pixels would be processed at 120000x4000, more than 89 megapixels; lower model." in said
-    )
+    assert "3000x1000 pixels would be processed at 48000x16000, more than 89 megapixels; lower model." in said
     assert sorted(files_of(tmp_path / "prints")) == ["a.png", "b.png"]
 
 
