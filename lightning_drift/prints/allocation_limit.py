@@ -14,7 +14,7 @@ class TooLargeError(Exception):
     """A network would take far more memory than its weights."""
 
 
-class AllocationLimit(TorchDispatchMode):
+class AllocationLimit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's have no types
     """Within it, tensors are made up to a total in proportion to the weights that a file holds.
 
     Architectures deduce their sizes from shapes and the lengths of lists from names, so that a few bytes of
@@ -29,7 +29,7 @@ class AllocationLimit(TorchDispatchMode):
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._left = _ALLOWANCE + _FACTOR * sum(4 * tensor.numel() for tensor in weights.values())
 
     def __torch_dispatch__(

@@ -54,7 +54,7 @@ class Passes:
 
     def side(self, axis: int, after: int) -> int:
         """Pixels along an axis (0: width) after so many passes."""
-        return self.source[axis] * self.scale**after
+        return int(self.source[axis] * self.scale**after)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

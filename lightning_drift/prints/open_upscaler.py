@@ -33,8 +33,8 @@ class OpenUpscaler(LightningModule):
     """Upscales pictures with Lanczos's filter, or with an upscaling network whose file you give.
 
     Networks are those that the library spandrel knows: Real-ESRGAN and other ESRGANs, SwinIR, DAT, HAT, SPAN,
-    OmniSR and more, whose code has a permissive licence. A file of weights has a licence of its own; look it
-    up before you sell prints. Needs ``pip install --no-deps spandrel einops``; Lanczos needs nothing.
+    OmniSR and more, whose code has a permissive licence. They need
+    ``pip install --no-deps spandrel einops``; Lanczos needs nothing.
 
     Every result is exactly `upscale` times its input, and nothing is stretched: a network goes over a
     picture as often as needed and the result is reduced by Lanczos's filter. A picture that is not enlarged
@@ -43,7 +43,8 @@ class OpenUpscaler(LightningModule):
 
     Args:
         upscaler: ``lanczos``, or a network: a local ``.safetensors``, ``.pth`` or ``.pt`` file, or
-            ``owner/repository/file`` on the hub. Nothing in a file runs.
+            ``owner/repository/file`` on the hub. Nothing in a file runs. A file of weights has a licence of
+            its own: look it up before you sell prints.
         upscale: Scale of the output, 0.25 to 16.
         tile_size: A picture with a longer side goes through the network in overlapping tiles of so many
             pixels, counted before it is enlarged; a multiple of 16, 64 to 8192. 0 takes every picture whole.
