@@ -32,11 +32,11 @@ from lightning_drift.common.numbers import shown
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.text import listed
 from lightning_drift.common.yaml_files import parse_yaml, read_yaml
-from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.drift.threshold_file import read_thresholds
 from lightning_drift.fit.checkpointing import StepCheckpoint
 from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.images.image_writer import ImageWriter
 
 _SECTIONS = {
     "model": (DreamBooth, Dreamer, SweepDreamer, SupirUpscaler, OpenUpscaler),

@@ -1,4 +1,4 @@
-"""Exact sizes by networks of a fixed scale: as often as needed, then reduced."""
+"""Exact sizes by networks of a fixed scale: as often as needed, then reduced by Lanczos's filter."""
 
 from dataclasses import dataclass
 
@@ -8,65 +8,88 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError
+from lightning_drift.images.decode import Source
+from lightning_drift.prints.paper import Sheet
+from lightning_drift.prints.sizes import Box, Size
 
 
 @dataclass(frozen=True)
 class Passes:
-    """The way from a picture to its print; sizes are (width, height) in pixels.
+    """The way from a picture to its print.
 
     Attributes:
-        source: The picture's size.
-        output: The print's: exactly the picture's times a factor, rounded, at least 1.
-        count: How often a network enlarges it; 0 where the print is no larger.
+        source: The picture's size in pixels.
+        box: The part of it that is shown.
+        output: The size that the part becomes.
+        count: How often a network enlarges the picture; 0 where nothing is enlarged.
         scale: Of the network; 1 without one.
     """
 
-    source: tuple[int, int]
-    output: tuple[int, int]
+    source: Size
+    box: Box
+    output: Size
     count: int
     scale: int
 
     @classmethod
-    def of(cls, source: tuple[int, int], upscale: float, scale: int) -> "Passes":
-        """The fewest passes that reach a factor.
+    def of(cls, source: Size, upscale: float, scale: int, sheet: Sheet | None = None) -> "Passes":
+        """The fewest passes that reach a size.
 
         Args:
             source: Size of the picture.
-            upscale: The factor.
+            upscale: How many times as large it becomes where there is no paper; the size is rounded.
             scale: Of the network, 2 or more; 1 without one.
+            sheet: The paper.
 
         Raises:
             UserError: The print, or what is made on the way, would have more pixels than is sane.
         """
-        count = 0
-        while scale > 1 and scale**count < upscale:
-            count += 1
+        box: Box = (0, 0, *source)
         output = max(1, round(source[0] * upscale)), max(1, round(source[1] * upscale))
-        passes = cls(source, output, count, scale)
-        wide, high = max(output[0], passes.side(0, count)), max(output[1], passes.side(1, count))
+        if sheet is not None:
+            box, output = sheet.box, sheet.picture
+            upscale = max(output[0] / (box[2] - box[0]), output[1] / (box[3] - box[1]))
+        count = 0
+        while scale > 1 and scale**count < upscale * (1 - 1e-6):  # a paper's factor is not exact
+            count += 1
+        passes = cls(source, box, output, count, scale)
+        (wide, high), (most, highest) = passes.after(count), output
         limit = Image.MAX_IMAGE_PIXELS or 2**27
-        if wide * high > limit:
+        if max(wide * high, most * highest) > limit:
             raise UserError(
-                f"{source[0]}x{source[1]} pixels would be processed at {wide}x{high}, more than "
-                f"{limit // 10**6} megapixels; lower model.upscale"
+                f"{source[0]}x{source[1]} pixels would be processed at {max(wide, most)}x"
+                f"{max(high, highest)}, more than {limit // 10**6} megapixels; lower model.upscale or the "
+                "print's size"
             )
         return passes
 
-    def side(self, axis: int, after: int) -> int:
-        """Pixels along an axis (0: width) after so many passes."""
-        return int(self.source[axis] * self.scale**after)
+    def after(self, count: int) -> Size:
+        """The picture's size after so many passes."""
+        return self.source[0] * self.scale**count, self.source[1] * self.scale**count
+
+    def reduced(self, pixels: Tensor) -> Tensor:
+        """What is shown of a picture after the last pass, at the output's size.
+
+        Args:
+            pixels: [3, H, W] in [0, 1].
+
+        Returns:
+            [3, h, w]; the filter goes a little beyond [0, 1] at edges.
+        """
+        times = self.scale**self.count
+        left, top, right, bottom = (edge * times for edge in self.box)
+        box = left, top, right, bottom
+        if box == (0, 0, *self.output) and self.after(self.count) == self.output:
+            return pixels
+        planes = [
+            np.asarray(Image.fromarray(plane).resize(self.output, Image.Resampling.LANCZOS, box=box))
+            for plane in pixels.numpy()
+        ]
+        return torch.from_numpy(np.stack(planes))
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as [3, H, W] in [0, 1]."""
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
-
-
-def to_image(pixels: Tensor, size: tuple[int, int]) -> Image.Image:
-    """Pixels [3, H, W] in [0, 1] as an RGB image, reduced to a size by Lanczos's filter before rounding."""
-    planes = pixels.numpy()
-    if planes.shape[:0:-1] != size:
-        filtered = [Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS) for plane in planes]
-        planes = np.stack([np.asarray(plane) for plane in filtered])
-    rounded = np.rint(planes.clip(0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(rounded.transpose(1, 2, 0)))
+def to_tensor(source: Source) -> Tensor:
+    """A picture's colours, with all the bits they have, as [3, H, W] in [0, 1]."""
+    colours = source.image if source.deep is None else source.deep
+    largest = 255 if source.deep is None else 65535
+    return torch.from_numpy(np.asarray(colours, dtype=np.float32) / largest).permute(2, 0, 1).contiguous()

@@ -1,11 +1,11 @@
 """The predict stage that upscales pictures with open models: Lanczos's filter, or a network of a file."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,16 +17,29 @@ from lightning_drift.common.out_of_memory import exhausted, forget, give_back
 from lightning_drift.common.text import byte_size
 from lightning_drift.images.decode import Source, UndecodableError, read_source
 from lightning_drift.images.infotext import infotext
-from lightning_drift.images.png import Picture
+from lightning_drift.images.picture import Picture
+from lightning_drift.images.profiles import profile_name
 from lightning_drift.prints.failures import Failures
-from lightning_drift.prints.fixed_scale import Passes, to_image, to_tensor
+from lightning_drift.prints.finish import finished
+from lightning_drift.prints.fixed_scale import Passes, to_tensor
 from lightning_drift.prints.images import UpscaleRequest
 from lightning_drift.prints.open_networks import OpenNetwork, open_network
+from lightning_drift.prints.paper import Sheet
 from lightning_drift.prints.tiles import ALIGNED, Tiles
 from lightning_drift.supir.options import DTYPES, Dtype
 
 LANCZOS = "lanczos"
 LEAST_TILE, MOST_TILE = 64, 8192
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A request on its way: its picture, the passes over it, and its paper."""
+
+    request: UpscaleRequest
+    source: Source
+    passes: Passes
+    sheet: Sheet | None
 
 
 class OpenUpscaler(LightningModule):
@@ -36,16 +49,17 @@ class OpenUpscaler(LightningModule):
     OmniSR and more, whose code has a permissive licence. They need
     ``pip install --no-deps spandrel einops``; Lanczos needs nothing.
 
-    Every result is exactly `upscale` times its input, and nothing is stretched: a network goes over a
-    picture as often as needed and the result is reduced by Lanczos's filter. A picture that is not enlarged
-    does not go through it. Transparency and an RGB profile are kept. There is no chance in it: the same
-    picture gives the same print.
+    Every result is exactly `upscale` times its input, or has exactly the pixels of its paper
+    (``data.print``), and nothing is stretched: a network goes over a picture as often as needed and the
+    result is reduced by Lanczos's filter. A picture that is not enlarged does not go through it. An RGB
+    profile is kept, and transparency where there is no paper. There is no chance in it: the same picture
+    gives the same print.
 
     Args:
         upscaler: ``lanczos``, or a network: a local ``.safetensors``, ``.pth`` or ``.pt`` file, or
             ``owner/repository/file`` on the hub. Nothing in a file runs. A file of weights has a licence of
             its own: look it up before you sell prints.
-        upscale: Scale of the output, 0.25 to 16.
+        upscale: Scale of the output, 0.25 to 16; ``data.print`` takes its place.
         tile_size: A picture with a longer side goes through the network in overlapping tiles of so many
             pixels, counted before it is enlarged; a multiple of 16, 64 to 8192. 0 takes every picture whole.
         tile_overlap: Smallest overlap of neighbouring tiles in pixels, a multiple of 16, at most half of
@@ -121,19 +135,24 @@ class OpenUpscaler(LightningModule):
                 "Tile size": self.tiles.size,
                 **({"Tile overlap": self.tiles.overlap} if self.tiles.size else {}),
             }
-        settings |= {"Upscale": f"{self.upscale:.10g}", "Input hash": request.content}
+        settings |= request.paper.described() if request.paper else {"Upscale": f"{self.upscale:.10g}"}
+        if request.bits != "auto":
+            settings["Bits"] = request.bits
+        if request.profile is not None:
+            settings["Profile"] = profile_name(request.profile)
+        settings["Input hash"] = request.content
         return request.name, {"parameters": infotext("", "", settings)}
 
     def predict_step(self, batch: list[UpscaleRequest], batch_idx: int = 0) -> list[Picture]:
         """Upscale a batch of requests; those that fail are reported at the end."""
-        groups: dict[tuple[int, int], list[tuple[UpscaleRequest, Source]]] = {}
+        groups: dict[Passes, list[_Task]] = {}
         for request in batch:
             try:
-                source = read_source(request.path)
-            except UndecodableError as error:
+                task = self._read(request)
+            except (UserError, UndecodableError) as error:
                 self.failures.add(request.path, str(error))
                 continue
-            groups.setdefault(source.image.size, []).append((request, source))
+            groups.setdefault(task.passes, []).append(task)
         return [
             picture
             for group in groups.values()
@@ -141,58 +160,65 @@ class OpenUpscaler(LightningModule):
             if picture is not None
         ]
 
-    def _some(self, part: Sequence[tuple[UpscaleRequest, Source]]) -> list[Picture | None]:
-        """The pictures of a part, of one size; one that does not fit by itself is skipped."""
+    def _read(self, request: UpscaleRequest) -> "_Task":
+        source = read_source(request.path)
+        size = source.image.size
+        sheet = request.paper.sheet(*size) if request.paper else None
+        scale = self.network.scale if self.network is not None else 1
+        return _Task(request, source, Passes.of(size, self.upscale, scale, sheet), sheet)
+
+    def _some(self, part: "Sequence[_Task]") -> list[Picture | None]:
+        """The pictures of a part, of one size; what does not fit by itself is skipped."""
         try:
-            return self._upscaled(part)
+            made = self._enlarged(part)
+            return [self._finished(task, pixels) for task, pixels in zip(part, made, strict=True)]
         except UserError as error:
-            for request, _ in part:
-                self.failures.add(request.path, str(error))
+            for task in part:
+                self.failures.add(task.request.path, str(error))
             return [None] * len(part)
         except Exception as error:
             if len(part) > 1 or (full := exhausted(error)) is None:
                 raise
             free = "" if full.free is None else f" ({byte_size(full.free)} were free)"
             less = f"; try {self._less()}" if self.network is not None else ""
-            self.failures.add(part[0][0].path, f"does not fit into the device's memory{free}{less}")
+            self.failures.add(part[0].request.path, f"does not fit into the device's memory{less}{free}")
             forget(error)
         give_back()
         return [None]
 
-    def _upscaled(self, part: Sequence[tuple[UpscaleRequest, Source]]) -> list[Picture | None]:
-        size = part[0][1].image.size
-        passes = Passes.of(size, self.upscale, self.network.scale if self.network is not None else 1)
-        if self.network is None or not passes.count:
-            resized = [source.image.resize(passes.output, Image.Resampling.LANCZOS) for _, source in part]
-            return [self._finish(*asked, image) for asked, image in zip(part, resized, strict=True)]
-        made = self._enlarged(torch.stack([to_tensor(source.image) for _, source in part]), passes, part)
-        pictures: list[Picture | None] = []
-        for asked, pixels in zip(part, made, strict=True):
-            if pixels.isfinite().all():
-                pictures.append(self._finish(*asked, to_image(pixels, passes.output)))
-            else:
-                said = "the network makes no numbers of it; try model.dtype float32"
-                self.failures.add(asked[0].path, f"cannot be made: {said}")
-                pictures.append(None)
-        return pictures
+    def _enlarged(self, part: "Sequence[_Task]") -> Tensor:
+        """Pictures [B, 3, H, W] in [0, 1] after all passes of the network, float32 on the CPU.
 
-    def _enlarged(
-        self, pixels: Tensor, passes: Passes, part: Sequence[tuple[UpscaleRequest, Source]]
-    ) -> Tensor:
-        """Pictures [B, 3, H, W] in [0, 1] after all passes of the network, float32 on the CPU."""
-        network = self.network
-        assert network is not None
+        Raises:
+            UserError: The network fails.
+        """
+        pixels = torch.stack([to_tensor(task.source) for task in part])
+        network, passes = self.network, part[0].passes
+        if network is None or not passes.count:
+            return pixels
         dtype = self._torch_dtype(network)
         network.to(self.device, dtype)
 
         def work(tile: Tensor) -> Tensor:
             return network.enlarge(tile.to(self.device, dtype))
 
-        tiles = sum(self.tiles.count(passes.side(0, k), passes.side(1, k)) for k in range(passes.count))
-        with self._bar(", ".join(request.name for request, _ in part), tiles) as bar:
+        tiles = sum(self.tiles.count(*passes.after(k)) for k in range(passes.count))
+        with self._bar(", ".join(task.request.name for task in part), tiles) as bar:
             for _ in range(passes.count):
                 pixels = self.tiles.enlarge(pixels, network.scale, work, bar.update)
         return pixels
+
+    def _finished(self, task: "_Task", pixels: Tensor) -> Picture | None:
+        """A print of what the network has made; None if it cannot be."""
+        try:
+            if not pixels.isfinite().all():
+                raise UserError("cannot be made: the network makes no numbers of it; try model.dtype float32")
+            shown = task.passes.reduced(pixels) * 2 - 1
+            described = self.describe(task.request)
+            return finished(task.request, task.source, shown, described, task.sheet, task.passes.box)
+        except UserError as error:
+            self.failures.add(task.request.path, str(error))
+            return None
 
     def _less(self) -> str:
         """What takes less memory."""
@@ -207,12 +233,6 @@ class OpenUpscaler(LightningModule):
         shown = self._trainer is not None and self.trainer.progress_bar_callback is not None
         hidden = not shown or not self.trainer.is_global_zero
         return tqdm(total=tiles, desc=name, unit="tile", leave=False, position=1, disable=hidden)
-
-    def _finish(self, request: UpscaleRequest, source: Source, image: Image.Image) -> Picture:
-        if source.alpha is not None:
-            image.putalpha(source.alpha.resize(image.size, Image.Resampling.BICUBIC))
-        name, text = self.describe(request)
-        return Picture(request, name, image, text, source.icc_profile)
 
     def on_predict_end(self) -> None:
         """Let the network go and report what failed.

@@ -4,18 +4,21 @@ import re
 
 import numpy as np
 import pytest
+import pyvips
 import torch
 import yaml
 from helpers.open_networks import write
 from helpers.paths import ROOT
 from helpers.supir.running import PROFILE, opened, photo, pixels, predict
-from PIL import Image
+from PIL import Image, ImageCms
 
 from lightning_drift import OpenUpscaler, UpscaleImages
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
-from lightning_drift.prints.fixed_scale import Passes, to_image, to_tensor
+from lightning_drift.images.decode import read_source
+from lightning_drift.prints.fixed_scale import Passes, to_tensor
 from lightning_drift.prints.open_networks import OpenNetwork
+from lightning_drift.prints.paper import Paper
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +40,13 @@ def files_of(folder):
 def test_lanczos_is_pillows(photos, tmp_path):
     photo(photos / "clear.png", size=(40, 32), mode="RGBA", icc_profile=PROFILE)
     predict(OpenUpscaler(upscale=2.5), UpscaleImages(str(photos), batch_size=3), tmp_path / "prints")
-    source = opened(photos / "a.png").resize((100, 82), Image.Resampling.LANCZOS)
-    assert np.array_equal(pixels(tmp_path / "prints" / "a.png"), np.asarray(source))
+    for name in ("a", "b"):
+        made, source = pixels(tmp_path / "prints" / f"{name}.png"), opened(photos / f"{name}.png")
+        size = made.shape[1::-1]
+        assert np.abs(made - np.asarray(source.resize(size, Image.Resampling.LANCZOS), dtype=int)).max() <= 1
+        for k, plane in enumerate(source.split()):  # exactly, where it does not round between its two steps
+            exact = np.asarray(plane.convert("F").resize(size, Image.Resampling.LANCZOS))
+            assert np.abs(exact.clip(0, 255) - made[..., k]).max() <= 0.5001
     made = opened(tmp_path / "prints" / "clear.png")
     assert (made.mode, made.size, made.info["icc_profile"]) == ("RGBA", (100, 80), PROFILE)
     alpha = opened(photos / "clear.png").getchannel("A").resize((100, 80), Image.Resampling.BICUBIC)
@@ -50,7 +58,7 @@ def test_lanczos_is_pillows(photos, tmp_path):
 def test_a_print_is_what_the_network_makes_of_the_picture(networks, photos, tmp_path):
     predict(upscaler(networks), UpscaleImages(str(photos)), tmp_path / "prints")
     with torch.no_grad():
-        made = networks["Compact"][1](to_tensor(opened(photos / "a.png"))[None])[0].clamp(0, 1)
+        made = networks["Compact"][1](to_tensor(read_source(photos / "a.png"))[None])[0].clamp(0, 1)
     expected = (made * 255).round().permute(1, 2, 0).numpy().astype(int)
     assert np.abs(pixels(tmp_path / "prints" / "a.png") - expected).max() <= 1
     text = opened(tmp_path / "prints" / "a.png").text["parameters"]
@@ -85,7 +93,7 @@ def test_a_network_goes_over_a_picture_as_often_as_needed(scale, upscale, count)
     assert passes.count == count
     assert passes.output == (round(40 * upscale), round(33 * upscale))
     if scale > 1 and count:
-        assert passes.side(0, count) >= passes.output[0] > passes.side(0, count - 1)
+        assert passes.after(count)[0] >= passes.output[0] > passes.after(count - 1)[0]
 
 
 @pytest.mark.parametrize("upscale", [0.3, 1.0, 2.7, 5.0])
@@ -105,11 +113,45 @@ def test_any_factor_gives_exactly_its_size_and_the_same_scene(networks, tmp_path
         assert np.abs(back - pixels(tmp_path / "a.png")).mean() < 5
 
 
-def test_reducing_rounds_once_and_as_pillow_does():
-    image = Image.fromarray(np.random.default_rng(0).integers(90, 160, (60, 90, 3), dtype=np.uint8))
-    assert np.array_equal(np.asarray(to_image(to_tensor(image), image.size)), np.asarray(image))
-    reduced = np.asarray(to_image(to_tensor(image), (40, 27)), dtype=int)
-    assert np.abs(reduced - np.asarray(image.resize((40, 27), Image.Resampling.LANCZOS))).max() <= 1
+def test_a_papers_pixels_are_reached_in_as_few_passes_as_a_factor():
+    """Its factor comes of millimetres, a hair above 4; a second pass would take sixteen times as long."""
+    for width, height in ((295, 443), (251, 373), (300, 300)):
+        dpi = 4 * width / 100 * 25.4
+        paper = Paper.read(f"100x{100 * height / width:.4f}mm", dpi, "0", "0", True)
+        passes = Passes.of((width, height), 1.0, 4, paper.sheet(width, height))
+        assert passes.output[0] == 4 * width
+        assert passes.count == 1
+
+
+@pytest.mark.parametrize("network", [None, "SPAN"])
+def test_a_print_has_its_papers_pixels_profile_and_bits(networks, photos, tmp_path, network):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    (tmp_path / "paper.icc").write_bytes(profile)
+    module = OpenUpscaler() if network is None else upscaler(networks, network)
+    data = UpscaleImages(
+        str(photos), print="10x6mm", dpi=254.0, border="1mm", profile=str(tmp_path / "paper.icc"), bits=16
+    )
+    predict(module, data, tmp_path / "prints")
+    made = pyvips.Image.new_from_file(str(tmp_path / "prints" / "b.png"))
+    assert (made.width, made.height, made.format) == (100, 60, "ushort")
+    assert made.get("icc-profile-data") == profile
+    values = made.numpy()
+    assert (values[:10] == 65535).all()
+    assert (values % 257).any()  # more than 8 bits
+    text = opened(tmp_path / "prints" / "b.png").text["parameters"]
+    assert ", Print: 10x6mm, DPI: 254, Border: 1 mm, Bits: 16, Profile: " in text
+    again = predict(module, data, tmp_path / "prints")
+    assert (len(again.written), len(again.skipped)) == (0, 2)
+
+
+def test_sixteen_bits_of_a_source_go_through_the_network(networks, tmp_path):
+    levels = np.linspace(20000, 21000, 40 * 24 * 3).reshape(24, 40, 3).astype(np.uint16)
+    pyvips.Image.new_from_array(levels, interpretation="rgb16").write_to_file(str(tmp_path / "a.png"))
+    predict(upscaler(networks), UpscaleImages(str(tmp_path / "a.png")), tmp_path / "prints")
+    made = pyvips.Image.new_from_file(str(tmp_path / "prints" / "a.png")).numpy()
+    original = torch.from_numpy(levels.astype(np.float32) / 65535).permute(2, 0, 1)[None]
+    exact = networks["Compact"][1](original)[0].clamp(0, 1).permute(1, 2, 0).numpy() * 65535
+    assert np.abs(made - exact).max() <= 2
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("float16", 4), ("bfloat16", 24)])
