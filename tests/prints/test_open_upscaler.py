@@ -18,7 +18,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.images.decode import read_source
 from lightning_drift.prints.fixed_scale import Passes, to_tensor
 from lightning_drift.prints.open_networks import OpenNetwork
-from lightning_drift.prints.paper import Paper
+from lightning_drift.prints.paper import Sheet
 
 
 @pytest.fixture(scope="session")
@@ -114,13 +114,10 @@ def test_any_factor_gives_exactly_its_size_and_the_same_scene(networks, tmp_path
 
 
 def test_a_papers_pixels_are_reached_in_as_few_passes_as_a_factor():
-    """Its factor comes of millimetres, a hair above 4; a second pass would take sixteen times as long."""
-    for width, height in ((295, 443), (251, 373), (300, 300)):
-        dpi = 4 * width / 100 * 25.4
-        paper = Paper.read(f"100x{100 * height / width:.4f}mm", dpi, "0", "0", True)
-        passes = Passes.of((width, height), 1.0, 4, paper.sheet(width, height))
-        assert passes.output[0] == 4 * width
-        assert passes.count == 1
+    """What is shown is a hair less than a third of its print; a second pass would take nine times as long."""
+    sheet = Sheet((642, 1054), (0, 0), (642, 1054), (0.0, 108.83333333333334, 214, 460.16666666666663))
+    passes = Passes.of((214, 569), 1.0, 3, sheet)
+    assert (passes.count, passes.output) == (1, (642, 1054))
 
 
 @pytest.mark.parametrize("network", [None, "SPAN"])
