@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_drift.images.image_writer import ImageWriter
     from lightning_drift.photos.instance_images import InstanceImages
     from lightning_drift.prints.images import UpscaleImages
+    from lightning_drift.prints.open_upscaler import OpenUpscaler
     from lightning_drift.prints.supir_upscaler import SupirUpscaler
     from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
     from lightning_drift.stable_diffusion.sampling import dream
@@ -28,6 +29,7 @@ _HOME = {
     "Dreamer": "dreams.dreamer",
     "ImageWriter": "images.image_writer",
     "InstanceImages": "photos.instance_images",
+    "OpenUpscaler": "prints.open_upscaler",
     "Prompts": "dreams.dreamer",
     "SeedGrid": "fit.seed_grid",
     "StableDiffusion": "stable_diffusion.loading",
@@ -47,6 +49,7 @@ __all__ = [
     "Dreamer",
     "ImageWriter",
     "InstanceImages",
+    "OpenUpscaler",
     "Prompts",
     "SeedGrid",
     "StableDiffusion",

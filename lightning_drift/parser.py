@@ -18,6 +18,7 @@ from lightning_drift import (
     DreamBooth,
     Dreamer,
     InstanceImages,
+    OpenUpscaler,
     Prompts,
     SupirUpscaler,
     Sweep,
@@ -38,7 +39,7 @@ from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.images.image_writer import ImageWriter
 
 _SECTIONS = {
-    "model": (DreamBooth, Dreamer, SweepDreamer, SupirUpscaler),
+    "model": (DreamBooth, Dreamer, SweepDreamer, SupirUpscaler, OpenUpscaler),
     "data": (InstanceImages, Prompts, Sweep, UpscaleImages),
     "step_checkpoint": (StepCheckpoint,),
     "seed_grid": (SeedGrid,),
@@ -110,7 +111,7 @@ _PATHS = (
     "clip_drift.clip",
     "clip_drift.image_model",
     "clip_drift.cache_dir",
-    *(f"model.init_args.{name}" for name in ("pipeline", "base", "supir", "sdxl")),
+    *(f"model.init_args.{name}" for name in ("pipeline", "base", "supir", "sdxl", "upscaler")),
     *(
         f"data.init_args.{name}"
         for name in (
