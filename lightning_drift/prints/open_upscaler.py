@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,7 +24,9 @@ from lightning_drift.prints.finish import finished
 from lightning_drift.prints.fixed_scale import Passes, to_tensor
 from lightning_drift.prints.images import UpscaleRequest
 from lightning_drift.prints.open_networks import OpenNetwork, open_network
+from lightning_drift.prints.open_trial import open_costs
 from lightning_drift.prints.paper import Sheet
+from lightning_drift.prints.plan import Costs, Route, plan
 from lightning_drift.prints.tiles import ALIGNED, Tiles
 from lightning_drift.supir.options import DTYPES, Dtype
 
@@ -122,6 +124,47 @@ class OpenUpscaler(LightningModule):
         half = self.device.type != "cpu" and network.takes(torch.float16)
         return torch.float16 if half else torch.float32
 
+    def predict_plan(self, trainer: Trainer, data: Any, dry_run: bool) -> str | None:
+        """What the prints take, in a few lines, before anything is made; the command line prints it.
+
+        Raises:
+            UserError: The network is missing, damaged or of another kind.
+        """
+        if not dry_run:
+            return None
+        self.to(trainer.strategy.root_device)
+        self.setup("predict")
+        return plan(self, data, trainer, self._costs)
+
+    def route(self, request: UpscaleRequest) -> Route:
+        """The passes over a request's picture and its paper, for a plan.
+
+        Raises:
+            UserError: The picture cannot be read, or would be too large.
+        """
+        passes, sheet = self._passes(request)
+        steps = tuple(passes.after(k + 1) for k in range(passes.count))
+        why = f"the network enlarges {passes.scale} times" if steps else ""
+        return Route(steps, passes.output, passes.box, sheet, why)
+
+    def _passes(self, request: UpscaleRequest) -> tuple[Passes, Sheet | None]:
+        if request.size is None:
+            raise UserError(f"{request.path} cannot be used as a picture")
+        sheet = request.paper.sheet(*request.size) if request.paper else None
+        scale = self.network.scale if self.network is not None else 1
+        return Passes.of(request.size, self.upscale, scale, sheet), sheet
+
+    def _costs(self, requests: Sequence[UpscaleRequest]) -> Costs:
+        network, enlarge = self.network, None
+        if network is not None:
+            network.to(self.device, self._torch_dtype(network))
+
+            def enlarge(tile: Tensor) -> Tensor:
+                return network.enlarge(tile.to(self.device, self._torch_dtype(network))).cpu()
+
+        with torch.inference_mode():
+            return open_costs(enlarge, self.tiles, self.device, [self._passes(each)[0] for each in requests])
+
     # -- pictures ----------------------------------------------------------------------------------
 
     def describe(self, request: UpscaleRequest) -> tuple[str, dict[str, str]]:
@@ -162,10 +205,8 @@ class OpenUpscaler(LightningModule):
 
     def _read(self, request: UpscaleRequest) -> "_Task":
         source = read_source(request.path)
-        size = source.image.size
-        sheet = request.paper.sheet(*size) if request.paper else None
-        scale = self.network.scale if self.network is not None else 1
-        return _Task(request, source, Passes.of(size, self.upscale, scale, sheet), sheet)
+        request.size = source.image.size
+        return _Task(request, source, *self._passes(request))
 
     def _some(self, part: "Sequence[_Task]") -> list[Picture | None]:
         """The pictures of a part, of one size; what does not fit by itself is skipped."""

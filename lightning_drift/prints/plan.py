@@ -14,7 +14,7 @@ from lightning_drift.common.text import byte_size, duration
 from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.prints.images import UpscaleImages, UpscaleRequest
 from lightning_drift.prints.paper import Sheet
-from lightning_drift.prints.sizes import Frame, Size
+from lightning_drift.prints.sizes import Box, Size
 
 _SHOWN = 4
 """Sizes of pictures that are described one by one; more are counted."""
@@ -44,6 +44,25 @@ class Costs:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Route:
+    """How a picture becomes a print, sizes as (width, height) in pixels.
+
+    Attributes:
+        steps: What each pass processes.
+        output: The picture's size in the end.
+        box: The part of the source that is shown.
+        sheet: The paper; None without one.
+        why: Why so many passes.
+    """
+
+    steps: tuple[Size, ...]
+    output: Size
+    box: Box
+    sheet: Sheet | None
+    why: str = ""
+
+
 class Prints(Protocol):
     """A module that prints, as far as it is planned."""
 
@@ -51,7 +70,7 @@ class Prints(Protocol):
         """File name and PNG text."""
         ...
 
-    def frames(self, request: UpscaleRequest) -> tuple[list[Frame], Sheet | None]:
+    def route(self, request: UpscaleRequest) -> Route:
         """The passes over a request's picture, and its paper."""
         ...
 
@@ -79,17 +98,15 @@ def plan(
         request.look()
     known: list[UpscaleRequest] = []
     unusable = 0
-    shapes: dict[tuple[Size, ...], tuple[UpscaleRequest, list[Frame], Sheet | None, int]] = {}
+    shapes: dict[Route, tuple[UpscaleRequest, int]] = {}
     for request in data.requests:
         try:
-            frames, sheet = module.frames(request)
+            route = module.route(request)
         except UserError:
             unusable += 1
             continue
         known.append(request)
-        key = (*(frame.output for frame in frames), sheet.size if sheet else (0, 0))
-        earlier = shapes.get(key)
-        shapes[key] = (request, frames, sheet, 1 if earlier is None else earlier[3] + 1)
+        shapes[route] = request, shapes.get(route, (request, 0))[1] + 1
     missing = [request for request in known if not writer.path(*module.describe(request))[1]]
     count = len(data.requests)
     lines = [
@@ -97,10 +114,10 @@ def plan(
     ]
     if data.share is not None:
         lines[0] += f", share {data.share}"
-    for request, frames, sheet, number in list(shapes.values())[:_SHOWN]:
-        lines.append(f"size     {_size(request, frames, sheet, number)}")
-        if len(frames) > 1 or frames[-1].work != frames[-1].output:
-            lines.append(f"passes   {_passes(request, frames)}")
+    for route, (request, number) in list(shapes.items())[:_SHOWN]:
+        lines.append(f"size     {_size(request, route, number)}")
+        if len(route.steps) > 1 or route.steps[-1:] not in ((), (route.output,)):
+            lines.append(f"passes   {_passes(request, route)}")
     if len(shapes) > _SHOWN:
         lines.append(f"         and {len(shapes) - _SHOWN} other sizes")
     if there := len(known) - len(missing):
@@ -114,34 +131,35 @@ def plan(
     return "\n".join(lines)
 
 
-def _size(request: UpscaleRequest, frames: Sequence[Frame], sheet: Sheet | None, number: int) -> str:
-    output = frames[-1].output
+def _size(request: UpscaleRequest, route: Route, number: int) -> str:
     assert request.size is not None
+    (wide, high), output, box = request.size, route.output, route.box
+    shown = box[2] - box[0], box[3] - box[1]
     times = f" ({number:,} prints)" if number > 1 else ""
-    source = frames[0].source
-    scale = output[0] / ((source[2] - source[0]) or 1)
-    wide, high = request.size
-    made = f"{wide}x{high} -> {output[0]}x{output[1]} pixels, {scale:.3g} times as large{times}"
-    if sheet is None or request.paper is None:
-        return made
-    paper = request.paper
-    extra = f", {paper.bleed:g} mm bleed" * bool(paper.bleed) + f", {paper.border:g} mm border" * bool(
-        paper.border
+    made = (
+        f"{wide}x{high} -> {output[0]}x{output[1]} pixels, {output[0] / shown[0]:.3g} times as large{times}"
     )
-    on = f"{paper.text} at {paper.dpi:g} dpi{extra}: a file of {sheet.size[0]}x{sheet.size[1]} pixels"
-    shown = source[2] - source[0], source[3] - source[1]
+    paper, sheet = request.paper, route.sheet
+    if sheet is None or paper is None:
+        return made
+    edges = "".join(
+        f", {value:g} mm {name}"
+        for name, value in (("bleed", paper.bleed), ("border", paper.border))
+        if value
+    )
+    on = f"{paper.text} at {paper.dpi:g} dpi{edges}: a file of {sheet.size[0]}x{sheet.size[1]} pixels"
     if (cut := 1 - shown[0] * shown[1] / (wide * high)) > 0.005:
         made += f"; {cut:.0%} of the picture is beyond the paper's shape and cut off"
     return f"{on}; {made}"
 
 
-def _passes(request: UpscaleRequest, frames: Sequence[Frame]) -> str:
+def _passes(request: UpscaleRequest, route: Route) -> str:
     assert request.size is not None
-    steps = [f"{frame.work[0]}x{frame.work[1]}" for frame in frames]
-    last = frames[-1]
-    after = f", made smaller to {last.output[0]}x{last.output[1]}" if last.work != last.output else ""
-    why = "; no step above 4 times, which SUPIR was trained for" if len(frames) > 1 else ""
-    return f"{len(frames)}: {request.size[0]}x{request.size[1]} -> {' -> '.join(steps)}{after}{why}"
+    steps = [f"{wide}x{high}" for wide, high in (request.size, *route.steps)]
+    last, output = route.steps[-1], route.output
+    after = f", then reduced to {output[0]}x{output[1]}" if last != output else ""
+    why = f"; {route.why}" if route.why else ""
+    return f"{len(route.steps)}: {' -> '.join(steps)}{after}{why}"
 
 
 def _taken(costs: Costs, devices: int) -> list[str]:
@@ -157,7 +175,7 @@ def _taken(costs: Costs, devices: int) -> list[str]:
 
 def _bytes(module: Prints, request: UpscaleRequest) -> int:
     """The most that a file takes: PNG and TIFF are hardly ever larger than their pixels."""
-    frames, sheet = module.frames(request)
-    wide, high = sheet.size if sheet else frames[-1].output
+    route = module.route(request)
+    wide, high = route.sheet.size if route.sheet else route.output
     deep = request.bits == 16 or (request.bits == "auto" and request.deep)
     return (6 if deep else 3) * wide * high + _TEXT

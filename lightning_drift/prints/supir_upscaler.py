@@ -27,7 +27,7 @@ from lightning_drift.prints.failures import Failures
 from lightning_drift.prints.finish import finished
 from lightning_drift.prints.images import UpscaleRequest
 from lightning_drift.prints.paper import Sheet
-from lightning_drift.prints.plan import Costs, plan
+from lightning_drift.prints.plan import Costs, Route, plan
 from lightning_drift.prints.sizes import Frame, Sizing, to_pixels, to_tensor
 from lightning_drift.prints.trial import costs
 from lightning_drift.supir.memory.levels import Memory, smaller
@@ -384,6 +384,17 @@ class SupirUpscaler(LightningModule):
             return self.sizing.frames(request.size, box, output), sheet
         whole = self.sizing.frames(request.size, box, output)[-1].output
         return self.sizing.frames(request.size, box, output, request.detail.region(whole)), None
+
+    def route(self, request: UpscaleRequest) -> Route:
+        """The passes over a request's picture and its paper, for a plan.
+
+        Raises:
+            UserError: The picture cannot be read, or would be too large.
+        """
+        frames, sheet = self.frames(request)
+        box, last = frames[0].source, frames[-1]
+        why = "no step above 4 times, which SUPIR was trained for" if len(frames) > 1 else ""
+        return Route(tuple(frame.work for frame in frames), last.output, box, sheet, why)
 
     def _method_of(self, request: UpscaleRequest) -> Method:
         """How a request's picture is restored, with what it has otherwise."""

@@ -44,6 +44,11 @@ class Tiles:
         """Tiles of a picture."""
         return len(self.spans(width)) * len(self.spans(height))
 
+    def pixels(self, width: int, height: int) -> int:
+        """Pixels of all tiles of a picture together, overlaps counted as often as they are made."""
+        across, down = (sum(end - start for start, end in self.spans(side)) for side in (width, height))
+        return across * down
+
     def weights(self, spans: list[tuple[int, int]], scale: int) -> list[Tensor]:
         """What each enlarged tile counts along a side, [scale times its length]; they add up to 1."""
         half = max(self.overlap / 8, 1e-6)

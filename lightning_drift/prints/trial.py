@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from math import sqrt
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lightning_drift.common.text import byte_size
 from lightning_drift.forecast.autocast import CudaAutocast
 from lightning_drift.forecast.ledger import Ledger, total
+from lightning_drift.prints.measuring import device_name, packing, resident
 from lightning_drift.prints.plan import Costs
 from lightning_drift.prints.sizes import MULTIPLE, Frame, Size
 from lightning_drift.supir.memory.levels import GIB, MARGIN, RESERVE_GIB, STRIP_TILE, free_bytes
@@ -57,7 +55,9 @@ def costs(
     trial = Trial(restorer)
     held = trial.held()
     seconds = [trial.seconds(caption, frames) for caption, frames in tasks]
-    return Costs(loading, seconds, held + trial.peak(largest), free, _name(device), trial.notes(largest))
+    return Costs(
+        loading, seconds, held + trial.peak(largest), free, device_name(device), trial.notes(largest)
+    )
 
 
 class Trial:
@@ -138,12 +138,7 @@ class Trial:
 
     def _writing(self, output: Size) -> float:
         """Seconds of packing a PNG or TIFF of a size."""
-        if not self._pack:
-            noise = torch.rand(_FIRST, _FIRST, 3, generator=torch.Generator().manual_seed(0))
-            image = Image.fromarray((noise * 64).to(torch.uint8).numpy())
-            begin = perf_counter()
-            image.save(BytesIO(), format="PNG")
-            self._pack = (perf_counter() - begin) / _FIRST**2
+        self._pack = self._pack or packing()
         return self._pack * output[0] * output[1]
 
     def _positive(self, caption: str) -> Conditioning:
@@ -196,7 +191,7 @@ class Trial:
         """Bytes of weights on the device, or of the whole process where that is the CPU."""
         if self.restorer.device.type == "cpu":
             gc.collect()
-            return _resident()
+            return resident()
         footprint = self.restorer.placement.footprint(MULTIPLE, MULTIPLE)
         level = self.restorer.placement.level or "full"
         return footprint.peak(level) - footprint.sampling(level) + int(RESERVE_GIB * GIB)
@@ -250,18 +245,3 @@ def _smaller(size: Size, scale: float) -> Size:
 
 def _area(size: Size) -> int:
     return size[0] * size[1]
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
-
-
-def _resident() -> int:
-    """Bytes of this process in the computer's memory; 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    import resource
-
-    return pages * resource.getpagesize()
