@@ -22,7 +22,8 @@ from lightning_drift.prints.failures import Failures
 from lightning_drift.prints.images import UpscaleRequest
 from lightning_drift.prints.sizes import Frame, Sizing, to_image, to_tensor
 from lightning_drift.supir.memory.levels import Memory, smaller
-from lightning_drift.supir.network.find import find_sdxl, find_supir
+from lightning_drift.supir.network.find import find_lora, find_sdxl, find_supir, find_vae
+from lightning_drift.supir.network.lora import LoraFile, split_weight
 from lightning_drift.supir.network.weights import Checkpoints, open_checkpoints
 from lightning_drift.supir.options import (
     Dtype,
@@ -57,6 +58,12 @@ class SupirUpscaler(LightningModule):
             ``owner/repository/file`` on the hub.
         sdxl: The SDXL base with its autoencoder and text encoders: a single-file checkpoint, a diffusers
             folder, or a hub id.
+        vae: An autoencoder in place of the base's own, where that is broken, as in some merged models: a file
+            such as ``sdxl_vae.safetensors``, a whole checkpoint, a diffusers folder, or a hub id such as
+            ``madebyollin/sdxl-vae-fp16-fix``. It must be an SDXL one; null for the base's.
+        lora: LoRAs to add to the base's UNet and text encoders: a file, or ``file.safetensors:0.8`` for a
+            weight (-10 to 10), or a list of them; local, or ``owner/repository/file`` on the hub. Names of
+            kohya's and A1111's, PEFT's and diffusers' layers are known; null for none.
         prompt: General prompt, added to the caption of each picture ("a_prompt").
         negative_prompt: What to steer away from ("n_prompt").
         upscale: Scale of the output, 0.25 to 16.
@@ -104,6 +111,8 @@ class SupirUpscaler(LightningModule):
         self,
         supir: str = "SUPIR-v0Q.ckpt",
         sdxl: str = "RunDiffusion/Juggernaut-XL-v9",
+        vae: str | None = None,
+        lora: str | list[str] | None = None,
         prompt: str = PROMPT,
         negative_prompt: str = NEGATIVE_PROMPT,
         upscale: float = 4.0,
@@ -158,7 +167,9 @@ class SupirUpscaler(LightningModule):
         check_autoencoder_tiles(encoder_tile_size, decoder_tile_size, reference_numerics)
         if compile and memory == "stream":
             raise UserError("does not go with model.memory: stream; switch one of them off", "model.compile")
-        self.supir, self.sdxl = supir, sdxl
+        self.supir, self.sdxl, self.vae = supir, sdxl, vae
+        names = [lora] if isinstance(lora, str) else lora or []
+        self.loras = [split_weight(name, "model.lora") for name in names]
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.sizing = Sizing(upscale, min_size, reference_numerics)
         self.sampling = EdmSampling(
@@ -200,7 +211,12 @@ class SupirUpscaler(LightningModule):
         if self.supir != "pocket":
             notice(LICENCE)
         if self.checkpoints is None:
-            self.checkpoints = open_checkpoints(find_supir(self.supir), find_sdxl(self.sdxl))
+            self.checkpoints = open_checkpoints(
+                find_supir(self.supir),
+                find_sdxl(self.sdxl),
+                vae=None if self.vae is None else find_vae(self.vae),
+                loras=[LoraFile(find_lora(name), weight) for name, weight in self.loras],
+            )
             self._hashes = self.checkpoints.hashes()
             if self.cell != LATENT and self.vae_tiles is not None:
                 raise UserError(
@@ -254,6 +270,7 @@ class SupirUpscaler(LightningModule):
             "Min size": self.sizing.min_size,
             "Model": model_name(self.sdxl),
             "SUPIR": model_name(self.supir),
+            **({} if self.vae is None else {"VAE": model_name(self.vae)}),
             **self._hashes,
         }
         if request.tile_captions:

@@ -195,9 +195,29 @@ def test_an_unknown_key_is_reported_and_accepted(folder, tmp_path, capsys):
     assert "1 weights that SUPIR v0 does not use: model.control_model.surprise" in capsys.readouterr().err
 
 
-def test_a_scaled_eight_bit_file_is_refused(folder, tmp_path):
-    weights = supir_weights() | {"model.control_model.time_embed.0.scale_weight": torch.ones(1)}
-    assert "scaled 8-bit file" in refusal(save(tmp_path / "supir.safetensors", weights), folder / "sdxl")
+def test_scaled_eight_bit_files_give_the_networks_of_their_numbers(tmp_path):
+    """As ComfyUI publishes them, one in the older layout, one in the newer; all matrices that it scales."""
+    pairs = {"supir": (supir_weights(), "scale_weight"), "sdxl": (sdxl_weights(), "weight_scale")}
+    exact = {}
+    for name, (weights, scale_name) in pairs.items():
+        scaled = {"model.diffusion_model.scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
+        exact[name] = dict(weights)
+        for key, tensor in weights.items():
+            scaled[key] = tensor
+            if key.endswith(".weight") and tensor.ndim > 1:
+                scale = tensor.abs().max() / 448
+                scaled[key] = (tensor / scale).to(torch.float8_e4m3fn)
+                scaled[key.removesuffix("weight") + scale_name] = scale
+                exact[name][key] = scaled[key].float() * scale
+        save(tmp_path / f"{name}.safetensors", scaled)
+        save(tmp_path / f"{name}_exact.safetensors", exact[name])
+    opened, expected = (
+        open_checkpoints(tmp_path / f"supir{end}", tmp_path / f"sdxl{end}", CONFIGS)
+        for end in (".safetensors", "_exact.safetensors")
+    )
+    for part in ("network", "first_stage", "text_encoders"):
+        found, right = (getattr(each, part)(torch.float16).state_dict() for each in (opened, expected))
+        assert all(torch.equal(found[name], tensor) for name, tensor in right.items())
 
 
 OTHERS = {
