@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lightning_drift.common.files import check_file, read_text, user_path
 from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, whole
 from lightning_drift.common.share import Share
 from lightning_drift.images.decode import EXTENSIONS, UndecodableError, read_file
+from lightning_drift.prints.captions import read_caption_file
 
 MOST_SAMPLES = 1000
 """Pictures of one image at most."""
@@ -82,9 +83,9 @@ class _Requests(Dataset[UpscaleRequest | None]):
 class UpscaleImages(LightningDataModule):
     """The pictures to upscale.
 
-    Beside ``photo.png`` a file ``photo.txt`` may hold its caption, and ``photo.tiles.txt`` one caption per
-    line for each window of tiled sampling, row by row. Further samples of an image are named ``photo_2``,
-    ``photo_3``, ….
+    Beside ``photo.png`` a file ``photo.txt`` may hold its caption (or one file those of all), and
+    ``photo.tiles.txt`` one caption per line for each window of tiled sampling, row by row. Further samples of
+    an image are named ``photo_2``, ``photo_3``, ….
 
     Args:
         images: A folder of images, one image, or a list of both. Hidden files, subfolders and
@@ -92,7 +93,8 @@ class UpscaleImages(LightningDataModule):
         seed: Seed of the noise, the same for every image; -1 gives each image its own, 0 to 65535. That
             follows from the image's contents, so that a stopped run goes on with the same seeds.
         num_samples: Pictures to make of each image, which differ in their noise.
-        captions: Use the captions found beside the images.
+        captions: Use the captions found beside the images; or a file with the captions of all: ``.jsonl`` or
+            ``.csv`` with the columns file_name and text, or ``.json`` of names and texts.
         batch_size: Pictures of equal size to restore together. A picture does not depend on it beyond
             rounding.
         share: The part of the pictures that this process makes, such as ``3/16`` for the third of sixteen, on
@@ -109,7 +111,7 @@ class UpscaleImages(LightningDataModule):
         images: str | list[str],
         seed: int = 1234,
         num_samples: int = 1,
-        captions: bool = True,
+        captions: bool | str = True,
         batch_size: int = 1,
         share: str | None = None,
     ) -> None:
@@ -139,6 +141,9 @@ class UpscaleImages(LightningDataModule):
         if self.share is not None:
             batches = [places[k : k + batch_size] for k in range(0, len(places), batch_size)]
             places = [place for batch in self.share.of(batches, [*map(len, batches)]) for place in batch]
+        listed: dict[Path, str] | None = None
+        if isinstance(captions, str):
+            listed = read_caption_file(user_path(captions, "data.captions"), paths)
         self.requests = [
             UpscaleRequest(
                 path=path,
@@ -146,8 +151,10 @@ class UpscaleImages(LightningDataModule):
                 seed=seed,
                 sample=sample,
                 samples=num_samples,
-                caption=_read_caption(path.with_suffix(".txt")) if captions else "",
-                tile_captions=_read_tile_captions(path.with_suffix(TILE_CAPTIONS)) if captions else (),
+                caption=_caption(path, captions is not False, listed),
+                tile_captions=_read_tile_captions(path.with_suffix(TILE_CAPTIONS))
+                if captions is not False
+                else (),
             )
             for path, name, sample in places
         ]
@@ -191,6 +198,12 @@ def _find(path: Path) -> list[Path]:
     if not images:
         raise UserError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)})", "data.images")
     return images
+
+
+def _caption(image: Path, wanted: bool, listed: Mapping[Path, str] | None) -> str:
+    if listed is not None:
+        return listed.get(image, "")
+    return _read_caption(image.with_suffix(".txt")) if wanted else ""
 
 
 def _read_caption(path: Path) -> str:
