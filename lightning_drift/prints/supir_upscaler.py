@@ -35,7 +35,7 @@ from lightning_drift.supir.options import (
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise, Noise, ReferenceNoise
 from lightning_drift.supir.sampling.samplers import EdmSampling
-from lightning_drift.supir.settings import LATENT, Method
+from lightning_drift.supir.settings import LATENT, ColorFix, Method
 
 LICENCE = (
     "SUPIR's weights are licensed by their owner, SupPixel, for non-commercial use only; none come with this "
@@ -81,7 +81,9 @@ class SupirUpscaler(LightningModule):
         eta: Stochasticity of the dpmpp_2m_sde sampler, 0 to 1.
         sampler: edm (the default of SUPIR), or dpmpp_2m_sde, for distilled "lightning" base models and few
             steps.
-        color_fix: Take coarse colours from a reference picture: Wavelet, AdaIn or None.
+        color_fix: Take coarse colours from a reference picture: Wavelet (all coarse structure), AdaIn (mean
+            and spread of the whole), Lab (hue and lightness of each neighbourhood, along the result's own
+            edges, so without halos) or None.
         color_reference: That reference: stage1, the picture decoded after the first encoder, or input, the
             picture itself.
         tile_size: Sample in overlapping windows of so many pixels, a multiple of 32, which needs less memory
@@ -129,7 +131,7 @@ class SupirUpscaler(LightningModule):
         s_noise: float = 1.01,
         eta: float = 1.0,
         sampler: Literal["edm", "dpmpp_2m_sde"] = "edm",
-        color_fix: Literal["Wavelet", "AdaIn", "None"] = "Wavelet",
+        color_fix: ColorFix = "Wavelet",
         color_reference: Literal["stage1", "input"] = "stage1",
         tile_size: int = 0,
         tile_overlap: int = 512,
