@@ -120,7 +120,8 @@ def test_files_of_other_models(folder, base, tmp_path):
     assert "of a Stable Diffusion 1.x" in refusal(base, sd15)
     assert "no autoencoder, or half of one" in refusal(base, file(**{"decoder.x": 1}))
     assert "no autoencoder" in refusal(base, folder / "supir.safetensors")
-    assert "neither vae/config.json nor config.json" in refusal(base, tmp_path)
+    said = refusal(base, tmp_path)
+    assert "neither vae/config.json nor config.json. It holds other.safetensors" in said
     assert "no such file" in refusal(base, tmp_path / "none.safetensors")
 
 

@@ -54,7 +54,9 @@ def open_vae(path: Path) -> Autoencoder:
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
         if not (folder / "config.json").is_file():
-            raise UserError(f"{path} holds no autoencoder: it has neither vae/config.json nor config.json")
+            files = sorted(file.name for file in path.iterdir() if file.suffix in (".safetensors", ".ckpt"))
+            hint = f". It holds {listed(files)}: give one of these files" if files else ""
+            raise UserError(f"{path} holds no autoencoder: neither vae/config.json nor config.json{hint}")
         config = read_model_config(folder / "config.json")
         if (kind := config.get("_class_name", _KIND)) != _KIND:
             raise UserError(f"{folder} holds {shown(kind)}; the autoencoder of an SDXL model is {_KIND}")
