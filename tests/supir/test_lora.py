@@ -165,6 +165,7 @@ CROSS = f"lora_unet_{Q.replace('.', '_').replace('attn1_to_q', 'attn2_to_k')}"
 PAIR = {f"{K}.lora_up.weight": torch.zeros(64, 2), f"{K}.lora_down.weight": torch.zeros(2, 64)}
 UP, DOWN = torch.zeros(64, 2), torch.zeros(2, 768)
 REFUSED = {
+    "holds nothing": {},
     "is a LoHa": {f"{K}.hada_w1_a": UP},
     "is a LoKr": {f"{K}.lokr_w1": UP},
     "is a DoRA": {**PAIR, f"{K}.dora_scale": UP},

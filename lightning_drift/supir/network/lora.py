@@ -189,9 +189,10 @@ def _set_alphas(weights: Weights, layers: Mapping[Place, _Layer]) -> None:
         return
     try:
         told = json.loads(weights.metadata[_METADATA])
-        assert isinstance(told, dict)
-    except (ValueError, RecursionError, AssertionError) as error:
-        raise UserError(f"{weights.origin} is damaged: its {_METADATA} is no JSON object") from error
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise UserError(f"{weights.origin} is damaged: its {_METADATA} is no JSON object")
     for part in sorted({part for part, _ in layers}):
         alpha, patterns = told.get(f"{part}.lora_alpha"), told.get(f"{part}.alpha_pattern") or {}
         if told.get(f"{part}.use_dora"):
@@ -207,12 +208,19 @@ def _set_alphas(weights: Weights, layers: Mapping[Place, _Layer]) -> None:
             unused.difference_update(fits)
             value = patterns[fits[0]] if fits else alpha
             if value is not None:
-                layer.alpha = real(value, f"{weights.origin}: lora_alpha of {part}", -1e6, 1e6)
+                layer.alpha = _alpha(value, f"{weights.origin}: a lora_alpha of {part}")
             layer.by_root = bool(told.get(f"{part}.use_rslora"))
         if unused:
             raise UserError(
                 f"{weights.origin}: the alpha_pattern of {part} names other layers: {listed(sorted(unused))}"
             )
+
+
+def _alpha(value: object, what: str) -> float:
+    try:
+        return real(value, "", -1e6, 1e6)
+    except UserError as error:
+        raise UserError(f"{what}, {error.message}") from error
 
 
 def _check_layer(weights: Weights, layer: _Layer, shape: tuple[int, ...]) -> None:

@@ -52,7 +52,9 @@ def refuse_stray(weights: Weights, stray: list[str]) -> None:
     Raises:
         UserError: It is one; the message says what it is made for, where that shows.
     """
-    if not stray and weights.shapes:
+    if not weights.shapes:
+        raise UserError(f"{weights.origin} holds nothing")
+    if not stray:
         return
     for family, pattern in _FAMILIES.items():
         if found := next((key for key in stray if re.search(pattern, key)), None):
