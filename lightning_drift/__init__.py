@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_drift.dreams.dreamer import Dreamer, Prompts
-    from lightning_drift.dreams.image_writer import ImageWriter
     from lightning_drift.drift.clip_drift import ClipDrift
     from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
     from lightning_drift.fit.dreambooth import DreamBooth
     from lightning_drift.fit.seed_grid import SeedGrid
+    from lightning_drift.images.image_writer import ImageWriter
     from lightning_drift.photos.instance_images import InstanceImages
     from lightning_drift.prints.images import UpscaleImages
+    from lightning_drift.prints.open_upscaler import OpenUpscaler
     from lightning_drift.prints.supir_upscaler import SupirUpscaler
     from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
     from lightning_drift.stable_diffusion.sampling import dream
@@ -26,8 +27,9 @@ _HOME = {
     "ClipDrift": "drift.clip_drift",
     "DreamBooth": "fit.dreambooth",
     "Dreamer": "dreams.dreamer",
-    "ImageWriter": "dreams.image_writer",
+    "ImageWriter": "images.image_writer",
     "InstanceImages": "photos.instance_images",
+    "OpenUpscaler": "prints.open_upscaler",
     "Prompts": "dreams.dreamer",
     "SeedGrid": "fit.seed_grid",
     "StableDiffusion": "stable_diffusion.loading",
@@ -47,6 +49,7 @@ __all__ = [
     "Dreamer",
     "ImageWriter",
     "InstanceImages",
+    "OpenUpscaler",
     "Prompts",
     "SeedGrid",
     "StableDiffusion",

@@ -19,6 +19,7 @@ from lightning_drift import (
     DreamBooth,
     Dreamer,
     InstanceImages,
+    OpenUpscaler,
     Prompts,
     SupirUpscaler,
     Sweep,
@@ -38,7 +39,6 @@ from lightning_drift.common.resources import shortage
 from lightning_drift.common.slurm import pass_over_requeued, slurm_environment
 from lightning_drift.common.text import command, printable
 from lightning_drift.common.yaml_files import read_yaml_section
-from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.drift.state import DriftState
 from lightning_drift.drift.stopping import check_not_ended
@@ -64,6 +64,7 @@ from lightning_drift.fit.save_config import SaveConfig
 from lightning_drift.fit.seed_grid import SeedGrid
 from lightning_drift.forecast.card import check_card
 from lightning_drift.forecast.plan import FitPlan
+from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.launchers.options import Engine, read_launcher
 from lightning_drift.launchers.shares import describe_shares, run_shares
 from lightning_drift.parser import SentenceParser, expand_paths
@@ -82,6 +83,7 @@ __all__ = [
     "Dreamer",
     "DriftCLI",
     "InstanceImages",
+    "OpenUpscaler",
     "Prompts",
     "SupirUpscaler",
     "Sweep",
@@ -197,7 +199,9 @@ class DriftCLI(LightningCLI):
         if self._preparing == "predict":
             parser.add_lightning_class_args(ImageWriter, "image_writer")
             parser.add_argument(
-                "--dry_run", action="store_true", help="Print the plan of a sweep and make nothing."
+                "--dry_run",
+                action="store_true",
+                help="Print the plan of a sweep or of prints and make nothing.",
             )
         else:
             parser.add_lightning_class_args(StepCheckpoint, "step_checkpoint")
@@ -389,10 +393,16 @@ class DriftCLI(LightningCLI):
             )
         return trainer
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Pictures are on disk when their batch is done; the Trainer would keep all of them in memory."""
+        given: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        return {**given, "return_predictions": False} if subcommand == "predict" else given
+
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a module that can plan itself is asked first, and its plan is all of a dry run.
 
-        Such a module has ``predict_plan(trainer, data) -> str``, which the first process calls.
+        Such a module has ``predict_plan(trainer, data, dry_run) -> str | None``, which the first process
+        calls.
         """
         if subcommand == "fit" and self.config.fit.dry_run:
             self.planned = self.plan()
@@ -402,9 +412,13 @@ class DriftCLI(LightningCLI):
             if self._engine is not None and not dry:
                 self._run_shares(self._engine)
             if plan is not None and self.trainer.is_global_zero:
-                print(plan(self.trainer, self.datamodule), flush=True)
+                if (words := plan(self.trainer, self.datamodule, dry)) is not None:
+                    print(words, flush=True)
             elif plan is None and dry:
-                raise UserError("--dry_run prints the plan of a sweep; run one with -c configs/sweep.yaml")
+                raise UserError(
+                    "--dry_run prints the plan of a sweep or of prints; run one with -c configs/sweep.yaml "
+                    "or -c configs/supir.yaml"
+                )
             if dry:
                 if self._engine is not None:
                     print(

@@ -18,6 +18,7 @@ from lightning_drift import (
     DreamBooth,
     Dreamer,
     InstanceImages,
+    OpenUpscaler,
     Prompts,
     SupirUpscaler,
     Sweep,
@@ -31,14 +32,14 @@ from lightning_drift.common.numbers import shown
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.text import listed
 from lightning_drift.common.yaml_files import parse_yaml, read_yaml
-from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.clip_drift import ClipDrift
 from lightning_drift.drift.threshold_file import read_thresholds
 from lightning_drift.fit.checkpointing import StepCheckpoint
 from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.images.image_writer import ImageWriter
 
 _SECTIONS = {
-    "model": (DreamBooth, Dreamer, SweepDreamer, SupirUpscaler),
+    "model": (DreamBooth, Dreamer, SweepDreamer, SupirUpscaler, OpenUpscaler),
     "data": (InstanceImages, Prompts, Sweep, UpscaleImages),
     "step_checkpoint": (StepCheckpoint,),
     "seed_grid": (SeedGrid,),
@@ -110,7 +111,7 @@ _PATHS = (
     "clip_drift.clip",
     "clip_drift.image_model",
     "clip_drift.cache_dir",
-    *(f"model.init_args.{name}" for name in ("pipeline", "base", "supir", "sdxl")),
+    *(f"model.init_args.{name}" for name in ("pipeline", "base", "supir", "sdxl", "upscaler")),
     *(
         f"data.init_args.{name}"
         for name in (

@@ -40,7 +40,7 @@ def check_method(command: str, class_path: str, data: str) -> None:
         if issubclass(kind, LightningModule) and kind.predict_step is LightningModule.predict_step:
             raise UserError(
                 f"{kind.__name__} makes no pictures; give lightning_drift.Dreamer, "
-                "lightning_drift.SweepDreamer or lightning_drift.SupirUpscaler",
+                "lightning_drift.SweepDreamer, lightning_drift.SupirUpscaler or lightning_drift.OpenUpscaler",
                 "model",
             )
     elif not issubclass(kind, DreamBooth) and (command != "fit" or class_at(data) is InstanceImages):

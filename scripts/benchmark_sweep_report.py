@@ -29,8 +29,9 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from lightning_drift.dreams.image_writer import ImageWriter
-from lightning_drift.images.png import Picture, write_png
+from lightning_drift.images.image_writer import ImageWriter
+from lightning_drift.images.picture import Picture
+from lightning_drift.images.png import write_png
 from lightning_drift.sweep import report, sheets
 from lightning_drift.sweep.data import Sweep
 from lightning_drift.sweep.plan import plan

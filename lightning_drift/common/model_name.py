@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_SUFFIXES = (".safetensors.index.json", ".safetensors", ".ckpt", ".pt", ".bin")
+_SUFFIXES = (".safetensors.index.json", ".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 
 
 def model_name(name: str) -> str:

@@ -10,7 +10,8 @@ from lightning_drift.corridor.overview import overview
 from lightning_drift.corridor.page import corridor_page, has_linked_pictures
 from lightning_drift.corridor.read import read
 from lightning_drift.corridor.sampled_runs import how_many, sampled_runs
-from lightning_drift.images.png import Picture, is_made_by, write_png
+from lightning_drift.images.picture import Picture
+from lightning_drift.images.png import is_made_by, write_png
 
 _SHEET_BY = "lightning-drift corridor sheet"
 

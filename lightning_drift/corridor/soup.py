@@ -27,7 +27,8 @@ from lightning_drift.drift.log import Reading
 from lightning_drift.drift.verdict import judge
 from lightning_drift.fit.checkpoint_file import read_checkpoint
 from lightning_drift.fit.grid_sampling import Key
-from lightning_drift.images.png import Picture, write_png
+from lightning_drift.images.picture import Picture
+from lightning_drift.images.png import write_png
 from lightning_drift.stable_diffusion.interpolation import base_of
 from lightning_drift.stable_diffusion.loading import open_pipeline
 from lightning_drift.stable_diffusion.opened_pipeline import TRAINED

@@ -18,7 +18,7 @@ from lightning_drift.common.out_of_memory import Remedy, during
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.images.infotext import infotext
-from lightning_drift.images.png import Picture
+from lightning_drift.images.picture import Picture
 from lightning_drift.stable_diffusion.drift_dial import Drift, read_drift
 from lightning_drift.stable_diffusion.interpolation import (
     base_of,

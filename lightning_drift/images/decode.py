@@ -7,10 +7,12 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lightning_drift.common.out_of_memory import exhausted
 from lightning_drift.common.text import byte_size
+from lightning_drift.images.deep import read_deep
 from lightning_drift.images.png_chunks import trimmed
 
 try:
@@ -29,6 +31,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "TIFF", "HEIF", "GIF")
 MAX_BYTES = 2**30
 """What a picture's file may hold; a larger one is no photograph."""
 
+_ORIENTATION = 0x0112
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 
@@ -282,11 +285,13 @@ class Source:
         image: Upright, mode RGB.
         alpha: Its transparency, mode L; None where opaque.
         icc_profile: The profile that the colours of `image` are in; None for sRGB.
+        deep: The same colours with 16 bits [H, W, 3], where the file has them.
     """
 
     image: Image.Image
     alpha: Image.Image | None
     icc_profile: bytes | None
+    deep: NDArray[np.uint16] | None = None
 
 
 def read_source(path: Path) -> Source:
@@ -317,11 +322,30 @@ def read_source(path: Path) -> Source:
             image = to_srgb(own.convert("L"), profile)
     elif own.mode in ("RGB", "P"):
         image = own.convert("RGB")
-    keeps = isinstance(profile, bytes) and own.mode in ("RGB", "RGBA", "P") and _is_rgb(profile)
-    return Source(image, alpha, profile if keeps else None)
+    keeps = isinstance(profile, bytes) and own.mode in ("RGB", "RGBA", "P") and is_rgb(profile)
+    deep = read_deep(data)
+    if deep is not None and deep.shape[:2] != (image.height, image.width):
+        deep = None  # turned by a remark that the two readers take differently
+    return Source(image, alpha, profile if keeps else None, deep)
 
 
-def _is_rgb(profile: bytes) -> bool:
+def upright_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a picture as `read_source` has it, from the file's head; None for no picture."""
+    Image.init()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as `decode` does
+            image = Image.open(
+                BytesIO(trimmed(data).data), formats=[name for name in FORMATS if name in Image.OPEN]
+            )
+            size, turned = image.size, image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    except Exception:  # decoders raise whatever the bytes lead them to; reading the picture says it
+        return None
+    return (size[1], size[0]) if turned else size
+
+
+def is_rgb(profile: bytes) -> bool:
+    """Whether bytes are a colour profile of RGB that can be read."""
     try:
         return ImageCms.ImageCmsProfile(BytesIO(profile)).profile.xcolor_space.strip() == "RGB"
     except (OSError, ValueError, TypeError, ImageCms.PyCMSError):

@@ -1,47 +1,17 @@
-"""A finished picture, and its PNG file with the text that tells how it was made."""
+"""A finished picture as a PNG file with the text that tells how it was made."""
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyvips
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError
 from lightning_drift.images.decode import UndecodableError, decode, read_file
-from lightning_drift.images.png_chunks import text_of
-
-
-@dataclass
-class Picture:
-    """A finished picture on its way to disk.
-
-    Args:
-        request: What was asked for: the item of the batch that this picture answers.
-        name: File name without its ending; a folder may precede it.
-        image: The pixels, RGB or RGBA.
-        text: PNG text chunks; ``parameters`` decides whether a file on disk is this picture.
-        icc_profile: Bytes of the colour profile to embed, if not sRGB.
-        row: Its row in the contact sheet, usually the prompt.
-        column: Its column in the contact sheet, usually the seed.
-        beside: A picture that belongs to it and is written with it, such as its map.
-    """
-
-    request: object
-    name: str
-    image: Image.Image
-    text: Mapping[str, str] = field(default_factory=dict)
-    icc_profile: bytes | None = None
-    row: str = ""
-    column: str = ""
-    beside: "Picture | None" = None
-
-
-def parameters_digest(parameters: str) -> str:
-    """Eight hexadecimal digits that tell a picture's parameters from others, for its file's name."""
-    return hashlib.sha256(parameters.encode()).hexdigest()[:8]
+from lightning_drift.images.deep import to_vips
+from lightning_drift.images.picture import Picture
+from lightning_drift.images.png_chunks import text_of, with_text
 
 
 def stored_parameters(path: Path) -> str | None:
@@ -73,17 +43,32 @@ def write_png(path: Path, picture: Picture) -> None:
     Raises:
         UserError: If the file cannot be written; no partial file is left.
     """
-    info = PngInfo()
-    for key, value in picture.text.items():
-        info.add_itxt(key, value) if not value.isascii() else info.add_text(key, value)
     try:
+        if picture.deep is not None:
+            data = _deep(picture)
+            with atomic_write(path) as file:
+                file.write(data)
+            return
+        info = PngInfo()
+        for key, value in picture.text.items():
+            info.add_itxt(key, value) if not value.isascii() else info.add_text(key, value)
+        options = {} if picture.dpi is None else {"dpi": (picture.dpi, picture.dpi)}
         with atomic_write(path) as file:
-            image = (
-                picture.image.copy()
-            )  # Pillow keeps the options of a save in the image, for other threads too
-            image.save(file, format="PNG", pnginfo=info, icc_profile=picture.icc_profile)
+            # Pillow keeps the options of a save in the image, for other threads too.
+            image = picture.image.copy()
+            image.save(file, format="PNG", pnginfo=info, icc_profile=picture.icc_profile, **options)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _deep(picture: Picture) -> bytes:
+    """The file of a picture with 16 bits, which Pillow does not write."""
+    assert picture.deep is not None
+    density = (picture.dpi or 72) / 25.4
+    image = to_vips(picture.deep).copy(xres=density, yres=density)
+    if picture.icc_profile is not None:
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", picture.icc_profile)
+    return with_text(image.pngsave_buffer(keep="icc"), picture.text)
 
 
 def save_png(path: Path, image: Image.Image) -> None:

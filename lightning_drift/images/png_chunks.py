@@ -1,7 +1,7 @@
 """What a PNG holds beside its pixels: texts and a colour profile, read within bounds or left out."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -91,6 +91,16 @@ def text_of(data: bytes, keyword: str) -> str | None:
             if text is not None and len(text) <= MAX_TEXTS:
                 return text.decode("utf-8" if kind == b"iTXt" else "latin-1", "replace")
     return None
+
+
+def with_text(data: bytes, text: Mapping[str, str]) -> bytes:
+    """A PNG with international texts (iTXt) put in behind its header."""
+    place = len(SIGNATURE) + 25  # the header is a chunk of 13 bytes
+    chunks = b""
+    for key, value in text.items():
+        content = b"iTXt" + key.encode("latin-1") + bytes(5) + value.encode("utf-8", "surrogatepass")
+        chunks += (len(content) - 4).to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
+    return data[:place] + chunks + data[place:]
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

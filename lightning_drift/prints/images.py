@@ -1,12 +1,13 @@
-"""UpscaleImages: which pictures to upscale; reading one with its transparency and profile."""
+"""UpscaleImages: which pictures to upscale, and the paper they are printed on."""
 
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -15,12 +16,41 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import check_file, read_text, user_path
 from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, whole
 from lightning_drift.common.share import Share
-from lightning_drift.images.decode import EXTENSIONS, UndecodableError, read_file
+from lightning_drift.images.decode import EXTENSIONS, UndecodableError, read_file, upright_size
+from lightning_drift.images.deep import is_deep
+from lightning_drift.images.profiles import read_profile
 from lightning_drift.prints.captions import read_caption_file
+from lightning_drift.prints.paper import Paper
+from lightning_drift.prints.sizes import Box, Size
 
 MOST_SAMPLES = 1000
 """Pictures of one image at most."""
 TILE_CAPTIONS = ".tiles.txt"
+
+Bits = Literal["auto", 8, 16]
+
+
+@dataclass
+class Detail:
+    """A square part of a result, to be looked at before the whole is made.
+
+    Args:
+        side: Its side in pixels of the result.
+        at: Where its centre is, from 0, 0 (left, top) to 1, 1.
+    """
+
+    side: int
+    at: tuple[float, float] = (0.5, 0.5)
+
+    def region(self, output: Size) -> Box:
+        """The part of a result of so many pixels; all of a side that is shorter."""
+        edges = []
+        for length, place in zip(output, self.at, strict=True):
+            side = min(self.side, length)
+            begin = min(max(0, round(place * length - side / 2)), length - side)
+            edges.append((begin, begin + side))
+        (left, right), (top, bottom) = edges
+        return left, top, right, bottom
 
 
 @dataclass
@@ -36,6 +66,14 @@ class UpscaleRequest:
         caption: What is in the picture; may be empty.
         tile_captions: A caption for each window, instead of `caption`; empty for none.
         content: First 10 hexadecimal digits of the file's SHA-256.
+        size: The picture's width and height in pixels, upright; None until its file is read, and for a file
+            that is no picture.
+        deep: Whether the file has 16 bits a channel.
+        paper: What it is printed on; None for a picture without a size on paper.
+        profile: The paper's colour profile, as ICC bytes; None keeps the picture's.
+        bits: Of a channel; ``auto`` for 16 where the source has them, else 8.
+        detail: The part of the result to make; None for all of it.
+        changes: Options of sampling that this picture has otherwise, by name.
     """
 
     path: Path
@@ -46,6 +84,28 @@ class UpscaleRequest:
     caption: str = ""
     tile_captions: tuple[str, ...] = ()
     content: str = ""
+    size: Size | None = None
+    deep: bool = False
+    paper: Paper | None = None
+    profile: bytes | None = None
+    bits: Bits = "auto"
+    detail: Detail | None = None
+    changes: tuple[tuple[str, float], ...] = ()
+
+    def look(self) -> None:
+        """Read the file for its hash, the seed that follows from it, and its size in pixels, once.
+
+        What cannot be read is reported when the picture is made.
+        """
+        if self.content:
+            return
+        with suppress(UndecodableError):
+            data = read_file(self.path)
+            digest = hashlib.sha256(data)
+            self.size, self.deep = upright_size(data), is_deep(data)
+            self.content = digest.hexdigest()[:10]
+            if self.seed < 0:
+                self.seed = int.from_bytes(digest.digest()[-2:], "big")
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -69,14 +129,8 @@ class _Requests(Dataset[UpscaleRequest | None]):
 
     def __getitem__(self, index: int) -> UpscaleRequest | None:
         request = self.requests[index]
-        if request is not None and not request.content:
-            try:
-                digest = hashlib.sha256(read_file(request.path))
-            except UndecodableError:  # the error is reported when the picture is read
-                return request
-            request.content = digest.hexdigest()[:10]
-            if request.seed < 0:
-                request.seed = int.from_bytes(digest.digest()[-2:], "big")
+        if request is not None:
+            request.look()
         return request
 
 
@@ -95,6 +149,18 @@ class UpscaleImages(LightningDataModule):
         num_samples: Pictures to make of each image, which differ in their noise.
         captions: Use the captions found beside the images; or a file with the captions of all: ``.jsonl`` or
             ``.csv`` with the columns file_name and text, or ``.json`` of names and texts.
+        print: Size of the print on paper, such as ``40x40cm``, ``16x20in`` or ``A4``. The scale follows from
+            it in place of the model's, and the file has exactly these pixels; the paper is turned as each
+            picture is. null: no paper, pictures are enlarged by the model's `upscale`.
+        dpi: Pixels an inch of the print, 10 to 2400.
+        border: White edge within the paper, such as ``2cm``.
+        bleed: What the picture goes on beyond each edge of the paper, such as ``3mm``; the file is larger by
+            it.
+        crop: Fill the paper, with what is beyond it cut off evenly; false prints the whole picture, with
+            white beside it.
+        profile: An ICC file of RGB, such as a paper's, to which the print's colours are converted; null keeps
+            the picture's own profile, or sRGB.
+        bits: Bits of a channel, 8 or 16; auto gives 16 where the source has them.
         batch_size: Pictures of equal size to restore together. A picture does not depend on it beyond
             rounding.
         share: The part of the pictures that this process makes, such as ``3/16`` for the third of sixteen, on
@@ -112,12 +178,23 @@ class UpscaleImages(LightningDataModule):
         seed: int = 1234,
         num_samples: int = 1,
         captions: bool | str = True,
+        print: str | None = None,
+        dpi: float = 300.0,
+        border: str = "0",
+        bleed: str = "0",
+        crop: bool = True,
+        profile: str | None = None,
+        bits: Bits = "auto",
         batch_size: int = 1,
         share: str | None = None,
     ) -> None:
         super().__init__()
         whole(num_samples, "data.num_samples", 1, MOST_SAMPLES)
         whole(batch_size, "data.batch_size", 1, MOST_TOGETHER)
+        self.paper = None if print is None else Paper.read(print, dpi, border, bleed, crop)
+        if self.paper is None:
+            _refuse_without_paper(border=border, bleed=bleed, profile=profile)
+        icc = None if profile is None else read_profile(user_path(profile, "data.profile"), "data.profile")
         self.share = Share.read(share, "data.share")
         try:
             whole(seed, "data.seed", -1, MAX_SEED)
@@ -151,10 +228,11 @@ class UpscaleImages(LightningDataModule):
                 seed=seed,
                 sample=sample,
                 samples=num_samples,
-                caption=_caption(path, captions is not False, listed),
-                tile_captions=_read_tile_captions(path.with_suffix(TILE_CAPTIONS))
-                if captions is not False
-                else (),
+                caption=_caption(path, bool(captions), listed),
+                tile_captions=_read_tile_captions(path.with_suffix(TILE_CAPTIONS)) if captions else (),
+                paper=self.paper,
+                profile=icc,
+                bits=bits,
             )
             for path, name, sample in places
         ]
@@ -171,6 +249,12 @@ class UpscaleImages(LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Requests hold no tensors."""
         return batch
+
+
+def _refuse_without_paper(**options: str | None) -> None:
+    for name, value in options.items():
+        if value is not None and value != "0":
+            raise UserError("belongs to a print; give its size with data.print", f"data.{name}")
 
 
 def _filled(batch: list[UpscaleRequest | None]) -> list[UpscaleRequest]:

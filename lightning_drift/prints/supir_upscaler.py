@@ -1,26 +1,35 @@
 """The predict stage that upscales pictures: SUPIR on an SDXL base."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.halving import Batch
 from lightning_drift.common.model_name import model_name
+from lightning_drift.common.numbers import whole
 from lightning_drift.common.out_of_memory import Remedy, during, exhausted, forget, give_back
 from lightning_drift.common.prompt_lists import check_text
 from lightning_drift.common.text import byte_size
 from lightning_drift.images.decode import Source, UndecodableError, read_source
 from lightning_drift.images.infotext import infotext
-from lightning_drift.images.png import Picture
+from lightning_drift.images.picture import Picture
+from lightning_drift.images.profiles import profile_name
 from lightning_drift.prints.failures import Failures
+from lightning_drift.prints.finish import finished
 from lightning_drift.prints.images import UpscaleRequest
-from lightning_drift.prints.sizes import Frame, Sizing, to_image, to_tensor
+from lightning_drift.prints.paper import Sheet
+from lightning_drift.prints.plan import Costs, Route, plan
+from lightning_drift.prints.sizes import Frame, Sizing, to_pixels, to_tensor
+from lightning_drift.prints.trial import costs
 from lightning_drift.supir.memory.levels import Memory, smaller
 from lightning_drift.supir.network.find import find_lora, find_sdxl, find_supir, find_vae
 from lightning_drift.supir.network.lora import LoraFile, split_weight
@@ -29,8 +38,8 @@ from lightning_drift.supir.options import (
     Dtype,
     check_autoencoder_tiles,
     check_ranges,
-    check_windows,
     precision,
+    read_windows,
 )
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise, Noise, ReferenceNoise
@@ -41,16 +50,39 @@ LICENCE = (
     "SUPIR's weights are licensed by their owner, SupPixel, for non-commercial use only; none come with this "
     "program"
 )
+MOST_PASSES = 4
 PROMPT = "sharp textures, fine grain, rich color depth"
 NEGATIVE_PROMPT = "blurry, low quality, jpeg artifacts"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A request on its way: its picture, the passes over it, and its paper."""
+
+    request: UpscaleRequest
+    source: Source
+    frames: list[Frame]
+    sheet: Sheet | None
+
+    @property
+    def pixels(self) -> Image.Image | Tensor:
+        """The source's colours as `to_tensor` takes them, with all the bits they have."""
+        if self.source.deep is None:
+            return self.source.image
+        return torch.from_numpy(self.source.deep.astype("float32") / 32767.5 - 1).permute(2, 0, 1)
+
+    def captions(self, number: int) -> tuple[str, ...]:
+        """What is in the windows of a pass; captions of windows are those of the last."""
+        last = number == len(self.frames) - 1
+        return self.request.captions if last else (self.request.caption,)
 
 
 class SupirUpscaler(LightningModule):
     """Upscales pictures with SUPIR v0 (Yu et al. 2024, arXiv:2401.13627) on an SDXL base model.
 
-    The defaults enlarge 512x512 to 2048x2048. Every result is exactly `upscale`
-    times its input; transparency and an RGB profile are kept. SUPIR's weights are licensed for non-commercial
-    use.
+    The defaults enlarge 512x512 to 2048x2048. Every result is exactly `upscale` times its input, or has
+    exactly the pixels of its paper (``data.print``). An RGB profile is kept, and transparency where there is
+    no paper. SUPIR's weights are licensed for non-commercial use.
 
     Args:
         supir: SUPIR's own weights: ``SUPIR-v0Q.ckpt`` (quality; heavy degradations), ``SUPIR-v0F.ckpt``
@@ -66,7 +98,9 @@ class SupirUpscaler(LightningModule):
             kohya's and A1111's, PEFT's and diffusers' layers are known; null for none.
         prompt: General prompt, added to the caption of each picture ("a_prompt").
         negative_prompt: What to steer away from ("n_prompt").
-        upscale: Scale of the output, 0.25 to 16.
+        upscale: Scale of the output, 0.25 to 16; ``data.print`` takes its place.
+        passes: How often a picture is enlarged and restored on its way, in equal steps, 1 to 4. auto: as
+            often as keeps every step at 4, which SUPIR was trained for, or below.
         min_size: Shortest side to process, in pixels; smaller pictures are enlarged to it and shrunk back.
         edm_steps: Sampler steps, 2 to 999.
         s_cfg: Guidance scale at the end of sampling.
@@ -87,8 +121,10 @@ class SupirUpscaler(LightningModule):
         color_reference: That reference: stage1, the picture decoded after the first encoder, or input, the
             picture itself.
         tile_size: Sample in overlapping windows of so many pixels, a multiple of 32, which needs less memory
-            and more operations; 0 samples the picture whole.
-        tile_overlap: Smallest overlap of neighbouring windows in pixels, a multiple of 8.
+            and, for pictures that are not very large, more operations; 0 samples every picture whole. auto:
+            pictures of more pixels than a square of twice `min_size` in windows of `min_size`, others whole.
+        tile_overlap: Smallest overlap of neighbouring windows in pixels, a multiple of 8; null for half a
+            window, or a quarter with ``tile_size: auto``.
         tile_batch: Windows that go through the network together.
         diff_dtype: Precision of the network; auto is float16 on a GPU and float32 on a CPU.
         ae_dtype: Precision of the autoencoder, float32 or bfloat16; auto is bfloat16 on a GPU that has it,
@@ -118,6 +154,7 @@ class SupirUpscaler(LightningModule):
         prompt: str = PROMPT,
         negative_prompt: str = NEGATIVE_PROMPT,
         upscale: float = 4.0,
+        passes: int | Literal["auto"] = "auto",
         min_size: int = 1024,
         edm_steps: int = 30,
         s_cfg: float = 3.0,
@@ -133,8 +170,8 @@ class SupirUpscaler(LightningModule):
         sampler: Literal["edm", "dpmpp_2m_sde"] = "edm",
         color_fix: ColorFix = "Wavelet",
         color_reference: Literal["stage1", "input"] = "stage1",
-        tile_size: int = 0,
-        tile_overlap: int = 512,
+        tile_size: int | Literal["auto"] = "auto",
+        tile_overlap: int | None = None,
         tile_batch: int = 1,
         diff_dtype: Dtype = "auto",
         ae_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -165,7 +202,9 @@ class SupirUpscaler(LightningModule):
         )
         check_text(prompt, "model.prompt")
         check_text(negative_prompt, "model.negative_prompt")
-        check_windows(tile_size, tile_overlap)
+        if passes != "auto":
+            whole(passes, "model.passes", 1, MOST_PASSES)
+        self.windows = read_windows(tile_size, tile_overlap, min_size)
         check_autoencoder_tiles(encoder_tile_size, decoder_tile_size, reference_numerics)
         if compile and memory == "stream":
             raise UserError("does not go with model.memory: stream; switch one of them off", "model.compile")
@@ -173,7 +212,7 @@ class SupirUpscaler(LightningModule):
         names = [lora] if isinstance(lora, str) else lora or []
         self.loras = [split_weight(name, "model.lora") for name in names]
         self.prompt, self.negative_prompt = prompt, negative_prompt
-        self.sizing = Sizing(upscale, min_size, reference_numerics)
+        self.sizing = Sizing(upscale, min_size, None if passes == "auto" else passes, reference_numerics)
         self.sampling = EdmSampling(
             sampler=sampler,
             steps=edm_steps,
@@ -188,7 +227,6 @@ class SupirUpscaler(LightningModule):
             reference=reference_numerics,
         )
         self.color_fix, self.color_reference = color_fix, color_reference
-        self.tile_size, self.tile_overlap = tile_size, tile_overlap
         self.tile_batch = tile_batch
         self.diff_dtype, self.ae_dtype = diff_dtype, ae_dtype
         self.memory: Memory = memory
@@ -242,8 +280,9 @@ class SupirUpscaler(LightningModule):
             negative_prompt=self.negative_prompt,
             color_fix=self.color_fix,
             color_reference=self.color_reference,
-            tile=self.tile_size // self.cell,
-            stride=(self.tile_size - self.tile_overlap) // self.cell,
+            tile=self.windows.size // self.cell,
+            stride=(self.windows.size - self.windows.overlap) // self.cell,
+            whole=self.windows.beyond,
             tile_batch=self.tile_batch,
             diff_dtype=precision(self.diff_dtype, "network", self.device),
             ae_dtype=precision(self.ae_dtype, "autoencoder", self.device),
@@ -258,17 +297,40 @@ class SupirUpscaler(LightningModule):
         """Forget failures of an earlier run."""
         self.failures = Failures()
 
+    def predict_plan(self, trainer: Trainer, data: Any, dry_run: bool) -> str | None:
+        """What the prints take, in a few lines, before anything is made; the command line prints it.
+
+        Raises:
+            UserError: A model is missing, damaged, incomplete or of another kind.
+        """
+        if not dry_run:
+            return None
+        self.to(trainer.strategy.root_device)
+        self.setup("predict")
+        return plan(self, data, trainer, self._costs)
+
+    def _costs(self, requests: Sequence[UpscaleRequest]) -> Costs:
+        assert self.checkpoints is not None
+        tasks = [(request.caption, self.frames(request)[0]) for request in requests]
+        # Weights are swapped in and out of the modules, which inference tensors do not allow.
+        with torch.inference_mode(False), torch.no_grad():
+            return costs(self.checkpoints, self.method(), self.device, tasks)
+
     # -- pictures ----------------------------------------------------------------------------------
 
     def describe(self, request: UpscaleRequest) -> tuple[str, dict[str, str]]:
         """File name and PNG text of a request's picture; the text holds all that decides its pixels."""
+        method = self._method_of(request)
+        frames: list[Frame] = []
+        with suppress(UserError):  # told when the picture is read
+            frames = self.frames(request)[0]
         settings: dict[str, object] = {
-            **self.method().described(),
+            **method.described(frames[-1].padded if frames else None),
             "Seed": request.seed,
             "Sample": f"{request.sample + 1} of {request.samples}"
             if self.sampling.reference
             else request.sample + 1,
-            "Upscale": f"{self.sizing.upscale:g}",
+            **(request.paper.described() if request.paper else {"Upscale": f"{self.sizing.upscale:g}"}),
             "Min size": self.sizing.min_size,
             "Model": model_name(self.sdxl),
             "SUPIR": model_name(self.supir),
@@ -277,6 +339,14 @@ class SupirUpscaler(LightningModule):
         }
         if request.tile_captions:
             settings["Tile captions"] = " | ".join(request.tile_captions)
+        if len(frames) > 1:
+            settings["Passes"] = len(frames)
+        if request.bits != "auto":
+            settings["Bits"] = request.bits
+        if request.profile is not None:
+            settings["Profile"] = profile_name(request.profile)
+        if request.detail is not None:
+            settings["Detail"] = "{:g} pixels at {:g} {:g}".format(request.detail.side, *request.detail.at)
         settings["Input hash"] = request.content
         separator = "" if self.sampling.reference else ", "
         prompt = separator.join(text for text in (request.caption, self.prompt) if text)
@@ -286,41 +356,78 @@ class SupirUpscaler(LightningModule):
         """Upscale a batch of requests; those that fail are reported at the end."""
         # Weights are swapped in and out of the modules, which inference tensors do not allow.
         with torch.inference_mode(False), torch.no_grad():
-            groups: dict[tuple[object, ...], list[tuple[UpscaleRequest, Source, Frame]]] = {}
+            groups: dict[tuple[object, ...], list[_Task]] = {}
             for request in batch:
                 try:
-                    source, sizes = self._read(request)
+                    task = self._read(request)
                 except UserError as error:
                     self._skip(request, str(error))
                     continue
                 # The reference's noise comes from one stream for each image.
-                key = (sizes.padded, request.path if self.sampling.reference else None)
-                groups.setdefault(key, []).append((request, source, sizes))
+                key = (
+                    *(frame.padded for frame in task.frames),
+                    request.changes,
+                    request.path if self.sampling.reference else None,
+                )
+                groups.setdefault(key, []).append(task)
             return [picture for group in groups.values() for picture in self._upscale(group)]
 
-    def _read(self, request: UpscaleRequest) -> tuple[Source, Frame]:
+    def _read(self, request: UpscaleRequest) -> "_Task":
         if self._sources is None or self._sources[0] != request.path:
             try:
                 self._sources = (request.path, read_source(request.path))
             except UndecodableError as error:
                 raise UserError(str(error)) from error
         source = self._sources[1]
-        sizes = self.sizing.frame(*source.image.size)
-        count = self.method().window_count(*sizes.padded)
+        request.size = source.image.size
+        frames, sheet = self.frames(request)
+        count = self.method().window_count(*frames[-1].padded)
         if request.tile_captions and len(request.tile_captions) != count:
             raise UserError(
                 f"has {len(request.tile_captions)} tile captions, but is sampled in {count} windows; give as "
                 "many lines, or set model.tile_size and model.tile_overlap accordingly"
             )
-        return source, sizes
+        return _Task(request, source, frames, sheet)
 
-    def _upscale(self, group: list[tuple[UpscaleRequest, Source, Frame]]) -> list[Picture]:
+    def frames(self, request: UpscaleRequest) -> tuple[list[Frame], Sheet | None]:
+        """The passes over a request's picture, and its paper.
+
+        Raises:
+            UserError: The picture cannot be read, or would be too large.
+        """
+        if request.size is None:
+            raise UserError(f"{request.path} cannot be used as a picture")
+        sheet = request.paper.sheet(*request.size) if request.paper else None
+        box, output = (sheet.box, sheet.picture) if sheet else (None, None)
+        if request.detail is None:
+            return self.sizing.frames(request.size, box, output), sheet
+        whole = self.sizing.frames(request.size, box, output)[-1].output
+        return self.sizing.frames(request.size, box, output, request.detail.region(whole)), None
+
+    def route(self, request: UpscaleRequest) -> Route:
+        """The passes over a request's picture and its paper, for a plan.
+
+        Raises:
+            UserError: The picture cannot be read, or would be too large.
+        """
+        frames, sheet = self.frames(request)
+        box, last = frames[0].source, frames[-1]
+        why = "no step above 4 times, which SUPIR was trained for" if len(frames) > 1 else ""
+        return Route(tuple(frame.work for frame in frames), last.output, box, sheet, why)
+
+    def _method_of(self, request: UpscaleRequest) -> Method:
+        """How a request's picture is restored, with what it has otherwise."""
+        method = self.method()
+        changes: dict[str, Any] = dict(request.changes)
+        return replace(method, sampling=replace(method.sampling, **changes))
+
+    def _upscale(self, group: "list[_Task]") -> list[Picture]:
         """The pictures of a group that goes through the network together, as far as memory goes."""
         with during("loading SUPIR's text encoders", lambda _: Remedy(f"try {self._less()}")):
             self._ready()
         return [picture for picture in self._batch.map(group, self._some) if picture is not None]
 
-    def _some(self, part: Sequence[tuple[UpscaleRequest, Source, Frame]]) -> list[Picture | None]:
+    def _some(self, part: "Sequence[_Task]") -> list[Picture | None]:
         """The pictures of a part; one that does not fit by itself is skipped."""
         try:
             return self._restored(part)
@@ -328,32 +435,58 @@ class SupirUpscaler(LightningModule):
             if len(part) > 1 or (full := exhausted(error)) is None:
                 raise
             free = "" if full.free is None else f" ({byte_size(full.free)} were free)"
-            self._skip(part[0][0], f"does not fit into the device's memory; try {self._less()}{free}")
+            self._skip(part[0].request, f"does not fit into the device's memory; try {self._less()}{free}")
             forget(error)
         give_back()
         return [None]
 
-    def _restored(self, part: Sequence[tuple[UpscaleRequest, Source, Frame]]) -> list[Picture | None]:
-        restorer = self._ready()
-        with self._bar(", ".join(request.name for request, _, _ in part)) as bar:
-            results = restorer.restore(
-                torch.stack([to_tensor(source.image, sizes) for _, source, sizes in part]),
-                [request.captions for request, _, _ in part],
-                [self._noise(request) for request, _, _ in part],
-                [(request.path, request.content) for request, _, _ in part],
-                on_step=bar.update,
-            )
-        return [
-            self._finish(request, source, to_image(pixels, sizes))
-            for (request, source, sizes), pixels in zip(part, results, strict=True)
-        ]
+    def _restored(self, part: "Sequence[_Task]") -> list[Picture | None]:
+        sampling = self._method_of(part[0].request).sampling
+        count = len(part[0].frames)
+        seen: list[Image.Image | Tensor] = [task.pixels for task in part]
+        name = ", ".join(task.request.name for task in part)
+        with self._bar(name, sampling.steps * count) as bar:
+            for number in range(count):
+                frames = [task.frames[number] for task in part]
+                images = [to_tensor(each, frame, frame.box) for each, frame in zip(seen, frames, strict=True)]
+                stacked = torch.stack(images)
+                results = self._ready().restore(
+                    stacked,
+                    [task.captions(number) for task in part],
+                    [self._noise(task.request, number) for task in part],
+                    [(task.request.path, task.request.content, task.frames[0]) for task in part]
+                    if number == 0
+                    else None,
+                    on_step=bar.update,
+                    styles=self._styles(part, number, stacked),
+                    sampling=sampling,
+                )
+                seen = [to_pixels(result, frame) for result, frame in zip(results, frames, strict=True)]
+        pictures: list[Picture | None] = []
+        for task, pixels in zip(part, seen, strict=True):
+            assert isinstance(pixels, Tensor)
+            pictures.append(self._finish(task, pixels))
+        return pictures
+
+    def _styles(self, part: "Sequence[_Task]", number: int, images: Tensor) -> Tensor | None:
+        """Where passes after the first take colours from, so that shifts do not add up.
+
+        The source where `color_reference` is input, else what the pass before made, which is not degraded.
+        """
+        if number == 0 or self.color_reference != "input":
+            return images if number else None
+        frames = [task.frames[number] for task in part]
+        return torch.stack(
+            [to_tensor(task.pixels, frame, frame.source) for task, frame in zip(part, frames, strict=True)]
+        )
 
     def _less(self) -> str:
         """The next thing that takes less memory."""
         level = self._restorer.placement.level if self._restorer is not None else None
         if (lighter := smaller(level, self.device)) is not None:
             return f"model.memory {lighter}"
-        return f"a model.tile_size below {self.tile_size}" if self.tile_size else "model.tile_size 1024"
+        size = self.windows.size
+        return "model.tile_size 1024" if not size else f"a model.tile_size below {size}"
 
     def _ready(self) -> Restorer:
         """The restorer, with all prompts of the run encoded, so that the text encoders can go."""
@@ -366,28 +499,27 @@ class SupirUpscaler(LightningModule):
     def _all_captions(self) -> Iterable[str]:
         data = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
         requests: list[UpscaleRequest] = getattr(data, "requests", [])
-        return [caption for request in requests for caption in request.captions]
+        return [caption for request in requests for caption in (*request.captions, request.caption)]
 
     def _skip(self, request: UpscaleRequest, reason: str) -> None:
         self.failures.add(request.path, reason, tell=request.sample == 0)
 
-    def _noise(self, request: UpscaleRequest) -> Noise:
+    def _noise(self, request: UpscaleRequest, number: int) -> Noise:
         if self.sampling.reference:
-            return ReferenceNoise(request.seed, request.sample, request.samples, self.device)
-        return AddressedNoise(request.seed, request.sample, self.device)
+            return ReferenceNoise(request.seed + number, request.sample, request.samples, self.device)
+        return AddressedNoise(request.seed, request.sample, self.device, number)
 
-    def _bar(self, name: str) -> Any:
+    def _bar(self, name: str, steps: int) -> Any:
         shown = self._trainer is not None and self.trainer.progress_bar_callback is not None
         hidden = not shown or not self.trainer.is_global_zero
-        return tqdm(
-            total=self.sampling.steps, desc=name, unit="step", leave=False, position=1, disable=hidden
-        )
+        return tqdm(total=steps, desc=name, unit="step", leave=False, position=1, disable=hidden)
 
-    def _finish(self, request: UpscaleRequest, source: Source, image: Image.Image) -> Picture:
-        if source.alpha is not None:
-            image.putalpha(source.alpha.resize(image.size, Image.Resampling.BICUBIC))
-        name, text = self.describe(request)
-        return Picture(request, name, image, text, source.icc_profile)
+    def _finish(self, task: "_Task", pixels: Tensor) -> Picture:
+        described = self.describe(task.request)
+        frame = task.frames[-1]
+        return finished(
+            task.request, task.source, pixels, described, task.sheet, frame.source, frame.reference
+        )
 
     def on_predict_end(self) -> None:
         """Let the weights go and report what failed.

@@ -13,7 +13,8 @@ from PIL import Image
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.modules import weights_hash
 from lightning_drift.images.decode import UndecodableError, decode, read_file
-from lightning_drift.images.png import Picture, write_png
+from lightning_drift.images.picture import Picture
+from lightning_drift.images.png import write_png
 from lightning_drift.images.png_chunks import text_of
 from lightning_drift.stable_diffusion.loading import StableDiffusion
 from lightning_drift.stable_diffusion.sampling import NOISE_SCHEDULE, Sampling, native_size

@@ -1,6 +1,7 @@
 """The values that SupirUpscaler's options may take."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -49,23 +50,52 @@ def check_ranges(values: Mapping[str, float]) -> None:
             real(value, f"model.{name}", low, high)
 
 
-def check_windows(tile_size: int, tile_overlap: int) -> None:
-    """Refuse windows that the network cannot take or that do not overlap.
+@dataclass(frozen=True)
+class Windows:
+    """In which windows pictures are sampled, in pixels.
+
+    Attributes:
+        size: Edge of a window; 0 for none.
+        overlap: Smallest overlap of neighbours.
+        beyond: Pixels of a picture that is sampled whole even so; larger ones are not.
+    """
+
+    size: int
+    overlap: int
+    beyond: int = 0
+
+
+def read_windows(tile_size: int | Literal["auto"], tile_overlap: int | None, min_size: int) -> Windows:
+    """The windows of the options.
+
+    Args:
+        tile_size: Their edge; ``auto`` for what the networks know, where the picture has more than four times
+            as many pixels.
+        tile_overlap: Their overlap; None for half a window, or with ``auto`` a quarter.
+        min_size: Shortest side that is processed: what the networks know.
 
     Raises:
         UserError: The window is no multiple of 32 pixels up to 8192, or the overlap none of 8 below it.
     """
-    whole(tile_size, "model.tile_size", 0, _MOST_TILE)
+    if isinstance(tile_size, str):
+        size = min(_MOST_TILE, max(256, -(-min_size // 64) * 64))
+        beyond = 4 * size**2
+        tile_overlap = size // 4 if tile_overlap is None else tile_overlap
+    else:
+        size, beyond = whole(tile_size, "model.tile_size", 0, _MOST_TILE), 0
+    if tile_overlap is None:
+        tile_overlap = size // 2 // LATENT * LATENT
     whole(tile_overlap, "model.tile_overlap", 0, _MOST_TILE)
-    if not tile_size:
-        return
-    if tile_size < 256 or tile_size % 32:
-        raise UserError(f"{tile_size} is not 0 or a multiple of 32 of at least 256", "model.tile_size")
-    if not 0 <= tile_overlap < tile_size or tile_overlap % LATENT:
+    if not size:
+        return Windows(0, 0)
+    if size < 256 or size % 32:
+        raise UserError(f"{size} is not 0 or a multiple of 32 of at least 256", "model.tile_size")
+    if not 0 <= tile_overlap < size or tile_overlap % LATENT:
         raise UserError(
-            f"{tile_overlap} is not a multiple of {LATENT} that is less than model.tile_size, {tile_size}",
+            f"{tile_overlap} is not a multiple of {LATENT} that is less than model.tile_size, {size}",
             "model.tile_overlap",
         )
+    return Windows(size, tile_overlap, beyond)
 
 
 def check_autoencoder_tiles(encoder_tile_size: int, decoder_tile_size: int, reference: bool) -> None:

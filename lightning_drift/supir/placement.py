@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import nn
@@ -39,7 +40,6 @@ class Placement:
         self.level: Level | None = None
         self.lends = device.type != "cpu"
         self._free = free_bytes(device)
-        self._pixels = 0
         self._spare = 0  # bytes of streamed weights that may stay on the device
         self._spill = False  # whether whole feature maps of the autoencoder must stay on the host
         self._weights: Footprint | None = None
@@ -50,7 +50,7 @@ class Placement:
         return self.level not in ("full", "offload")
 
     def plan(self, height: int, width: int, samples: int) -> None:
-        """Choose the measures for the largest picture so far, and say so."""
+        """Choose the measures for the picture that needs most of them so far, and say so."""
         if self.method.memory != "auto" and self.method.memory != "stream":
             self.level = self.method.memory
             return
@@ -60,13 +60,11 @@ class Placement:
         if self.method.memory == "stream":
             self.level = "stream"
             return
-        if height * width * samples <= self._pixels:
-            return
-        self._pixels = height * width * samples
         level, reason = choose(footprint, self._free, self.device)
-        if level != self.level:
+        order = get_args(Level)
+        if self.level is None or order.index(level) > order.index(self.level):
             notice(f"memory: {level}, since {reason}")
-        self.level = level
+            self.level = level
 
     def footprint(self, height: int, width: int, samples: int = 1) -> Footprint:
         """Bytes of the weights and of pictures of a size as processed."""
@@ -80,8 +78,8 @@ class Placement:
             sizes = [sum(p.numel() for p in part.parameters()) * dtype.itemsize for part, dtype in parts]
             self._weights = Footprint(sizes[0], sizes[1], sizes[2], pixels=0)
         window = height * width
-        if method.tile:
-            window = min(height, method.cell * method.tile) * min(width, method.cell * method.tile)
+        if edge := method.cell * method.tiling(width, height).tile:
+            window = min(height, edge) * min(width, edge)
             samples *= min(method.tile_batch, method.window_count(width, height))
         return replace(
             self._weights,

@@ -15,7 +15,7 @@ from lightning_drift.supir.network.weights import Checkpoints
 from lightning_drift.supir.placement import Placement
 from lightning_drift.supir.prompt_conditionings import PromptConditionings
 from lightning_drift.supir.sampling.noise import Noise
-from lightning_drift.supir.sampling.samplers import sample
+from lightning_drift.supir.sampling.samplers import EdmSampling, sample
 from lightning_drift.supir.sampling.tiling import TiledDenoise
 from lightning_drift.supir.settings import ColorFix, Method
 
@@ -130,6 +130,8 @@ class Restorer:
         noises: Sequence[Noise],
         keys: Sequence[object] | None = None,
         on_step: Callable[[], None] | None = None,
+        styles: Tensor | None = None,
+        sampling: EdmSampling | None = None,
     ) -> Tensor:
         """Restore pictures of one size.
 
@@ -139,6 +141,9 @@ class Restorer:
             noises: The noise of each picture.
             keys: What each picture is, so that samples of the same share the first stage.
             on_step: Called after every sampler step.
+            styles: Where the colour fix takes colours from instead of `color_reference`, of the shape of
+                `images`.
+            sampling: Sampler, steps and scales, where they are not the method's.
 
         Returns:
             [N, 3, H, W] float32, not clamped, on the device.
@@ -153,18 +158,30 @@ class Restorer:
         latent = torch.cat([stage.latent for stage in stages])
         centers = [stage.center for stage in stages if stage.center is not None]
         final = self._sample(
-            latent, torch.cat(centers) if centers else None, positive, negative, noises, on_step
+            sampling or self.method.sampling,
+            latent,
+            torch.cat(centers) if centers else None,
+            positive,
+            negative,
+            noises,
+            on_step,
         )
         stage = self.first_stage()
         with self.placement.working(stage):
             out = torch.cat([stage.decode(row) for row in torch.split(final, 1)])
-        style = torch.cat([stage.picture for stage in stages])
-        if self.method.color_reference == "input":
-            style = images.to(self.device)
+        if styles is not None or self.method.color_reference == "input":
+            style = (images if styles is None else styles).to(self.device)
+        else:
+            style = torch.cat([stage.picture for stage in stages])
+        return self.fixed(out, style)
+
+    def fixed(self, out: Tensor, style: Tensor) -> Tensor:
+        """A result [N, 3, H, W] with the coarse colours of a picture of its shape, by the method's fix."""
         return COLOUR_FIXES[self.method.color_fix](out, style)
 
     def _sample(
         self,
+        sampling: EdmSampling,
         latent: Tensor,
         center: Tensor | None,
         positive: list[Conditioning],
@@ -179,7 +196,7 @@ class Restorer:
             latent,
             positive[0] if len(positive) == 1 else positive,
             negative,
-            method.tiling,
+            method.tiling(*[side * method.cell for side in reversed(latent.shape[-2:])]),
         )
         row = latent[:1]
 
@@ -192,7 +209,7 @@ class Restorer:
         start = torch.cat([noise.start(row) for noise in noises])
         with self.placement.working(network):
             return sample(
-                method.sampling,
+                sampling,
                 denoise,
                 start,
                 draw,

@@ -25,8 +25,9 @@ class Method:
         negative_prompt: What to steer away from.
         color_fix: `Wavelet`, `AdaIn`, `Lab` or `None`.
         color_reference: Where colours are taken from: `stage1` or `input`.
-        tile: Window edge in latent units; 0 samples the whole picture at once.
+        tile: Window edge in latent units; 0 samples every picture whole.
         stride: Distance between windows, latent units.
+        whole: Pixels of a picture, as processed, that is sampled whole whatever the windows.
         tile_batch: Windows per pass of the network.
         diff_dtype: Dtype of the network.
         ae_dtype: Dtype of the autoencoder, float32 or bfloat16.
@@ -45,6 +46,7 @@ class Method:
     color_reference: Literal["stage1", "input"] = "stage1"
     tile: int = 0
     stride: int = 64
+    whole: int = 0
     tile_batch: int = 1
     diff_dtype: torch.dtype = torch.float32
     ae_dtype: torch.dtype = torch.float32
@@ -59,17 +61,21 @@ class Method:
         """Whether everything is done as the reference does it; decided by the sampling."""
         return self.sampling.reference
 
-    @property
-    def tiling(self) -> Tiling:
-        """The windows of sampling."""
-        return Tiling(self.tile, self.stride, self.tile_batch, self.reference)
+    def tiling(self, width: int, height: int) -> Tiling:
+        """The windows of sampling a picture of so many pixels as processed."""
+        tile = self.tile if width * height > self.whole else 0
+        return Tiling(tile, self.stride, self.tile_batch, self.reference)
 
     def window_count(self, width: int, height: int) -> int:
         """Windows of a picture of so many pixels as processed."""
-        return len(self.tiling.windows(height // self.cell, width // self.cell))
+        return len(self.tiling(width, height).windows(height // self.cell, width // self.cell))
 
-    def described(self) -> dict[str, object]:
-        """What decides a picture's pixels, prompts apart, in the words of image metadata."""
+    def described(self, size: tuple[int, int] | None = None) -> dict[str, object]:
+        """What decides a picture's pixels, prompts apart, in the words of image metadata.
+
+        Args:
+            size: The picture's width and height as processed, in pixels; None where they are not known.
+        """
         sampling = self.sampling
         fix = self.color_fix if self.color_fix == "None" else f"{self.color_fix} ({self.color_reference})"
         settings: dict[str, object] = {
@@ -90,7 +96,7 @@ class Method:
             settings["s_churn"] = f"{sampling.s_churn:g}"
         else:
             settings["Eta"] = f"{sampling.eta:g}"
-        if self.tile:
+        if self.tile and (size is None or self.tiling(*size).tile):
             settings["Tile size"] = self.tile * self.cell
             settings["Tile overlap"] = (self.tile - self.stride) * self.cell
         settings["Denoiser dtype"] = str(self.diff_dtype).removeprefix("torch.")

@@ -16,12 +16,12 @@ from tqdm import tqdm
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.text import listed, printable
-from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.default_clip import default_clip
 from lightning_drift.drift.measures.features import Features
 from lightning_drift.drift.measures.frozen_clip import FrozenClip
 from lightning_drift.drift.state import DriftState
 from lightning_drift.images.decode import UndecodableError, decode
+from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.images.png import save_png
 from lightning_drift.photos.folder import find_folder, find_pictures
 from lightning_drift.sweep.cells import Cell, Grid, SweepRequest

@@ -15,8 +15,8 @@ from lightning_drift.common.out_of_memory import during
 from lightning_drift.common.prompt_lengths import tell_cut
 from lightning_drift.common.prompt_lists import slug
 from lightning_drift.dreams.dreamer import DTYPES, dream_text, map_of, smaller_pictures
-from lightning_drift.dreams.image_writer import ImageWriter
-from lightning_drift.images.png import Picture, parameters_digest
+from lightning_drift.images.image_writer import ImageWriter
+from lightning_drift.images.picture import Picture, parameters_digest
 from lightning_drift.stable_diffusion.drift_dial import Drift
 from lightning_drift.stable_diffusion.interpolation import interpolated, load_base_beside, load_weights_
 from lightning_drift.stable_diffusion.loading import StableDiffusion, load_opened
@@ -102,8 +102,13 @@ class SweepDreamer(LightningModule):
         _check_sweep(data)
         self._prompts = data.prompts
 
-    def predict_plan(self, trainer: Trainer, data: Any) -> str:
+    def predict_plan(self, trainer: Trainer, data: Any, dry_run: bool) -> str:
         """What the sweep takes, in a few lines, before anything is made; the command line prints it.
+
+        Args:
+            trainer: What will run it.
+            data: The sweep.
+            dry_run: Whether the plan is all; it is the same either way.
 
         Raises:
             UserError: The data is not a sweep, a model cannot be found, or an option does not fit it.
@@ -112,6 +117,10 @@ class SweepDreamer(LightningModule):
         self._prompts = data.prompts
         writer = next(c for c in trainer.callbacks if isinstance(c, ImageWriter))  # type: ignore[attr-defined]
         refuse_foreign(writer.output_dir)
+        if writer.format.ending != ".png":
+            raise UserError(
+                "a sweep's page and tables name PNG files; leave it at png", "image_writer.format"
+            )
         return plan(data, self, writer.output_dir, trainer.strategy.root_device, trainer.world_size)
 
     def describe(self, request: SweepRequest) -> tuple[str, dict[str, str]]:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO
-from lightning_drift.images.png import Picture, write_png
+from lightning_drift.images.picture import Picture
+from lightning_drift.images.png import write_png
 from scripts.campaign.processes import default_signals, end_orphans
 from scripts.campaign.rounds import Result
 

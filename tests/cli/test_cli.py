@@ -460,7 +460,7 @@ def test_a_users_own_module_may_plan_itself(tmp_path: Path, monkeypatch: Any, ca
     Path("mine_that_plans.py").write_text(
         "from lightning_drift import Dreamer\n"
         "class Planned(Dreamer):\n"
-        "    def predict_plan(self, trainer, data):\n"
+        "    def predict_plan(self, trainer, data, dry_run):\n"
         "        return f'{len(data.requests)} pictures on {trainer.world_size} device'\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

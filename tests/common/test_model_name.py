@@ -23,6 +23,7 @@ from lightning_drift.sweep.models import find_models
         ("out/ada-drift0.8", "ada-drift0.8"),
         ("out/ada-drift0.8/", "ada-drift0.8"),
         ("out/ada-drift0.8.safetensors", "ada-drift0.8"),
+        ("models/4x-UltraSharp.pth", "4x-UltraSharp"),
         ("ada.delta.safetensors", "ada.delta"),
         ("run/checkpoints/step=01200.ckpt", "step=01200"),
         ("v1.5.pt", "v1.5"),

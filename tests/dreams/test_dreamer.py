@@ -13,7 +13,7 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.number_lists import integers
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.dreams.dreamer import Dreamer, Prompts
-from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.images.infotext import infotext
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lightning_drift.dreams.image_writer import ImageWriter
-from lightning_drift.images.png import parameters_digest
+from lightning_drift.images.image_writer import ImageWriter
+from lightning_drift.images.picture import parameters_digest
 
 TEXT = {"parameters": "a tree"}
 ODD: dict[str, Callable[[Path], object]] = {

@@ -16,7 +16,6 @@ from helpers.fits import fit_checkpoint
 from helpers.paths import DATA
 
 from lightning_drift.common.errors import UserError
-from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.drift.checkpoint_evaluator import probe_pictures
 from lightning_drift.drift.measures.intervals import Interval
 from lightning_drift.drift.verdict import Thresholds, Verdict
@@ -31,6 +30,7 @@ from lightning_drift.export.drift_search import (
     search,
 )
 from lightning_drift.export.part_search import with_parts
+from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.stable_diffusion.drift_dial import PartDrifts, dial_title
 from lightning_drift.stable_diffusion.interpolation import base_of
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion, open_pipeline

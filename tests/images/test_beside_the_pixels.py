@@ -16,7 +16,8 @@ from PIL import Image, ImageCms
 
 import lightning_drift
 from lightning_drift.images.decode import UndecodableError, decode, read_file, read_source
-from lightning_drift.images.png import Picture, stored_parameters, write_png
+from lightning_drift.images.picture import Picture
+from lightning_drift.images.png import stored_parameters, write_png
 from lightning_drift.images.png_chunks import MAX_PROFILE, SIGNATURE
 
 PICTURE = Image.effect_noise((12, 9), 80).convert("RGB")

@@ -6,7 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from lightning_drift.images.decode import read_file
-from lightning_drift.images.png import Picture, save_png, stored_parameters, write_png
+from lightning_drift.images.picture import Picture
+from lightning_drift.images.png import save_png, stored_parameters, write_png
 from lightning_drift.images.png_chunks import text_of
 
 

@@ -6,7 +6,7 @@ from helpers.supir.running import photo, predict, upscaler
 from lightning_drift import UpscaleImages
 from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
-from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.images.image_writer import ImageWriter
 
 
 def files_of(folder):

@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 
 from lightning_drift.common.errors import UserError
 from lightning_drift.dreams.dreamer import Dreamer, Prompts
-from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.export.command import export
 from lightning_drift.fit.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.stable_diffusion.interpolation import (
     base_of,
     interpolated,

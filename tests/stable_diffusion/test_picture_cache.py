@@ -13,9 +13,9 @@ from helpers.stand_ins import Latents
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
-from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.sweep.data import Sweep
 from lightning_drift.sweep.sweep_dreamer import SweepDreamer
 

@@ -21,10 +21,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.rng import generator
 from lightning_drift.dreams.dreamer import Dreamer, Prompts
-from lightning_drift.dreams.image_writer import ImageWriter
 from lightning_drift.fit.dreambooth import DreamBooth
 from lightning_drift.fit.memory import MEMORY_MODES
 from lightning_drift.fit.seed_grid import SeedGrid
+from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.images.overlay import INK, read_overlay
 from lightning_drift.stable_diffusion.autoencoder import decode_latent
 from lightning_drift.stable_diffusion.interpolation import base_of, load_base_beside

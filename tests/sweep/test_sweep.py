@@ -25,7 +25,7 @@ from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.rng import generator
 from lightning_drift.dreams.dreamer import Dreamer, DreamRequest
-from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.stable_diffusion.loading import load_stable_diffusion
 from lightning_drift.stable_diffusion.sampling import Sampling, dream
 from lightning_drift.sweep.cells import shape
@@ -324,7 +324,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(
     assert said[4].startswith("disk     up to ")
     assert list(tmp_path.iterdir()) == []
     assert main(["predict", "--dry_run"]) == 2
-    assert "--dry_run prints the plan of a sweep" in capsys.readouterr().err
+    assert "--dry_run prints the plan of a sweep or of prints" in capsys.readouterr().err
     assert main(["predict", "--data", "lightning_drift.Sweep"]) == 2
     assert "data: a Sweep is rendered by" in capsys.readouterr().err
     assert main(["predict", "--model", "lightning_drift.SweepDreamer"]) == 2

@@ -15,13 +15,15 @@ class AddressedNoise:
         seed: The picture's seed.
         sample: Which of the pictures of one image and seed.
         device: Where the noise is used.
+        number: Which of the passes over one picture, from 0.
     """
 
-    def __init__(self, seed: int, sample: int, device: torch.device) -> None:
+    def __init__(self, seed: int, sample: int, device: torch.device, number: int = 0) -> None:
         self.seed, self.sample, self.device = seed, sample, device
+        self._pass = ("pass", number) if number else ()
 
     def _draw(self, shape: torch.Size, *key: int | str) -> Tensor:
-        source = generator(self.seed, "supir", self.sample, *key)
+        source = generator(self.seed, "supir", self.sample, *self._pass, *key)
         return torch.randn(shape, generator=source).to(self.device)
 
     def posterior(self, like: Tensor) -> Tensor:

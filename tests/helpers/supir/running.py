@@ -7,15 +7,15 @@ from lightning.pytorch import Trainer
 from PIL import Image, ImageCms
 
 from lightning_drift import SupirUpscaler
-from lightning_drift.dreams.image_writer import ImageWriter
+from lightning_drift.images.image_writer import ImageWriter
 
 
 def upscaler(models, **options):
     return SupirUpscaler(**models, **{"edm_steps": 2, "min_size": 64, "upscale": 2.0, **options})
 
 
-def predict(module, data, output, **trainer):
-    writer = ImageWriter(str(output), contact_sheet=False)
+def predict(module, data, output, writer=None, **trainer):
+    writer = writer or ImageWriter(str(output), contact_sheet=False)
     Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[writer], **trainer,
@@ -29,6 +29,7 @@ def photo(path: Path, size=(40, 33), mode="RGB", seed=0, **save):
         0, 256, (5, 6, len(Image.new(mode, (1, 1)).getbands())), dtype=np.uint8
     ).squeeze()
     image = Image.fromarray(small, mode) if mode != "CMYK" else Image.fromarray(small, "CMYK")
+    path.parent.mkdir(exist_ok=True)
     image.resize(size, Image.Resampling.BICUBIC).save(path, **save)
     return path
 

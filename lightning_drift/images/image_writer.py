@@ -1,11 +1,12 @@
 """ImageWriter: finished pictures to disk, complete or not at all, and never twice."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
@@ -16,12 +17,28 @@ from lightning_drift.common.errors import UserError, notice
 from lightning_drift.common.files import user_path
 from lightning_drift.images.contact_sheet import contact_sheet
 from lightning_drift.images.decode import UndecodableError, decode
-from lightning_drift.images.png import Picture, is_made_by, parameters_digest, stored_parameters, write_png
+from lightning_drift.images.picture import Picture, parameters_digest
+from lightning_drift.images.png import is_made_by, stored_parameters, write_png
+from lightning_drift.images.tiff import stored_parameters as tiff_parameters
+from lightning_drift.images.tiff import write_tiff
 
 _SHEET_BY = "lightning-drift contact sheet"
 SHEET_SIDE = 8192  # pixels; the contact sheet's thumbnails shrink to stay below it
 MOST_ALONG_SIDE = 100
 """Rows and columns of a contact sheet at most."""
+
+
+@dataclass(frozen=True)
+class _Format:
+    ending: str
+    write: Callable[[Path, Picture], None]
+    stored: Callable[[Path], str | None]
+
+
+_FORMATS = {
+    "png": _Format(".png", write_png, stored_parameters),
+    "tiff": _Format(".tif", write_tiff, tiff_parameters),
+}
 
 
 class Describes(Protocol):
@@ -36,7 +53,7 @@ class Describes(Protocol):
 
 
 class ImageWriter(BasePredictionWriter):
-    """Writes each finished picture as a PNG with its parameters, and a contact sheet of them all at the end.
+    """Writes each finished picture with its parameters in its file, and a contact sheet at the end.
 
     A picture that is on disk already, with the same ``parameters`` text (which holds the model's hash), is
     not made again. A file of that name with other parameters is left alone: the new picture's name then ends
@@ -47,11 +64,18 @@ class ImageWriter(BasePredictionWriter):
 
     Args:
         output_dir: Folder for the pictures; made if missing.
+        format: Of the pictures: png, or tiff, which print shops ask for; a sweep's are png.
         contact_sheet: Also write ``contact_sheet.png``: rows are prompts, columns are seeds.
     """
 
-    def __init__(self, output_dir: str = "dreams", contact_sheet: bool = True) -> None:
+    def __init__(
+        self,
+        output_dir: str = "dreams",
+        format: Literal["png", "tiff"] = "png",
+        contact_sheet: bool = True,
+    ) -> None:
         super().__init__(write_interval="batch")
+        self.format = _FORMATS[format]
         self.output_dir = user_path(output_dir, "image_writer.output_dir")
         self.contact_sheet = contact_sheet
         self.written: list[Path] = []
@@ -76,12 +100,13 @@ class ImageWriter(BasePredictionWriter):
     def path(self, name: str, text: Mapping[str, str]) -> tuple[Path, bool]:
         """Where a picture belongs, and whether it is there already."""
         digest = parameters_digest(text["parameters"])
-        path = self.output_dir / f"{name}.png"
-        ours = path if name.endswith(f"_{digest}") else path.with_name(f"{path.stem}_{digest}.png")
+        ending = self.format.ending
+        path = self.output_dir / f"{name}{ending}"
+        ours = path if name.endswith(f"_{digest}") else path.with_name(f"{path.stem}_{digest}{ending}")
         for candidate in (path, ours):
             if not os.path.lexists(candidate):  # a link to nothing is somebody's too
                 return candidate, False
-            if candidate.is_file() and stored_parameters(candidate) == text["parameters"]:
+            if candidate.is_file() and self.format.stored(candidate) == text["parameters"]:
                 return candidate, True
         return ours, False  # that name is ours: a damaged file is made again
 
@@ -118,9 +143,9 @@ class ImageWriter(BasePredictionWriter):
             path, done = self.path(picture.name, picture.text)
             with held():  # what is written is counted
                 if picture.beside is not None:
-                    write_png(self.path(picture.beside.name, picture.beside.text)[0], picture.beside)
+                    self.format.write(self.path(picture.beside.name, picture.beside.text)[0], picture.beside)
                 if not done:
-                    write_png(path, picture)
+                    self.format.write(path, picture)
                     self.written.append(path)
             self._sheet[picture.row, picture.column or path.stem] = path
 
