@@ -36,18 +36,18 @@ def test_a_print_tells_of_them_and_is_made_again_when_they_change(models, photos
     captions = photos / "metadata.jsonl"
     captions.write_text('{"file_name": "a.png", "text": "a cup"}\n')
     data = {"images": str(photos / "a.png"), "captions": str(captions)}
-    whole = {"vae": models["sdxl"], "color_fix": "Lab", "memory": "8bit"}
     made = []
-    for weight in ("", ":0.5", ":0.5"):
-        module = upscaler(models, **whole, lora=[lora + weight, f"{lora}:-0.25"])
+    for weight in ("", "", ":0.5"):
+        loras = [lora + weight, f"{lora}:-0.25"]
+        module = upscaler(models, vae=models["sdxl"], color_fix="Lab", lora=loras)
         made.append(predict(module, UpscaleImages(**data), tmp_path / f"prints{weight}").written)
-    assert [len(written) for written in made] == [1, 1, 0]
-    first, second = (parameters(written[0]) for written in made[:2])
+    assert [len(written) for written in made] == [1, 0, 1]
+    first, other = (parameters(written[0]) for written in (made[0], made[2]))
     assert first.startswith("a cup, sharp textures")
     for part in ("VAE: sdxl, ", "VAE hash: ", "Color fix: Lab (stage1)", 'LoRA: "film:1 ', ", film:-0.25 "):
         assert part in first, part
-    assert 'LoRA: "film:0.5 ' in second
-    assert not np.array_equal(*(pixels(written[0]) for written in made[:2]))
+    assert 'LoRA: "film:0.5 ' in other
+    assert not np.array_equal(*(pixels(written[0]) for written in (made[0], made[2])))
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,10 @@ def test_a_print_tells_of_them_and_is_made_again_when_they_change(models, photos
         ({"lora": "owner/repository"}, "model.lora: no such file: owner/repository. Give"),
         ({"lora": "."}, "model.lora: . is a folder; give the file of a LoRA"),
         ({"lora": ""}, "model.lora: the path is empty"),
+        (
+            {"lora": "odd.safetensors:2"},
+            "model.lora: odd.safetensors is no LoRA of this base: 1 of its 1 tensors",
+        ),
         ({"vae": "none.safetensors"}, "model.vae: no such file or folder: none.safetensors"),
         ({"vae": "."}, "model.vae: . holds no autoencoder"),
     ],
@@ -68,6 +72,7 @@ def test_a_print_tells_of_them_and_is_made_again_when_they_change(models, photos
 )
 def test_bad_ones_are_sentences(models, tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
+    save_file({"surprise": torch.zeros(2)}, "odd.safetensors")
     with pytest.raises(UserError) as caught:
         upscaler(models, **options).setup("predict")
     assert said in str(caught.value)

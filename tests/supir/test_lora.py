@@ -12,7 +12,12 @@ from safetensors.torch import save_file
 from lightning_drift.common.errors import UserError
 from lightning_drift.supir.network.lora import LoraFile, _spellings, split_weight, with_loras
 from lightning_drift.supir.network.sdxl import SDXL_CONFIGS, open_sdxl
-from lightning_drift.supir.network.weights import empty_network, empty_text_encoders, open_checkpoints
+from lightning_drift.supir.network.weights import (
+    Checkpoints,
+    empty_network,
+    empty_text_encoders,
+    open_checkpoints,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +68,15 @@ def test_every_weight_gains_exactly_its_product(base, models, tmp_path, style):
             assert torch.equal(found[place], weight), place
 
 
-def test_a_half_file_is_rounded_once_never_written_to_and_its_control_encoder_stays(folder, models, tmp_path):
+def test_a_half_file_is_rounded_once_never_written_to_and_its_control_encoder_stays(
+    folder, base, models, tmp_path
+):
     files = (folder / "supir.safetensors", folder / "sdxl.safetensors")
     tensors, gains = loras.write("kohya", loras.changed_layers(models), UNET)
     path = saved(tmp_path / "film.safetensors", tensors)
     before = hashlib.sha256(files[1].read_bytes()).digest()
-    plain, merged = (
-        open_checkpoints(*files, CONFIGS),
-        open_checkpoints(*files, CONFIGS, loras=[LoraFile(path)]),
-    )
-    network = merged.network(torch.float16)
+    merged = open_checkpoints(*files, CONFIGS, loras=[LoraFile(path)])
+    plain, network = Checkpoints(merged.supir, base), merged.network(torch.float16)
     state = network.state_dict()
     for name, weight in plain.network(torch.float16).state_dict().items():
         gain = gains.get(("unet", name.removeprefix("unet.")), torch.zeros(()))
@@ -83,17 +87,6 @@ def test_a_half_file_is_rounded_once_never_written_to_and_its_control_encoder_st
         for tensor in network.parameters():
             tensor.mul_(2)
     assert hashlib.sha256(files[1].read_bytes()).digest() == before
-
-
-def test_the_options_name_is_told(folder, tmp_path):
-    with pytest.raises(UserError) as caught:
-        open_checkpoints(
-            folder / "supir.safetensors",
-            folder / "sdxl.safetensors",
-            CONFIGS,
-            loras=[LoraFile(tmp_path / "none")],
-        )
-    assert caught.value.option == "model.lora"
 
 
 Q = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -25,8 +25,9 @@ from safetensors.torch import save_file
 from lightning_drift.common.errors import UserError
 from lightning_drift.supir.network.conditioning import reference_token_ids, size_embedding, token_ids
 from lightning_drift.supir.network.layout import first_stage_names, network_names
-from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
+from lightning_drift.supir.network.sdxl import SDXL_CONFIGS, open_sdxl
 from lightning_drift.supir.network.weights import (
+    Checkpoints,
     empty_first_stage,
     empty_network,
     empty_text_encoders,
@@ -211,10 +212,9 @@ def test_scaled_eight_bit_files_give_the_networks_of_their_numbers(tmp_path):
                 exact[name][key] = scaled[key].float() * scale
         save(tmp_path / f"{name}.safetensors", scaled)
         save(tmp_path / f"{name}_exact.safetensors", exact[name])
-    opened, expected = (
-        open_checkpoints(tmp_path / f"supir{end}", tmp_path / f"sdxl{end}", CONFIGS)
-        for end in (".safetensors", "_exact.safetensors")
-    )
+    opened = open_checkpoints(tmp_path / "supir.safetensors", tmp_path / "sdxl.safetensors", CONFIGS)
+    supir, sdxl = (tmp_path / f"{name}_exact.safetensors" for name in pairs)
+    expected = Checkpoints(open_weights(supir), open_sdxl(sdxl, CONFIGS))
     for part in ("network", "first_stage", "text_encoders"):
         found, right = (getattr(each, part)(torch.float16).state_dict() for each in (opened, expected))
         assert all(torch.equal(found[name], tensor) for name, tensor in right.items())
