@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from lightning_drift.common.share import Share
 from lightning_drift.images.decode import EXTENSIONS, UndecodableError, read_file, upright_size
 from lightning_drift.images.deep import is_deep
 from lightning_drift.images.profiles import read_profile
+from lightning_drift.prints.captions import read_caption_file
 from lightning_drift.prints.paper import Paper
 from lightning_drift.prints.sizes import Box, Size
 
@@ -136,9 +137,9 @@ class _Requests(Dataset[UpscaleRequest | None]):
 class UpscaleImages(LightningDataModule):
     """The pictures to upscale.
 
-    Beside ``photo.png`` a file ``photo.txt`` may hold its caption, and ``photo.tiles.txt`` one caption per
-    line for each window of tiled sampling, row by row. Further samples of an image are named ``photo_2``,
-    ``photo_3``, ….
+    Beside ``photo.png`` a file ``photo.txt`` may hold its caption (or one file those of all), and
+    ``photo.tiles.txt`` one caption per line for each window of tiled sampling, row by row. Further samples of
+    an image are named ``photo_2``, ``photo_3``, ….
 
     Args:
         images: A folder of images, one image, or a list of both. Hidden files, subfolders and
@@ -146,7 +147,8 @@ class UpscaleImages(LightningDataModule):
         seed: Seed of the noise, the same for every image; -1 gives each image its own, 0 to 65535. That
             follows from the image's contents, so that a stopped run goes on with the same seeds.
         num_samples: Pictures to make of each image, which differ in their noise.
-        captions: Use the captions found beside the images.
+        captions: Use the captions found beside the images; or a file with the captions of all: ``.jsonl`` or
+            ``.csv`` with the columns file_name and text, or ``.json`` of names and texts.
         print: Size of the print on paper, such as ``40x40cm``, ``16x20in`` or ``A4``. The scale follows from
             it in place of the model's, and the file has exactly these pixels; the paper is turned as each
             picture is. null: no paper, pictures are enlarged by the model's `upscale`.
@@ -175,7 +177,7 @@ class UpscaleImages(LightningDataModule):
         images: str | list[str],
         seed: int = 1234,
         num_samples: int = 1,
-        captions: bool = True,
+        captions: bool | str = True,
         print: str | None = None,
         dpi: float = 300.0,
         border: str = "0",
@@ -216,6 +218,9 @@ class UpscaleImages(LightningDataModule):
         if self.share is not None:
             batches = [places[k : k + batch_size] for k in range(0, len(places), batch_size)]
             places = [place for batch in self.share.of(batches, [*map(len, batches)]) for place in batch]
+        listed: dict[Path, str] | None = None
+        if isinstance(captions, str):
+            listed = read_caption_file(user_path(captions, "data.captions"), paths)
         self.requests = [
             UpscaleRequest(
                 path=path,
@@ -223,7 +228,7 @@ class UpscaleImages(LightningDataModule):
                 seed=seed,
                 sample=sample,
                 samples=num_samples,
-                caption=_read_caption(path.with_suffix(".txt")) if captions else "",
+                caption=_caption(path, bool(captions), listed),
                 tile_captions=_read_tile_captions(path.with_suffix(TILE_CAPTIONS)) if captions else (),
                 paper=self.paper,
                 profile=icc,
@@ -277,6 +282,12 @@ def _find(path: Path) -> list[Path]:
     if not images:
         raise UserError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)})", "data.images")
     return images
+
+
+def _caption(image: Path, wanted: bool, listed: Mapping[Path, str] | None) -> str:
+    if listed is not None:
+        return listed.get(image, "")
+    return _read_caption(image.with_suffix(".txt")) if wanted else ""
 
 
 def _read_caption(path: Path) -> str:

@@ -31,7 +31,8 @@ from lightning_drift.prints.plan import Costs, Route, plan
 from lightning_drift.prints.sizes import Frame, Sizing, to_pixels, to_tensor
 from lightning_drift.prints.trial import costs
 from lightning_drift.supir.memory.levels import Memory, smaller
-from lightning_drift.supir.network.find import find_sdxl, find_supir
+from lightning_drift.supir.network.find import find_lora, find_sdxl, find_supir, find_vae
+from lightning_drift.supir.network.lora import LoraFile, split_weight
 from lightning_drift.supir.network.weights import Checkpoints, open_checkpoints
 from lightning_drift.supir.options import (
     Dtype,
@@ -43,7 +44,7 @@ from lightning_drift.supir.options import (
 from lightning_drift.supir.restoration import Restorer
 from lightning_drift.supir.sampling.noise import AddressedNoise, Noise, ReferenceNoise
 from lightning_drift.supir.sampling.samplers import EdmSampling
-from lightning_drift.supir.settings import LATENT, Method
+from lightning_drift.supir.settings import LATENT, ColorFix, Method
 
 LICENCE = (
     "SUPIR's weights are licensed by their owner, SupPixel, for non-commercial use only; none come with this "
@@ -89,6 +90,12 @@ class SupirUpscaler(LightningModule):
             ``owner/repository/file`` on the hub.
         sdxl: The SDXL base with its autoencoder and text encoders: a single-file checkpoint, a diffusers
             folder, or a hub id.
+        vae: An autoencoder in place of the base's own, where that is broken, as in some merged models: a file
+            such as ``sdxl_vae.safetensors``, a whole checkpoint, a diffusers folder, or a hub id such as
+            ``madebyollin/sdxl-vae-fp16-fix``. It must be an SDXL one; null for the base's.
+        lora: LoRAs to add to the base's UNet and text encoders: a file, or ``file.safetensors:0.8`` for a
+            weight (-10 to 10), or a list of them; local, or ``owner/repository/file`` on the hub. Names of
+            kohya's and A1111's, PEFT's and diffusers' layers are known; null for none.
         prompt: General prompt, added to the caption of each picture ("a_prompt").
         negative_prompt: What to steer away from ("n_prompt").
         upscale: Scale of the output, 0.25 to 16; ``data.print`` takes its place.
@@ -108,7 +115,9 @@ class SupirUpscaler(LightningModule):
         eta: Stochasticity of the dpmpp_2m_sde sampler, 0 to 1.
         sampler: edm (the default of SUPIR), or dpmpp_2m_sde, for distilled "lightning" base models and few
             steps.
-        color_fix: Take coarse colours from a reference picture: Wavelet, AdaIn or None.
+        color_fix: Take coarse colours from a reference picture: Wavelet (all coarse structure), AdaIn (mean
+            and spread of the whole), Lab (hue and lightness of each neighbourhood, along the result's own
+            edges, so without halos) or None.
         color_reference: That reference: stage1, the picture decoded after the first encoder, or input, the
             picture itself.
         tile_size: Sample in overlapping windows of so many pixels, a multiple of 32, which needs less memory
@@ -140,6 +149,8 @@ class SupirUpscaler(LightningModule):
         self,
         supir: str = "SUPIR-v0Q.ckpt",
         sdxl: str = "RunDiffusion/Juggernaut-XL-v9",
+        vae: str | None = None,
+        lora: str | list[str] | None = None,
         prompt: str = PROMPT,
         negative_prompt: str = NEGATIVE_PROMPT,
         upscale: float = 4.0,
@@ -157,7 +168,7 @@ class SupirUpscaler(LightningModule):
         s_noise: float = 1.01,
         eta: float = 1.0,
         sampler: Literal["edm", "dpmpp_2m_sde"] = "edm",
-        color_fix: Literal["Wavelet", "AdaIn", "None"] = "Wavelet",
+        color_fix: ColorFix = "Wavelet",
         color_reference: Literal["stage1", "input"] = "stage1",
         tile_size: int | Literal["auto"] = "auto",
         tile_overlap: int | None = None,
@@ -197,7 +208,9 @@ class SupirUpscaler(LightningModule):
         check_autoencoder_tiles(encoder_tile_size, decoder_tile_size, reference_numerics)
         if compile and memory == "stream":
             raise UserError("does not go with model.memory: stream; switch one of them off", "model.compile")
-        self.supir, self.sdxl = supir, sdxl
+        self.supir, self.sdxl, self.vae = supir, sdxl, vae
+        names = [lora] if isinstance(lora, str) else lora or []
+        self.loras = [split_weight(name, "model.lora") for name in names]
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.sizing = Sizing(upscale, min_size, None if passes == "auto" else passes, reference_numerics)
         self.sampling = EdmSampling(
@@ -238,7 +251,12 @@ class SupirUpscaler(LightningModule):
         if self.supir != "pocket":
             notice(LICENCE)
         if self.checkpoints is None:
-            self.checkpoints = open_checkpoints(find_supir(self.supir), find_sdxl(self.sdxl))
+            self.checkpoints = open_checkpoints(
+                find_supir(self.supir),
+                find_sdxl(self.sdxl),
+                vae=None if self.vae is None else find_vae(self.vae),
+                loras=[LoraFile(find_lora(name), weight) for name, weight in self.loras],
+            )
             self._hashes = self.checkpoints.hashes()
             if self.cell != LATENT and self.vae_tiles is not None:
                 raise UserError(
@@ -316,6 +334,7 @@ class SupirUpscaler(LightningModule):
             "Min size": self.sizing.min_size,
             "Model": model_name(self.sdxl),
             "SUPIR": model_name(self.supir),
+            **({} if self.vae is None else {"VAE": model_name(self.vae)}),
             **self._hashes,
         }
         if request.tile_captions:

@@ -21,6 +21,7 @@ from lightning_drift.stable_diffusion.opened_pipeline import TRAINED, OpenedPipe
 from lightning_drift.stable_diffusion.recorded import checked_recipe, checked_step
 from lightning_drift.weights.files import Weights
 from lightning_drift.weights.hashes import files_hash
+from lightning_drift.weights.low_rank import lora_change
 from lightning_drift.weights.metadata import METADATA, metadata_entry
 
 CHANGE = "change"
@@ -97,22 +98,6 @@ def over_base(base: OpenedPipeline, change: Weights, path: Path) -> OpenedPipeli
 def lora_name(part: str, weight: str) -> str:
     """The kohya name of a layer: ``unet``, ``conv_in.weight`` -> ``lora_unet_conv_in``."""
     return _PREFIXES[part] + weight.removesuffix(".weight").replace(".", "_")
-
-
-def lora_change(up: Tensor, down: Tensor, alpha: float, shape: tuple[int, ...]) -> Tensor:
-    """What a LoRA adds to a layer's weight, in float32.
-
-    Args:
-        up: ``[out, r]`` or ``[out, r, 1, 1]``.
-        down: ``[r, in]`` or ``[r, in, k, k]``.
-        alpha: The scale times the rank.
-        shape: Of the weight.
-
-    Returns:
-        alpha / r * up @ down (Hu et al. 2021, eq. 3), in ``shape``.
-    """
-    product = up.float().flatten(1) @ down.float().flatten(1)
-    return product.mul_(alpha / len(down)).reshape(shape)
 
 
 def _entry(weights: Weights, path: Path) -> dict[str, Any]:

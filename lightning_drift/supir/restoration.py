@@ -1,13 +1,13 @@
 """From a degraded picture to a restored one: first stage, sampling and colour fix."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_drift.common.errors import UserError, notice
-from lightning_drift.supir import colour
+from lightning_drift.supir import colour, lab_transfer
 from lightning_drift.supir.network.autoencoder import FirstStage
 from lightning_drift.supir.network.denoiser import Conditioning, Denoiser
 from lightning_drift.supir.network.unet import SupirNetwork
@@ -17,7 +17,15 @@ from lightning_drift.supir.prompt_conditionings import PromptConditionings
 from lightning_drift.supir.sampling.noise import Noise
 from lightning_drift.supir.sampling.samplers import EdmSampling, sample
 from lightning_drift.supir.sampling.tiling import TiledDenoise
-from lightning_drift.supir.settings import Method
+from lightning_drift.supir.settings import ColorFix, Method
+
+COLOUR_FIXES: Mapping[ColorFix, Callable[[Tensor, Tensor], Tensor]] = {
+    "Wavelet": colour.wavelet,
+    "AdaIn": colour.adain,
+    "Lab": lab_transfer.transfer,
+    "None": lambda content, _: content,
+}
+"""Each takes the result and the reference picture."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +177,7 @@ class Restorer:
 
     def fixed(self, out: Tensor, style: Tensor) -> Tensor:
         """A result [N, 3, H, W] with the coarse colours of a picture of its shape, by the method's fix."""
-        if self.method.color_fix == "Wavelet":
-            return colour.wavelet(out, style)
-        return colour.adain(out, style) if self.method.color_fix == "AdaIn" else out
+        return COLOUR_FIXES[self.method.color_fix](out, style)
 
     def _sample(
         self,

@@ -9,6 +9,8 @@ from lightning_drift.supir.memory.levels import Memory
 from lightning_drift.supir.sampling.samplers import EdmSampling
 from lightning_drift.supir.sampling.tiling import Tiling
 
+ColorFix = Literal["Wavelet", "AdaIn", "Lab", "None"]
+
 LATENT = 8
 """Pixels a side of one latent cell of SDXL's autoencoder."""
 
@@ -21,7 +23,7 @@ class Method:
         sampling: Sampler, steps and scales.
         prompt: General prompt, added to every caption.
         negative_prompt: What to steer away from.
-        color_fix: `Wavelet`, `AdaIn` or `None`.
+        color_fix: `Wavelet`, `AdaIn`, `Lab` or `None`.
         color_reference: Where colours are taken from: `stage1` or `input`.
         tile: Window edge in latent units; 0 samples every picture whole.
         stride: Distance between windows, latent units.
@@ -40,7 +42,7 @@ class Method:
     sampling: EdmSampling
     prompt: str = ""
     negative_prompt: str = ""
-    color_fix: Literal["Wavelet", "AdaIn", "None"] = "Wavelet"
+    color_fix: ColorFix = "Wavelet"
     color_reference: Literal["stage1", "input"] = "stage1"
     tile: int = 0
     stride: int = 64

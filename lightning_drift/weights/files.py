@@ -19,6 +19,7 @@ from lightning_drift.common.text import listed, reason
 from lightning_drift.weights.finite import refuse_not_finite
 from lightning_drift.weights.int8_rows import EIGHT_BIT, ROW_SCALE
 from lightning_drift.weights.safetensors_file import is_safetensors, open_safetensors
+from lightning_drift.weights.scaled_fp8 import unscaled
 from lightning_drift.weights.torch_file import load_torch_file
 
 _FOREIGN = {
@@ -104,7 +105,7 @@ def open_weights(path: Path) -> Weights:
     if kind == "index":
         return _open_shards(path)
     if kind == "safetensors":
-        shapes, read, metadata = open_safetensors(path)
+        shapes, read, metadata = unscaled(open_safetensors(path), str(path))
         weights = Weights(str(path), shapes, read, (path,), metadata)
         return _widened(weights) if EIGHT_BIT.items() <= weights.metadata.items() else weights
     return from_state_dict(load_torch_file(path), path)

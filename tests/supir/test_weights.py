@@ -25,8 +25,9 @@ from safetensors.torch import save_file
 from lightning_drift.common.errors import UserError
 from lightning_drift.supir.network.conditioning import reference_token_ids, size_embedding, token_ids
 from lightning_drift.supir.network.layout import first_stage_names, network_names
-from lightning_drift.supir.network.sdxl import SDXL_CONFIGS
+from lightning_drift.supir.network.sdxl import SDXL_CONFIGS, open_sdxl
 from lightning_drift.supir.network.weights import (
+    Checkpoints,
     empty_first_stage,
     empty_network,
     empty_text_encoders,
@@ -195,9 +196,28 @@ def test_an_unknown_key_is_reported_and_accepted(folder, tmp_path, capsys):
     assert "1 weights that SUPIR v0 does not use: model.control_model.surprise" in capsys.readouterr().err
 
 
-def test_a_scaled_eight_bit_file_is_refused(folder, tmp_path):
-    weights = supir_weights() | {"model.control_model.time_embed.0.scale_weight": torch.ones(1)}
-    assert "scaled 8-bit file" in refusal(save(tmp_path / "supir.safetensors", weights), folder / "sdxl")
+def test_scaled_eight_bit_files_give_the_networks_of_their_numbers(tmp_path):
+    """As ComfyUI publishes them, one in the older layout, one in the newer; all matrices that it scales."""
+    pairs = {"supir": (supir_weights(), "scale_weight"), "sdxl": (sdxl_weights(), "weight_scale")}
+    exact = {}
+    for name, (weights, scale_name) in pairs.items():
+        scaled = {"model.diffusion_model.scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
+        exact[name] = dict(weights)
+        for key, tensor in weights.items():
+            scaled[key] = tensor
+            if key.endswith(".weight") and tensor.ndim > 1:
+                scale = tensor.abs().max() / 448
+                scaled[key] = (tensor / scale).to(torch.float8_e4m3fn)
+                scaled[key.removesuffix("weight") + scale_name] = scale
+                exact[name][key] = scaled[key].float() * scale
+        save(tmp_path / f"{name}.safetensors", scaled)
+        save(tmp_path / f"{name}_exact.safetensors", exact[name])
+    opened = open_checkpoints(tmp_path / "supir.safetensors", tmp_path / "sdxl.safetensors", CONFIGS)
+    supir, sdxl = (tmp_path / f"{name}_exact.safetensors" for name in pairs)
+    expected = Checkpoints(open_weights(supir), open_sdxl(sdxl, CONFIGS))
+    for part in ("network", "first_stage", "text_encoders"):
+        found, right = (getattr(each, part)(torch.float16).state_dict() for each in (opened, expected))
+        assert all(torch.equal(found[name], tensor) for name, tensor in right.items())
 
 
 OTHERS = {

@@ -1,6 +1,7 @@
 """Finding SUPIR's two models: local paths, the package's own, and the hub's where a path does not exist."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning_drift.assets import POCKET_SUPIR
@@ -14,6 +15,24 @@ SDXL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 WEIGHT_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 SMALL_FILES = ("model_index.json", "/config.json", "tokenizer/")
+
+
+def sdxl_files(files: list[str]) -> list[str]:
+    """Of an SDXL repository's files those to fetch: float16 weights of a part where there are any."""
+    chosen = [
+        file for file in files if file.count("/") < 2 and any(mark in f"/{file}" for mark in SMALL_FILES)
+    ]
+    for part in SDXL_PARTS:
+        inside = [file.removeprefix(f"{part}/") for file in files if file.startswith(f"{part}/")]
+        chosen += [f"{part}/{name}" for name in weight_files(inside, half=True)]
+    return chosen
+
+
+def vae_files(files: list[str]) -> list[str]:
+    """Of a repository's files those to fetch for its autoencoder: a folder of a pipeline's, or the root's."""
+    root = "vae/" if "vae/config.json" in files else ""
+    inside = [file.removeprefix(root) for file in files if file.startswith(root)]
+    return [f"{root}{name}" for name in ("config.json", *weight_files(inside))]
 
 
 def find_supir(name: str, option: str = "model.supir") -> Path:
@@ -45,13 +64,35 @@ def _bundled(name: str, option: str) -> Path:
     return path
 
 
-def find_model(name: str, option: str) -> Path:
+def find_vae(name: str, option: str = "model.vae") -> Path:
+    """An autoencoder, as for `find_model`; of a pipeline's repository its autoencoder alone is fetched.
+
+    Raises:
+        UserError: It is neither here nor on the hub, or the hub cannot be reached.
+    """
+    return find_model(name, option, vae_files)
+
+
+def find_lora(name: str, option: str = "model.lora") -> Path:
+    """The file of a LoRA: a local one, or ``owner/repository/file`` on the hub.
+
+    Raises:
+        UserError: It is neither here nor on the hub, is a folder, or the hub cannot be reached.
+    """
+    path = find_model(name, option, None)
+    if path.is_dir():
+        raise UserError(f"{name} is a folder; give the file of a LoRA", option)
+    return path
+
+
+def find_model(name: str, option: str, choose: Callable[[list[str]], list[str]] | None = sdxl_files) -> Path:
     """The file or folder of a model.
 
     Args:
         name: A local file or folder (one called pocket is ``./pocket``); ``owner/repository`` on the hub for
             a diffusers folder; or ``owner/repository/path/to/file.safetensors`` for one file of a repository.
         option: The option that holds the name, for messages.
+        choose: Which files of a repository to fetch; None where it has to be one file.
 
     Raises:
         UserError: It is neither here nor on the hub, or the hub cannot be reached.
@@ -66,23 +107,13 @@ def find_model(name: str, option: str) -> Path:
         if not is_file
         else len(parts) > 2
     )
-    if not on_hub or path.is_absolute() or name.startswith("."):
+    if not on_hub or path.is_absolute() or name.startswith(".") or not (is_file or choose):
+        folder = "owner/repository for a diffusers folder, " if choose else ""
         raise UserError(
-            f"no such file or folder: {name}. Give a local path, or a hub id: owner/repository for "
-            "a diffusers folder, owner/repository/file.safetensors for one file",
+            f"no such file{' or folder' if choose else ''}: {name}. Give a local path, or a hub id: {folder}"
+            "owner/repository/file.safetensors for one file",
             option,
         )
-    if is_file:
+    if is_file or choose is None:
         return fetch_file("/".join(parts[:2]), "/".join(parts[2:]), "a local path", option)
-    return fetch_folder(name, sdxl_files, "a local path", option)
-
-
-def sdxl_files(files: list[str]) -> list[str]:
-    """Of an SDXL repository's files those to fetch: float16 weights of a part where there are any."""
-    chosen = [
-        file for file in files if file.count("/") < 2 and any(mark in f"/{file}" for mark in SMALL_FILES)
-    ]
-    for part in SDXL_PARTS:
-        inside = [file.removeprefix(f"{part}/") for file in files if file.startswith(f"{part}/")]
-        chosen += [f"{part}/{name}" for name in weight_files(inside, half=True)]
-    return chosen
+    return fetch_folder(name, choose, "a local path", option)

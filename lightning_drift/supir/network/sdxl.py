@@ -81,12 +81,15 @@ class SdxlBase:
     tokenizer: CLIPTokenizer
 
 
-def open_sdxl(path: Path, configs: Mapping[str, dict[str, Any]] = SDXL_CONFIGS) -> SdxlBase:
+def open_sdxl(
+    path: Path, configs: Mapping[str, dict[str, Any]] = SDXL_CONFIGS, own_vae: bool = True
+) -> SdxlBase:
     """Open an SDXL model without reading its weights.
 
     Args:
         path: A single-file checkpoint, or a diffusers folder.
         configs: The configurations that a single file is taken to have.
+        own_vae: Whether its autoencoder is needed; a single file may lack it else.
 
     Raises:
         UserError: It is damaged, incomplete, or another kind of model; the message says which.
@@ -94,7 +97,7 @@ def open_sdxl(path: Path, configs: Mapping[str, dict[str, Any]] = SDXL_CONFIGS) 
     if path.is_dir():
         return _open_folder(path)
     weights = open_weights(path)
-    _refuse_other_families(weights)
+    _refuse_other_families(weights, own_vae)
 
     def read_part(part: str, names: Iterable[str]) -> tuple[Weights, dict[str, str]]:
         if part == "text_encoder_2":
@@ -135,7 +138,7 @@ def _bigg(weights: Weights, names: Iterable[str]) -> tuple[Weights, dict[str, st
     return renamed, {name: key for name, (key, _) in places.items()}
 
 
-def _refuse_other_families(weights: Weights) -> None:
+def _refuse_other_families(weights: Weights, own_vae: bool) -> None:
     shapes = weights.shapes
 
     def has(prefix: str) -> bool:
@@ -157,8 +160,8 @@ def _refuse_other_families(weights: Weights) -> None:
         what = "not a single-file checkpoint: it holds no UNet in the original layout"
     elif (conv := shapes.get(f"{unet}input_blocks.0.0.weight")) and len(conv) == 4 and conv[1] != 4:
         what = f"an inpainting or editing model: its UNet takes {conv[1]} channels instead of 4"
-    elif not has(ldm_names.VAE_PREFIX):
-        what = "without an autoencoder, whose first stage SUPIR needs; give the full checkpoint"
+    elif own_vae and not has(ldm_names.VAE_PREFIX):
+        what = "without an autoencoder, whose first stage SUPIR needs; give the full checkpoint or model.vae"
     elif not (has(layout.CLIP_L_PREFIX) and has(layout.BIGG_PREFIX)):
         what = "without both text encoders; give the full checkpoint"
     if what:
@@ -187,7 +190,7 @@ def _open_folder(folder: Path) -> SdxlBase:
             f"{folder} is an inpainting or editing model (a UNet of {unet['in_channels']} channels)"
         )
     configs = {part: read_model_config(folder / part / "config.json") for part in SDXL_PARTS}
-    opened = {part: _open_part(folder / part) for part in SDXL_PARTS}
+    opened = {part: open_part(folder / part) for part in SDXL_PARTS}
 
     def read_part(part: str, names: Iterable[str]) -> tuple[Weights, dict[str, str]]:
         held = opened[part].shapes
@@ -223,7 +226,12 @@ def _fitting_tokenizer(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -
     return tokenizer
 
 
-def _open_part(folder: Path) -> Weights:
+def open_part(folder: Path) -> Weights:
+    """Open the weights of one part of a diffusers folder.
+
+    Raises:
+        UserError: It holds none, or they are damaged.
+    """
     name = weight_file([file.name for file in folder.iterdir()])
     if name is None:
         raise UserError(f"{folder} holds no weights: expected a .safetensors file")

@@ -4,9 +4,9 @@ Weights stay mapped to their files while the dtypes agree. Where they do not, th
 tensor and the file's memory is let go, so that host memory never holds more than one part twice.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from lightning_drift.supir.network import layout
 from lightning_drift.supir.network.autoencoder import FirstStage
 from lightning_drift.supir.network.conditioning import TextEncoders
 from lightning_drift.supir.network.control import ControlEncoder
+from lightning_drift.supir.network.lora import LoraFile, with_loras
 from lightning_drift.supir.network.sdxl import SDXL_CONFIGS, SdxlBase, open_sdxl
 from lightning_drift.supir.network.unet import SupirNetwork
+from lightning_drift.supir.network.vae import Autoencoder, open_vae, with_vae
 from lightning_drift.weights import ldm_names
 from lightning_drift.weights.configs import describing, model_options
 from lightning_drift.weights.files import Weights, open_weights
@@ -36,11 +38,15 @@ class Checkpoints:
 
     Attributes:
         supir: SUPIR's own weights under their official names.
-        sdxl: The base.
+        sdxl: The base, with the autoencoder and the LoRAs below.
+        vae: The autoencoder in place of the base's own; None for that.
+        loras: What was added to the base.
     """
 
     supir: Weights
     sdxl: SdxlBase
+    vae: Autoencoder | None = None
+    loras: Sequence[LoraFile] = ()
 
     def network(self, dtype: torch.dtype) -> SupirNetwork:
         """UNet, control encoder and adapters, on the CPU."""
@@ -74,14 +80,14 @@ class Checkpoints:
         A notice names the weights of SUPIR's file that nothing uses.
 
         Raises:
-            UserError: Something is missing or of another shape, in the option ``model.sdxl`` or
-                ``model.supir``.
+            UserError: Something is missing or of another shape, in the option ``model.sdxl``,
+                ``model.vae`` or ``model.supir``.
         """
         unet, vae = self.sdxl.configs["unet"], self.sdxl.configs["vae"]
         with _naming("model.sdxl"):
             network, stage, text = empty_network(unet), empty_first_stage(vae), empty_text_encoders(self.sdxl)
+        self._check_base(network, stage, text)
         with _naming("model.sdxl"):
-            self._check_base(network, stage, text)
             _check_runs(network, stage, text)
         with _naming("model.supir"):
             self._check_own(network, stage)
@@ -94,7 +100,8 @@ class Checkpoints:
             (text.bigg, "text_encoder_2", "second text encoder"),
         ):
             weights, stored = self.sdxl.read_part(part, module.state_dict())
-            compare(module, weights, title, stored)
+            with _naming("model.vae" if part == "vae" and self.vae else "model.sdxl"):
+                compare(module, weights, title, stored)
 
     def _check_own(self, network: SupirNetwork, stage: FirstStage) -> None:
         used = set(layout.STRAY_KEYS)
@@ -111,11 +118,22 @@ class Checkpoints:
             notice(f"{self.supir.origin} holds {len(unknown)} weights that SUPIR v0 does not use: {shown}")
 
     def hashes(self) -> dict[str, str]:
-        """The first 10 digits of each model's SHA-256 in hex (of a folder, see ``files_hash``)."""
-        return {
+        """The first 10 digits of each model's SHA-256 in hex (of a folder, see ``files_hash``).
+
+        Returns:
+            The hashes as image metadata call them; LoRAs with their names and weights.
+        """
+        hashes = {
             "SUPIR hash": sha256(self.supir.files[0])[:10],
             "Model hash": files_hash(self.sdxl.files)[:10],
         }
+        if self.vae is not None:
+            hashes["VAE hash"] = files_hash({file.name: file for file in self.vae.weights.files})[:10]
+        if self.loras:
+            hashes["LoRA"] = ", ".join(
+                f"{lora.path.stem}:{lora.weight:g} {sha256(lora.path)[:10]}" for lora in self.loras
+            )
+        return hashes
 
     def _fill_from_base(self, module: nn.Module, part: str, title: str, dtype: torch.dtype) -> None:
         weights, stored = self.sdxl.read_part(part, module.state_dict())
@@ -145,7 +163,11 @@ class Checkpoints:
 
 
 def open_checkpoints(
-    supir: Path, sdxl: Path, configs: Mapping[str, dict[str, Any]] = SDXL_CONFIGS
+    supir: Path,
+    sdxl: Path,
+    configs: Mapping[str, dict[str, Any]] = SDXL_CONFIGS,
+    vae: Path | None = None,
+    loras: Sequence[LoraFile] = (),
 ) -> Checkpoints:
     """Open SUPIR's own file and the SDXL base, and check them without reading weights.
 
@@ -153,17 +175,30 @@ def open_checkpoints(
         supir: ``SUPIR-v0Q.ckpt``, ``SUPIR-v0F.ckpt`` or their pruned ``.safetensors``.
         sdxl: An SDXL single-file checkpoint or diffusers folder.
         configs: The configurations that a single file is taken to have.
+        vae: An autoencoder in place of the base's own (see `open_vae`); None for that.
+        loras: LoRAs to add to the base's UNet and text encoders; SUPIR's control encoder stays as it is.
 
     Raises:
         UserError: A file is missing, damaged, swapped with the other, incomplete or of another kind; its
-            option is ``model.supir`` or ``model.sdxl``.
+            option is ``model.supir``, ``model.sdxl``, ``model.vae`` or ``model.lora``.
     """
     with _naming("model.supir"):
         own = _open_supir(supir)
     with _naming("model.sdxl"):
-        base = open_sdxl(sdxl, configs)
-    opened = Checkpoints(own, base)
+        base = open_sdxl(sdxl, configs, own_vae=vae is None)
+    autoencoder = None
+    if vae is not None:
+        with _naming("model.vae"):
+            autoencoder = open_vae(vae)
+            base = with_vae(base, autoencoder)
+    opened = Checkpoints(own, base, autoencoder, loras)
     opened.check()
+    if loras:
+        text = empty_text_encoders(base)
+        unet = empty_network(base.configs["unet"]).unet
+        models = {"unet": unet, "text_encoder": text.clip_l, "text_encoder_2": text.bigg}
+        with _naming("model.lora"):
+            opened = replace(opened, sdxl=with_loras(base, models, loras))
     return opened
 
 
@@ -176,7 +211,6 @@ def _open_supir(supir: Path) -> Weights:
         if any(key.startswith(ldm_names.UNET_PREFIX) for key in own.shapes):
             what = "is a Stable Diffusion checkpoint, not SUPIR's; were `supir` and `sdxl` swapped?"
         raise UserError(f"{supir} {what} Give SUPIR-v0Q.ckpt or SUPIR-v0F.ckpt")
-    _refuse_scaled(own)
     return own
 
 
@@ -189,15 +223,6 @@ def _naming(option: str) -> Iterator[None]:
         raise error.of(option) from error
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror or error}", option) from error
-
-
-def _refuse_scaled(weights: Weights) -> None:
-    scaled = [key for key in weights.shapes if key.endswith((".scale_weight", "scaled_fp8", ".weight_scale"))]
-    if scaled:
-        raise UserError(
-            f"{weights.origin} is a scaled 8-bit file (it holds {listed(scaled)}); plain float8_e4m3fn, "
-            "float16 and float32 files are read"
-        )
 
 
 # -- empty models ----------------------------------------------------------------------------------
