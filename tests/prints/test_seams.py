@@ -6,6 +6,8 @@ from helpers.supir.running import photo, pixels, predict
 
 from lightning_drift import SupirUpscaler, UpscaleImages
 
+PLAIN = {"prompt": "", "negative_prompt": ""}
+
 
 def roughness(levels, axis):
     """Mean second difference across each inner line, [lines]: a seam is a line that stands out."""
@@ -23,7 +25,7 @@ def assert_without_lines(levels, edges, axis):
 def test_two_windows_of_the_pocket(tmp_path):
     photo(tmp_path / "a.png", size=(64, 42), seed=3)
     options = {"min_size": 240, "edm_steps": 4, "tile_size": 256, "s_stage1": 1.0}
-    module = SupirUpscaler("pocket", "pocket", "", "", 6.0, **options)
+    module = SupirUpscaler("pocket", "pocket", upscale=6.0, **PLAIN, **options)
     made = predict(module, UpscaleImages(str(tmp_path / "a.png")), tmp_path / "out").written[0]
     levels = pixels(made)
     assert levels.shape == (252, 384, 3)
@@ -35,7 +37,7 @@ def test_two_windows_of_the_pocket(tmp_path):
 def test_a_print_of_ten_centimetres(tmp_path):
     """18 times a dream in three passes, in 36 windows: some ten minutes."""
     photo(tmp_path / "a.png", size=(64, 64), seed=3)
-    module = SupirUpscaler("pocket", "pocket", "", "", min_size=256, edm_steps=10, s_stage1=1.0)
+    module = SupirUpscaler("pocket", "pocket", **PLAIN, min_size=256, edm_steps=10, s_stage1=1.0)
     data = UpscaleImages(str(tmp_path / "a.png"), print="10x10cm")
     levels = pixels(predict(module, data, tmp_path / "out").written[0])
     assert levels.shape == (1181, 1181, 3)
