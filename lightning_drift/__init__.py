@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_drift.photos.instance_images import InstanceImages
     from lightning_drift.prints.images import UpscaleImages
     from lightning_drift.prints.open_upscaler import OpenUpscaler
+    from lightning_drift.prints.proofs import Proofs
     from lightning_drift.prints.supir_upscaler import SupirUpscaler
     from lightning_drift.stable_diffusion.loading import StableDiffusion, load_stable_diffusion
     from lightning_drift.stable_diffusion.sampling import dream
@@ -31,6 +32,7 @@ _HOME = {
     "InstanceImages": "photos.instance_images",
     "OpenUpscaler": "prints.open_upscaler",
     "Prompts": "dreams.dreamer",
+    "Proofs": "prints.proofs",
     "SeedGrid": "fit.seed_grid",
     "StableDiffusion": "stable_diffusion.loading",
     "StepCheckpoint": "fit.checkpointing",
@@ -51,6 +53,7 @@ __all__ = [
     "InstanceImages",
     "OpenUpscaler",
     "Prompts",
+    "Proofs",
     "SeedGrid",
     "StableDiffusion",
     "StepCheckpoint",

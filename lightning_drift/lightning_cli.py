@@ -21,6 +21,7 @@ from lightning_drift import (
     InstanceImages,
     OpenUpscaler,
     Prompts,
+    Proofs,
     SupirUpscaler,
     Sweep,
     SweepDreamer,
@@ -85,6 +86,7 @@ __all__ = [
     "InstanceImages",
     "OpenUpscaler",
     "Prompts",
+    "Proofs",
     "SupirUpscaler",
     "Sweep",
     "SweepDreamer",
@@ -409,6 +411,8 @@ class DriftCLI(LightningCLI):
             return
         if subcommand == "predict":
             dry, plan = self.config.predict.dry_run, getattr(self.model, "predict_plan", None)
+            if isinstance(self.datamodule, UpscaleImages):
+                self.datamodule.words = self.words
             if self._engine is not None and not dry:
                 self._run_shares(self._engine)
             if plan is not None and self.trainer.is_global_zero:

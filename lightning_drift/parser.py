@@ -20,6 +20,7 @@ from lightning_drift import (
     InstanceImages,
     OpenUpscaler,
     Prompts,
+    Proofs,
     SupirUpscaler,
     Sweep,
     SweepDreamer,
@@ -40,7 +41,7 @@ from lightning_drift.images.image_writer import ImageWriter
 
 _SECTIONS = {
     "model": (DreamBooth, Dreamer, SweepDreamer, SupirUpscaler, OpenUpscaler),
-    "data": (InstanceImages, Prompts, Sweep, UpscaleImages),
+    "data": (InstanceImages, Prompts, Proofs, Sweep, UpscaleImages),
     "step_checkpoint": (StepCheckpoint,),
     "seed_grid": (SeedGrid,),
     "clip_drift": (ClipDrift,),

@@ -1,7 +1,11 @@
 """The ``parameters`` text of a PNG, as AUTOMATIC1111's web UI writes and reads it."""
 
 import json
+import re
 from collections.abc import Mapping
+
+_PAIR = re.compile(r'(?:^|, )([^:,"]{1,60}): ("(?:[^"\\]|\\.)*"|[^,]*)')
+_LONGEST = 2**20
 
 
 def infotext(prompt: str, negative_prompt: str, settings: Mapping[str, object]) -> str:
@@ -27,3 +31,21 @@ def infotext(prompt: str, negative_prompt: str, settings: Mapping[str, object]) 
 def _quote(value: str) -> str:
     needed = value.startswith('"') or any(mark in value for mark in ",:\n")
     return json.dumps(value, ensure_ascii=False) if needed else value
+
+
+def settings_of(text: str) -> dict[str, str]:
+    r"""The last line's pairs of a ``parameters`` text; none of one that is longer than any here.
+
+    >>> settings_of('a cat\nSteps: 30, Tile captions: "a, b", Seed: 1')
+    {'Steps': '30', 'Tile captions': 'a, b', 'Seed': '1'}
+    """
+    line = text.rpartition("\n")[2]
+    if len(line) > _LONGEST:
+        return {}
+    found = {}
+    for key, value in _PAIR.findall(line):
+        try:
+            found[key] = str(json.loads(value)) if value.startswith('"') else value
+        except ValueError:
+            found[key] = value
+    return found

@@ -34,12 +34,13 @@ class LinkedPictures:
                 except UndecodableError:
                     return -1
             self._index[path] = len(self.uris)
-            self.uris.append(self._address(path))
+            self.uris.append(self.address(path))
         return self._index[path]
 
     def overlay(self, path: Path) -> str:
         """The address of a map."""
-        return self._address(path)
+        return self.address(path)
 
-    def _address(self, path: Path) -> str:
+    def address(self, path: Path) -> str:
+        """The address of any file."""
         return quote(os.fsencode(Path(os.path.relpath(path, self._folder)).as_posix()))

@@ -16,41 +16,19 @@ from lightning_drift.common.errors import UserError
 from lightning_drift.common.files import check_file, read_text, user_path
 from lightning_drift.common.numbers import MAX_SEED, MOST_TOGETHER, whole
 from lightning_drift.common.share import Share
-from lightning_drift.images.decode import EXTENSIONS, UndecodableError, read_file, upright_size
+from lightning_drift.images.decode import EXTENSIONS, UndecodableError, decode, read_file, upright_size
 from lightning_drift.images.deep import is_deep
 from lightning_drift.images.profiles import read_profile
 from lightning_drift.prints.captions import read_caption_file
+from lightning_drift.prints.detail import Detail, busiest
 from lightning_drift.prints.paper import Paper
-from lightning_drift.prints.sizes import Box, Size
+from lightning_drift.prints.sizes import Size
 
 MOST_SAMPLES = 1000
 """Pictures of one image at most."""
 TILE_CAPTIONS = ".tiles.txt"
 
 Bits = Literal["auto", 8, 16]
-
-
-@dataclass
-class Detail:
-    """A square part of a result, to be looked at before the whole is made.
-
-    Args:
-        side: Its side in pixels of the result.
-        at: Where its centre is, from 0, 0 (left, top) to 1, 1.
-    """
-
-    side: int
-    at: tuple[float, float] = (0.5, 0.5)
-
-    def region(self, output: Size) -> Box:
-        """The part of a result of so many pixels; all of a side that is shorter."""
-        edges = []
-        for length, place in zip(output, self.at, strict=True):
-            side = min(self.side, length)
-            begin = min(max(0, round(place * length - side / 2)), length - side)
-            edges.append((begin, begin + side))
-        (left, right), (top, bottom) = edges
-        return left, top, right, bottom
 
 
 @dataclass
@@ -93,7 +71,7 @@ class UpscaleRequest:
     changes: tuple[tuple[str, float], ...] = ()
 
     def look(self) -> None:
-        """Read the file for its hash, the seed that follows from it, and its size in pixels, once.
+        """Read the file for its hash, the seed that follows from it, its size and its busiest part, once.
 
         What cannot be read is reported when the picture is made.
         """
@@ -103,6 +81,9 @@ class UpscaleRequest:
             data = read_file(self.path)
             digest = hashlib.sha256(data)
             self.size, self.deep = upright_size(data), is_deep(data)
+            if self.detail is not None and self.detail.at is None and self.size is not None:
+                box = self.paper.sheet(*self.size).box if self.paper else (0, 0, *self.size)
+                self.detail.at = busiest(decode(data).image, box)
             self.content = digest.hexdigest()[:10]
             if self.seed < 0:
                 self.seed = int.from_bytes(digest.digest()[-2:], "big")
@@ -166,11 +147,17 @@ class UpscaleImages(LightningDataModule):
         share: The part of the pictures that this process makes, such as ``3/16`` for the third of sixteen, on
             any machines that see one folder; null for all. Files and their samples are shared out in whole
             batches. The same command without it, once all shares are done, finds every picture and writes the
-            contact sheet, if that is wanted.
+            contact sheet and the page, if those are wanted.
+        page: Also write ``proof.html`` beside the prints: source, bicubic enlargement, stage 1 and print of
+            each picture, any two of them under a slider and a magnifier.
 
     Attributes:
         requests: The pictures of the share.
+        words: The command line that asked for them, after the program's name, which the page's commands begin
+            with; None where there is none.
     """
+
+    words: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -187,6 +174,7 @@ class UpscaleImages(LightningDataModule):
         bits: Bits = "auto",
         batch_size: int = 1,
         share: str | None = None,
+        page: bool = False,
     ) -> None:
         super().__init__()
         whole(num_samples, "data.num_samples", 1, MOST_SAMPLES)
@@ -237,6 +225,12 @@ class UpscaleImages(LightningDataModule):
             for path, name, sample in places
         ]
         self.batch_size = batch_size
+        self.page = page
+
+    @property
+    def follows(self) -> str:
+        """What the command without ``share`` writes, in words."""
+        return "the proof page" if self.page else ""
 
     def predict_dataloader(self) -> DataLoader[UpscaleRequest | None]:
         """Batches are lists of requests; Lightning shares them out over the devices, none twice."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,6 +27,7 @@ from lightning_drift.prints.open_networks import OpenNetwork, open_network
 from lightning_drift.prints.open_trial import open_costs
 from lightning_drift.prints.paper import Sheet
 from lightning_drift.prints.plan import Costs, Route, plan
+from lightning_drift.prints.proof_report import ProofReport
 from lightning_drift.prints.tiles import ALIGNED, Tiles
 from lightning_drift.supir.options import DTYPES, Dtype
 
@@ -89,6 +90,10 @@ class OpenUpscaler(LightningModule):
         self._batch = Batch(option="data.batch_size")
 
     # -- before the first picture ------------------------------------------------------------------
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """What is done with the prints when all are made."""
+        return [ProofReport()]
 
     def setup(self, stage: str) -> None:
         """Read the network, and try it on a small picture.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -28,7 +28,8 @@ from lightning_drift.prints.finish import finished
 from lightning_drift.prints.images import UpscaleRequest
 from lightning_drift.prints.paper import Sheet
 from lightning_drift.prints.plan import Costs, Route, plan
-from lightning_drift.prints.sizes import Frame, Sizing, to_pixels, to_tensor
+from lightning_drift.prints.proof_report import ProofReport
+from lightning_drift.prints.sizes import Frame, Sizing, to_image, to_pixels, to_tensor
 from lightning_drift.prints.trial import costs
 from lightning_drift.supir.memory.levels import Memory, smaller
 from lightning_drift.supir.network.find import find_lora, find_sdxl, find_supir, find_vae
@@ -137,6 +138,8 @@ class SupirUpscaler(LightningModule):
         compile: Compile the network with torch.compile: minutes at the start and for each new picture size,
             faster steps after.
         size_condition: Edge of the picture that the model is told it paints, 256 to 4096; SUPIR knows 1024.
+        stage1: Also write, beside each print, what the first stage made of its picture, ``_stage1``: cleaned,
+            and not yet sampled. The proof page (``data.page``) shows it.
         reference_numerics: Do everything as the original program does, its quirks included: prompts joined
             without a separator, pictures stretched to multiples of 64, bfloat16 noise levels, sampled
             posterior, its noise order, asymmetric tile weights, truncated pixels.
@@ -178,6 +181,7 @@ class SupirUpscaler(LightningModule):
         memory: Memory = "auto",
         compile: bool = False,
         size_condition: int = 1024,
+        stage1: bool = False,
         reference_numerics: bool = False,
         encoder_tile_size: int = 0,
         decoder_tile_size: int = 0,
@@ -232,6 +236,7 @@ class SupirUpscaler(LightningModule):
         self.memory: Memory = memory
         self.compile_network = compile
         self.size_condition = size_condition
+        self.stage1 = stage1
         self.vae_tiles = (encoder_tile_size, decoder_tile_size) if encoder_tile_size else None
         self.checkpoints: Checkpoints | None = None
         self.failures = Failures()
@@ -241,6 +246,10 @@ class SupirUpscaler(LightningModule):
         self._sources: tuple[Path, Source] | None = None
 
     # -- before the first picture ------------------------------------------------------------------
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """What is done with the prints when all are made."""
+        return [ProofReport(settings=True)]
 
     def setup(self, stage: str) -> None:
         """Open and check both models, reading no weights.
@@ -346,11 +355,18 @@ class SupirUpscaler(LightningModule):
         if request.profile is not None:
             settings["Profile"] = profile_name(request.profile)
         if request.detail is not None:
-            settings["Detail"] = "{:g} pixels at {:g} {:g}".format(request.detail.side, *request.detail.at)
+            settings["Detail"] = request.detail.described(self.sizing.min_size)
         settings["Input hash"] = request.content
         separator = "" if self.sampling.reference else ", "
         prompt = separator.join(text for text in (request.caption, self.prompt) if text)
         return request.name, {"parameters": infotext(prompt, self.negative_prompt, settings)}
+
+    def describe_beside(self, request: UpscaleRequest) -> tuple[str, dict[str, str]] | None:
+        """Likewise of what the first stage made, beside it; None where that is not written."""
+        if not self.stage1 or request.detail is not None:
+            return None
+        name, text = self.describe(request)
+        return f"{name}_stage1", {"parameters": f"{text['parameters']}, Stage: 1"}
 
     def predict_step(self, batch: list[UpscaleRequest], batch_idx: int = 0) -> list[Picture]:
         """Upscale a batch of requests; those that fail are reported at the end."""
@@ -402,7 +418,9 @@ class SupirUpscaler(LightningModule):
         if request.detail is None:
             return self.sizing.frames(request.size, box, output), sheet
         whole = self.sizing.frames(request.size, box, output)[-1].output
-        return self.sizing.frames(request.size, box, output, request.detail.region(whole)), None
+        return self.sizing.frames(
+            request.size, box, output, request.detail.region(whole, self.sizing.min_size)
+        ), None
 
     def route(self, request: UpscaleRequest) -> Route:
         """The passes over a request's picture and its paper, for a plan.
@@ -444,6 +462,8 @@ class SupirUpscaler(LightningModule):
         sampling = self._method_of(part[0].request).sampling
         count = len(part[0].frames)
         seen: list[Image.Image | Tensor] = [task.pixels for task in part]
+        first: list[Tensor] = []
+        wanted = self.describe_beside(part[0].request) is not None
         name = ", ".join(task.request.name for task in part)
         with self._bar(name, sampling.steps * count) as bar:
             for number in range(count):
@@ -460,13 +480,25 @@ class SupirUpscaler(LightningModule):
                     on_step=bar.update,
                     styles=self._styles(part, number, stacked),
                     sampling=sampling,
+                    on_stage_one=first.extend if wanted and number == count - 1 else None,
                 )
                 seen = [to_pixels(result, frame) for result, frame in zip(results, frames, strict=True)]
         pictures: list[Picture | None] = []
         for task, pixels in zip(part, seen, strict=True):
             assert isinstance(pixels, Tensor)
             pictures.append(self._finish(task, pixels))
+        for task, picture, stage in zip(part, pictures, first, strict=False):  # none unless they are wanted
+            assert picture is not None
+            picture.beside = self._stage_one(task, stage)
         return pictures
+
+    def _stage_one(self, task: "_Task", pixels: Tensor) -> Picture | None:
+        """What the first stage of the last pass made, of the size of the print's picture."""
+        described = self.describe_beside(task.request)
+        if described is None:
+            return None
+        image = to_image(to_pixels(pixels, task.frames[-1]))
+        return Picture(task.request, described[0], image, described[1], task.source.icc_profile)
 
     def _styles(self, part: "Sequence[_Task]", number: int, images: Tensor) -> Tensor | None:
         """Where passes after the first take colours from, so that shifts do not add up.

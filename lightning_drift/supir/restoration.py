@@ -132,6 +132,7 @@ class Restorer:
         on_step: Callable[[], None] | None = None,
         styles: Tensor | None = None,
         sampling: EdmSampling | None = None,
+        on_stage_one: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Restore pictures of one size.
 
@@ -144,6 +145,7 @@ class Restorer:
             styles: Where the colour fix takes colours from instead of `color_reference`, of the shape of
                 `images`.
             sampling: Sampler, steps and scales, where they are not the method's.
+            on_stage_one: Called with what the first stage made of the pictures [N, 3, H, W].
 
         Returns:
             [N, 3, H, W] float32, not clamped, on the device.
@@ -155,6 +157,8 @@ class Restorer:
             self.stage_one(images[i : i + 1], noise, None if keys is None else keys[i])
             for i, noise in enumerate(noises)
         ]
+        if on_stage_one is not None:
+            on_stage_one(torch.cat([stage.picture for stage in stages]))
         latent = torch.cat([stage.latent for stage in stages])
         centers = [stage.center for stage in stages if stage.center is not None]
         final = self._sample(

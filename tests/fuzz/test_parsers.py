@@ -23,7 +23,7 @@ from lightning_drift.common.numbers import MAX_SEED, real, whole
 from lightning_drift.common.prompt_lists import read_prompts, slug
 from lightning_drift.common.yaml_files import read_yaml, read_yaml_section
 from lightning_drift.fit.configuration import differences, with_prompts
-from lightning_drift.images.infotext import infotext
+from lightning_drift.images.infotext import infotext, settings_of
 from lightning_drift.sweep.index import Index
 from lightning_drift.sweep.templates import MOST_PROMPTS, expand, read_groups
 
@@ -251,6 +251,14 @@ def test_infotext_is_read_back_as_a1111_does(prompt: str, negative: str, setting
     text = infotext(prompt, negative, given_pairs)
     last = text.split("\n")[-1]
     assert {key: unquoted(value) for key, value in _PAIR.findall(last)} == given_pairs
+    assert settings_of(text) == given_pairs
+
+
+@given(texts, st.lists(texts, max_size=4))
+@example("a", ['1, b: "', '"\\u12', '"\\ud800"'])
+def test_settings_of_any_text_are_texts(name: str, given_texts: list[str]) -> None:
+    found = settings_of(", ".join(f"{name}: {each}" for each in given_texts))
+    assert all(isinstance(each, str) for pair in found.items() for each in pair)
 
 
 def unquoted(value: str) -> Any:
