@@ -36,9 +36,12 @@ from training.command_line import (
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser(__doc__)
-    stages = ["paint", "encode", "autoencoder", "decoder", "denoise", "base", "control", "assemble"]
+    stages = ["paint", "encode", "autoencoder", "decoder", "mend", "denoise", "base", "control", "assemble", "unpack"]
     parser.add_argument("--stage", required=True, choices=stages)
-    parser.add_argument("--init", type=Path, help="base, control: another STATE whose weights to begin with")
+    parser.add_argument("--init", type=Path, help="denoise, base, control: another STATE whose weights to begin with")
+    parser.add_argument(
+        "--hard", action="store_true", help="plain pictures, stars and snow among the scenes; mend needs it"
+    )
     parser.add_argument("--side", type=int, default=128, help="side of the squares of prints to train on")
     parser.add_argument("--variants", type=int, default=2, help="base, control: squares of a scene")
     parser.add_argument("--stop-after", type=float, help="stop this many minutes after the command began")
@@ -51,8 +54,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="assemble: how weights are kept",
     )
     options = parse_training(parser, argv)
-    if options.init and options.stage not in ("base", "control"):
-        parser.error(f"--init is for the stages base and control, not for {options.stage}")
+    if options.init and options.stage not in ("denoise", "base", "control"):
+        parser.error(f"--init is for the stages denoise, base and control, not for {options.stage}")
     return options
 
 
@@ -63,13 +66,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training.pocket.run import train
     from training.pocket.scenes import Scenes, paint
     from training.pocket_supir.assembly import assemble
+    from training.pocket_supir.hard_scenes import HardScenes
     from training.pocket_supir.models import PRINT
     from training.pocket_supir.stages import DEFAULTS, build_stage, encode
+    from training.pocket_supir.unpacking import unpack
 
     if args.stage == "assemble":
         assemble(args.state, args.out or args.state / "supir", args.storage)
         return
-    scenes = Scenes(args.world, args.scenes, PRINT, args.cache)
+    if args.stage == "unpack":
+        unpack("pocket", "pocket", args.state)
+        return
+    if args.hard:
+        scenes: Scenes = HardScenes(args.world, args.scenes, PRINT, args.cache and args.cache / "hard")
+    else:
+        scenes = Scenes(args.world, args.scenes, PRINT, args.cache)
     if args.stage == "paint":
         paint(scenes, args.workers)
         return
