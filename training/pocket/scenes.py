@@ -123,7 +123,7 @@ class Batches(IterableDataset[dict[str, Any]]):
         self._order = torch.empty(0, dtype=torch.long)
 
     def batch(self, step: int) -> dict[str, Any]:
-        """Batch ``step``: ``step``, ``indices``, ``images`` (n, 3, size, size) in -1..1, what is said of them.
+        """Batch ``step``: ``step``, ``indices``, ``images`` (n, 3, size, size) in -1..1, and the words.
 
         ``captions`` are loose and ``full`` name everything; ``objects`` and ``colours`` are single words,
         empty where a scene has none.

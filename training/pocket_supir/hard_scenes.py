@@ -15,10 +15,10 @@ SAMPLES = 1_000_000
 class HardScenes(Scenes):
     """Scenes of a world with weak spots of prints among them.
 
-    Of every eight, one is plain (a single colour or a gradient of two, as often) and has no caption, and three show stars
-    or falling snow.
+    Of every eight, one is plain (a single colour or a gradient of two, as often) and has no caption, and
+    three show stars or falling snow.
 
-    The arguments are those of `Scenes`; the folder for painted blocks must not be one of plain scenes.
+    The arguments are those of `Scenes`; the folder for painted blocks must not be that of other scenes.
     """
 
     def scene(self, index: int) -> Scene:

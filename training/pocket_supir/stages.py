@@ -55,8 +55,8 @@ def build_stage(
         name: One of `DEFAULTS`.
         state: Folder of all stages; later stages read the averaged weights of earlier ones from it.
         schedule: How long and how fast.
-        scenes: Scenes at print size.
-        side: Side in pixels of the squares of prints that are trained on.
+        scenes: Scenes at print size; hard ones for ``mend``.
+        side: Side in pixels of the squares of prints that are trained on; ``mend`` has sides of its own.
         variants: Squares of a scene, each with its own degradation, that the networks train on.
         workers: Processes that prepare batches; with any, the latents of all squares are cached first.
         init: Folder of stages, whose averaged weights of this one denoise, base and control begin with.
@@ -72,8 +72,7 @@ def build_stage(
         if name == "decoder":
             return PrintAutoencoderStage(trained_vae(state), schedule, scenes, side, freeze_encoder=True)
         if name == "mend":
-            if not isinstance(scenes, HardScenes):
-                raise UserError("the stage 'mend' trains on hard scenes alone", "--hard")
+            assert isinstance(scenes, HardScenes)
             return MendingStage(scaled_vae(state, ("decoder", "autoencoder")), schedule, scenes)
         if name == "denoise":
             stage = new_first_stage(scaled_vae(state))

@@ -6,11 +6,13 @@
     python -m training.pocket_supir.train --stage control     --state STATE --cache STATE/cache
     python -m training.pocket_supir.train --stage decoder     --state STATE --cache STATE/cache
     python -m training.pocket_supir.train --stage assemble    --state STATE --out supir
+    python -m training.pocket_supir.train --stage unpack      --state STATE
 
 Each stage keeps ``last.ckpt``, its averaged weights (fp16) and a TensorBoard log in ``STATE/<stage>``, and
 reads the averaged weights of those above it. ``decoder`` improves the autoencoder's decoder alone, so that
-the latents stay; it can run beside any stage after ``autoencoder``. ``assemble`` writes the two models that
-``model.supir`` and ``model.sdxl`` of the upscaler take.
+the latents stay; it can run beside any stage after ``autoencoder``. ``mend`` teaches the autoencoder plain
+pictures and borders, its latents of scenes held. ``assemble`` writes the two models that ``model.supir`` and
+``model.sdxl`` of the upscaler take; ``unpack`` takes those of the package apart, to go on from.
 
 A GPU is used where there is one. ``--stage paint --cache FOLDER --workers N`` paints all prints beforehand,
 ``--stage encode`` makes the latents of ``control`` while ``base`` trains, and ``--workers N`` prepares
@@ -36,11 +38,26 @@ from training.command_line import (
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser(__doc__)
-    stages = ["paint", "encode", "autoencoder", "decoder", "mend", "denoise", "base", "control", "assemble", "unpack"]
+    stages = [
+        "paint",
+        "encode",
+        "autoencoder",
+        "decoder",
+        "mend",
+        "denoise",
+        "base",
+        "control",
+        "assemble",
+        "unpack",
+    ]
     parser.add_argument("--stage", required=True, choices=stages)
-    parser.add_argument("--init", type=Path, help="denoise, base, control: another STATE whose weights to begin with")
     parser.add_argument(
-        "--hard", action="store_true", help="plain pictures, stars and snow among the scenes; mend needs it"
+        "--init", type=Path, help="denoise, base, control: another STATE whose weights to begin with"
+    )
+    parser.add_argument(
+        "--hard",
+        action="store_true",
+        help="plain pictures and more stars and snow among the scenes; mend always has them",
     )
     parser.add_argument("--side", type=int, default=128, help="side of the squares of prints to train on")
     parser.add_argument("--variants", type=int, default=2, help="base, control: squares of a scene")
@@ -77,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.stage == "unpack":
         unpack("pocket", "pocket", args.state)
         return
-    if args.hard:
+    if args.hard or args.stage == "mend":
         scenes: Scenes = HardScenes(args.world, args.scenes, PRINT, args.cache and args.cache / "hard")
     else:
         scenes = Scenes(args.world, args.scenes, PRINT, args.cache)
