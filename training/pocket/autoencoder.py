@@ -36,12 +36,12 @@ def new_autoencoder(widths: tuple[int, ...] = WIDTHS) -> Any:
     )
 
 
-def steepness(x: Tensor) -> Tensor:
+def _steepness(x: Tensor) -> Tensor:
     """Mean absolute difference of neighbours, down and across."""
     return (x[..., 1:, :] - x[..., :-1, :]).abs().mean() + (x[..., 1:] - x[..., :-1]).abs().mean()
 
 
-def blandness(y: Tensor, x: Tensor) -> Tensor:
+def _blandness(y: Tensor, x: Tensor) -> Tensor:
     """By how much steps between neighbours are smaller or larger than they should be, wherever they point."""
     down = (y[..., 1:, :] - y[..., :-1, :]).abs() - (x[..., 1:, :] - x[..., :-1, :]).abs()
     across = (y[..., 1:] - y[..., :-1]).abs() - (x[..., 1:] - x[..., :-1]).abs()
@@ -111,14 +111,14 @@ class AutoencoderStage(Stage):
         y = self.model.decode(posterior.mean + posterior.std * noise).sample.float()
         error = y - x
         squared = error.pow(2).mean()
-        gradient = steepness(error)
+        gradient = _steepness(error)
         coarse = torch.nn.functional.avg_pool2d(error, 2)
-        gradient = gradient + steepness(coarse)
+        gradient = gradient + _steepness(coarse)
         tint = _opponents(coarse).abs().mean()
         kl = posterior.kl().float().mean() / posterior.mean[0].numel()
         loss = error.abs().mean() + 2.0 * squared + self.edges * gradient + self.tint * tint + self.kl * kl
         if self.texture:
-            loss = loss + self.texture * blandness(y, x)
+            loss = loss + self.texture * _blandness(y, x)
         psnr = 10 * torch.log10(4 / squared.detach())
         return loss, {"psnr": psnr, "kl": kl.detach()}
 

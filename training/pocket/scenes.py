@@ -44,17 +44,13 @@ class Scenes:
     def image(self, index: int) -> NDArray[np.uint8]:
         """The picture of scene ``index``, (size, size, 3)."""
         if self.cache is None:
-            return self.paint(index)
+            return render(self.scene(index), self.size)
         block, place = divmod(index, BLOCK)
         if block not in self._blocks:
             self._blocks[block] = self._load(block)
             if len(self._blocks) > 512:
                 self._blocks.popitem(last=False)
         return np.asarray(self._blocks[block][place])
-
-    def paint(self, index: int) -> NDArray[np.uint8]:
-        """The picture of scene ``index``, painted anew."""
-        return render(self.scene(index), self.size)
 
     def images(self, indices: list[int]) -> torch.Tensor:
         """Pictures (n, 3, size, size) in -1..1."""
@@ -63,11 +59,7 @@ class Scenes:
 
     def captions(self, indices: list[int], turn: int) -> list[str]:
         """One caption each; another ``turn`` says it in other words."""
-        return [self.caption(i, np.random.default_rng([self.seed, i, turn])) for i in indices]
-
-    def caption(self, index: int, random: np.random.Generator) -> str:
-        """A caption of scene ``index``."""
-        return caption(self.scene(index), random)
+        return [caption(self.scene(i), np.random.default_rng([self.seed, i, turn])) for i in indices]
 
     def block(self, number: int) -> None:
         """Make sure that a block lies in the cache."""
@@ -78,7 +70,7 @@ class Scenes:
         path = self.cache / f"world{self.seed}-{self.size}px-{block:05d}.npy"
         if not path.is_file():
             indices = range(block * BLOCK, (block + 1) * BLOCK)
-            images = np.stack([self.paint(index) for index in indices])
+            images = np.stack([render(self.scene(index), self.size) for index in indices])
             with atomic_write(path) as file:
                 np.save(file, images)
         return np.asarray(np.load(path, mmap_mode="r"))
@@ -123,7 +115,7 @@ class Batches(IterableDataset[dict[str, Any]]):
         self._order = torch.empty(0, dtype=torch.long)
 
     def batch(self, step: int) -> dict[str, Any]:
-        """Batch ``step``: ``step``, ``indices``, ``images`` (n, 3, size, size) in -1..1, and the words.
+        """Batch ``step``: ``step``, ``images`` (n, 3, size, size) in -1..1, and what is said of them.
 
         ``captions`` are loose and ``full`` name everything; ``objects`` and ``colours`` are single words,
         empty where a scene has none.
@@ -131,7 +123,7 @@ class Batches(IterableDataset[dict[str, Any]]):
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)
         turn = positions[0] // self.scenes.count
         indices = [self._index(position) for position in positions]
-        batch: dict[str, Any] = {"step": step, "indices": indices, "images": self.scenes.images(indices)}
+        batch: dict[str, Any] = {"step": step, "images": self.scenes.images(indices)}
         if self.with_captions:
             batch["captions"] = self.scenes.captions(indices, turn)
             described = [self.scenes.scene(index) for index in indices]

@@ -46,10 +46,6 @@ class LatentSquares(LatentScenes):
         """The description of the scene of square ``index``."""
         return self.scenes.scene(index % self.scenes.count)
 
-    def caption(self, index: int, random: np.random.Generator) -> str:
-        """A caption of that scene."""
-        return self.scenes.caption(index % self.scenes.count, random)
-
     def square(self, index: int) -> tuple[Tensor, torch.Generator]:
         """Square ``index`` (1, 3, side, side), and a generator for what happens to it."""
         random = generator(self.seed, "square", index)
@@ -74,7 +70,7 @@ class LatentSquares(LatentScenes):
         device = next(self.vae.parameters()).device
         latents = []
         for pictures in parts:
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 latents.append(self.latents(pictures.to(device)).float().cpu())
         return torch.cat(latents)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,7 @@ from training.pocket.noise_prediction import noise_schedule
 from training.pocket.run import Schedule, Stage, check_stage
 from training.pocket.scenes import Scenes
 from training.pocket_supir.autoencoder import DenoiseEncoderStage, PrintAutoencoderStage
-from training.pocket_supir.hard_scenes import HardScenes
 from training.pocket_supir.latent_pairs import LatentPairs, LatentSquares
-from training.pocket_supir.mending import MendingStage
 from training.pocket_supir.models import new_first_stage, new_network, new_unet, new_vae, to_unit_scale
 from training.pocket_supir.network import BaseStage, ControlStage, calibrate
 from training.pocket_supir.text import condition, pocket_text_encoders
@@ -31,7 +29,6 @@ from training.pocket_supir.text import condition, pocket_text_encoders
 DEFAULTS: Mapping[str, Schedule] = {
     "autoencoder": Schedule(6_000, 8, 6.0e-4, seed=10),
     "decoder": Schedule(4_000, 8, 6.0e-4, seed=11),
-    "mend": Schedule(600, 8, 3.0e-4, seed=15),
     "denoise": Schedule(3_000, 16, 6.0e-4, seed=12),
     "base": Schedule(20_000, 16, 1.0e-3, seed=13),
     "control": Schedule(20_000, 8, 6.0e-4, seed=14),
@@ -55,11 +52,11 @@ def build_stage(
         name: One of `DEFAULTS`.
         state: Folder of all stages; later stages read the averaged weights of earlier ones from it.
         schedule: How long and how fast.
-        scenes: Scenes at print size; hard ones for ``mend``.
-        side: Side in pixels of the squares of prints that are trained on; ``mend`` has sides of its own.
+        scenes: Scenes at print size.
+        side: Side in pixels of the squares of prints that are trained on.
         variants: Squares of a scene, each with its own degradation, that the networks train on.
         workers: Processes that prepare batches; with any, the latents of all squares are cached first.
-        init: Folder of stages, whose averaged weights of this one denoise, base and control begin with.
+        init: Folder of stages, whose averaged weights of this one base and control begin with.
 
     Raises:
         UserError: There is no such stage, one that this one needs has no weights yet, or there are workers
@@ -71,13 +68,8 @@ def build_stage(
             return PrintAutoencoderStage(new_vae(pocket_vae()), schedule, scenes, side)
         if name == "decoder":
             return PrintAutoencoderStage(trained_vae(state), schedule, scenes, side, freeze_encoder=True)
-        if name == "mend":
-            assert isinstance(scenes, HardScenes)
-            return MendingStage(scaled_vae(state, ("decoder", "autoencoder")), schedule, scenes)
         if name == "denoise":
             stage = new_first_stage(scaled_vae(state))
-            if init:
-                _load(stage.denoise_encoder, init, "denoise")
             return DenoiseEncoderStage(stage.denoise_encoder, stage.vae, pocket_vae(), schedule, scenes, side)
         text = pocket_text_encoders()
         if name == "base":
@@ -114,17 +106,17 @@ def pocket_vae() -> Any:
     return _vae(POCKET / "vae").eval()
 
 
-def trained_vae(state: Path, stages: Sequence[str] = ("mend", "decoder", "autoencoder")) -> Any:
-    """The autoencoder of the first of some stages that has run; the pocket's own where none has, fp32."""
-    for name in stages:
+def trained_vae(state: Path) -> Any:
+    """The autoencoder as far as it is trained: the pocket's own where no stage of it has run, fp32."""
+    for name in ("decoder", "autoencoder"):
         if (state / name / "weights" / "config.json").is_file():
             return _vae(state / name / "weights")
     return new_vae(pocket_vae())
 
 
-def scaled_vae(state: Path, stages: Sequence[str] = ("mend", "decoder", "autoencoder")) -> Any:
-    """The same with latents that SDXL's scaling factor fits."""
-    vae = trained_vae(state, stages)
+def scaled_vae(state: Path) -> Any:
+    """The autoencoder as far as it is trained, with latents that SDXL's scaling factor fits."""
+    vae = trained_vae(state)
     to_unit_scale(vae, 1 / vae.config.scaling_factor)
     vae.register_to_config(scaling_factor=SCALING)
     return vae

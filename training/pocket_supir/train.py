@@ -10,9 +10,9 @@
 
 Each stage keeps ``last.ckpt``, its averaged weights (fp16) and a TensorBoard log in ``STATE/<stage>``, and
 reads the averaged weights of those above it. ``decoder`` improves the autoencoder's decoder alone, so that
-the latents stay; it can run beside any stage after ``autoencoder``. ``mend`` teaches the autoencoder plain
-pictures and borders, its latents of scenes held. ``assemble`` writes the two models that ``model.supir`` and
-``model.sdxl`` of the upscaler take; ``unpack`` takes those of the package apart, to go on from.
+the latents stay; it can run beside any stage after ``autoencoder``. ``assemble`` writes the two models that
+``model.supir`` and ``model.sdxl`` of the upscaler take, ``unpack`` takes those of the package apart, so that
+``--init`` can begin with them.
 
 A GPU is used where there is one. ``--stage paint --cache FOLDER --workers N`` paints all prints beforehand,
 ``--stage encode`` makes the latents of ``control`` while ``base`` trains, and ``--workers N`` prepares
@@ -43,7 +43,6 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "encode",
         "autoencoder",
         "decoder",
-        "mend",
         "denoise",
         "base",
         "control",
@@ -51,14 +50,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "unpack",
     ]
     parser.add_argument("--stage", required=True, choices=stages)
-    parser.add_argument(
-        "--init", type=Path, help="denoise, base, control: another STATE whose weights to begin with"
-    )
-    parser.add_argument(
-        "--hard",
-        action="store_true",
-        help="plain pictures and more stars and snow among the scenes; mend always has them",
-    )
+    parser.add_argument("--init", type=Path, help="base, control: another STATE whose weights to begin with")
+    parser.add_argument("--dotted", action="store_true", help="more stars and snow among the scenes")
     parser.add_argument("--side", type=int, default=128, help="side of the squares of prints to train on")
     parser.add_argument("--variants", type=int, default=2, help="base, control: squares of a scene")
     parser.add_argument("--stop-after", type=float, help="stop this many minutes after the command began")
@@ -71,8 +64,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="assemble: how weights are kept",
     )
     options = parse_training(parser, argv)
-    if options.init and options.stage not in ("denoise", "base", "control"):
-        parser.error(f"--init is for the stages denoise, base and control, not for {options.stage}")
+    if options.init and options.stage not in ("base", "control"):
+        parser.error(f"--init is for the stages base and control, not for {options.stage}")
     return options
 
 
@@ -83,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training.pocket.run import train
     from training.pocket.scenes import Scenes, paint
     from training.pocket_supir.assembly import assemble
-    from training.pocket_supir.hard_scenes import HardScenes
+    from training.pocket_supir.dotted_scenes import DottedScenes
     from training.pocket_supir.models import PRINT
     from training.pocket_supir.stages import DEFAULTS, build_stage, encode
     from training.pocket_supir.unpacking import unpack
@@ -94,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.stage == "unpack":
         unpack("pocket", "pocket", args.state)
         return
-    if args.hard or args.stage == "mend":
-        scenes: Scenes = HardScenes(args.world, args.scenes, PRINT, args.cache and args.cache / "hard")
+    if args.dotted:
+        scenes: Scenes = DottedScenes(args.world, args.scenes, PRINT, args.cache and args.cache / "dotted")
     else:
         scenes = Scenes(args.world, args.scenes, PRINT, args.cache)
     if args.stage == "paint":

@@ -17,7 +17,7 @@ from training.pocket.scenes import HELD_OUT_SEED
 from training.pocket.world.render import render
 from training.pocket.world.scene import sample_scene
 from training.pocket_supir.degradation import enlarge, reduce
-from training.pocket_supir.hard_scenes import dotted
+from training.pocket_supir.dotted_scenes import dotted
 from training.pocket_supir.models import PRINT
 from training.pocket_supir.printing import Printer
 

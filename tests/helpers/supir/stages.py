@@ -14,8 +14,8 @@ SIDE = 64
 """Of the prints, in pixels; squares of 32 are cut from them."""
 
 
-def schedule(name: str, steps: int, batch_size: int = 2) -> Schedule:
-    return replace(DEFAULTS[name], steps=steps, batch_size=batch_size, warmup=2)
+def schedule(name: str, steps: int) -> Schedule:
+    return replace(DEFAULTS[name], steps=steps, batch_size=2, warmup=2)
 
 
 def stage_of(name: str, state: Path, steps: int, init: Path | None = None) -> Stage:
