@@ -22,8 +22,8 @@ from training.pocket_supir.models import PRINT
 from training.pocket_supir.printing import Printer
 
 PLAIN = (
-    *((level,) * 3 for level in (16, 64, 96, 128, 160, 192, 240)),
-    (200, 40, 40), (60, 140, 60), (40, 80, 200), (10, 14, 44), (210, 180, 120),
+    *((level,) * 3 for level in (16, 64, 128, 192, 240)),
+    (200, 40, 40), (40, 80, 200), (210, 180, 120),
 )  # fmt: skip
 """The colours of the plain pictures."""
 STAR = 24.0
