@@ -72,9 +72,7 @@ def test_the_commands_run(trained, models, tmp_path, capsys):
     assert torch.is_grad_enabled()
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"figures.json", "sheet.png"}
     assert "bicubic" in capsys.readouterr().out
-    evaluate_main(
-        f"{paths} --out {tmp_path / 'spots'} --count 1 --steps 2 --weak-spots --threads 1".split()
-    )
+    evaluate_main(f"{paths} --out {tmp_path / 'spots'} --count 1 --steps 2 --weak-spots --threads 1".split())
     figures = json.loads((tmp_path / "spots" / "weak_spots.json").read_text())
     assert figures["bicubic"]["plain_worst"] < 1 < figures["first stage"]["plain_worst"]
     assert figures["print, wavelet on input"]["shift_most"] < figures["print, no colour fix"]["shift_most"]

@@ -25,7 +25,9 @@ def test_outermost_lines_are_judged_against_lines_further_in():
     assert weak_spots.edge_excess(noisy, truth) == pytest.approx(0, abs=1e-4)
     noisy[..., :, 0] += 6 / 127.5  # one of four sides
     assert weak_spots.edge_excess(noisy, truth) == pytest.approx(6 / 4, abs=0.2)
-    assert weak_spots.colour_shift(truth + 2 / 127.5, truth) == pytest.approx({"mean": 2, "most": 2}, abs=1e-3)
+    assert weak_spots.colour_shift(truth + 2 / 127.5, truth) == pytest.approx(
+        {"mean": 2, "most": 2}, abs=1e-3
+    )
 
 
 def test_flecks_are_told_from_stars():
