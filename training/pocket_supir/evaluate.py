@@ -7,8 +7,8 @@
 The options are those of configs/supir_pocket.yaml; a scene's full caption is its prompt. Prints a table
 against bicubic enlargement, and with ``--effects`` one of what the options do. Writes ``figures.json`` and
 ``sheet.png`` (one row per scene: nearest, bicubic, first stage, SUPIR, the true scene). ``--weak-spots``
-prints another table alone, without captions, and writes ``weak_spots.json``: what is wrong at plain pictures,
-outermost lines, mean colour, stars and snow (`weak_spots`).
+prints another table alone, without captions, and writes ``weak_spots.json`` and ``weak_spots.png``: what is
+wrong at plain pictures, outermost lines, mean colour, stars and snow (`weak_spots`).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     printer = Printer(args.supir, args.sdxl, args.steps, args.batch_size)
     if args.weak_spots:
-        show_weak_spots(measure_weak_spots(printer, truth, args.count), args.out)
+        show_weak_spots(measure_weak_spots(printer, truth, args.count, args.out / "weak_spots.png"), args.out)
         return
 
     def restored(texts: Sequence[str], **change: Any) -> torch.Tensor:

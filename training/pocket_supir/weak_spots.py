@@ -6,9 +6,11 @@ All figures are in levels of 255, or counts of a print.
 from __future__ import annotations
 
 from itertools import count, islice
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,7 +18,7 @@ from lightning_drift.supir import colour
 from training.pocket.scenes import HELD_OUT_SEED
 from training.pocket.world.render import render
 from training.pocket.world.scene import sample_scene
-from training.pocket_supir.degradation import enlarge, reduce
+from training.pocket_supir.degradation import enlarge, reduce, to_pil
 from training.pocket_supir.dotted_scenes import dotted
 from training.pocket_supir.models import PRINT
 from training.pocket_supir.printing import Printer
@@ -125,13 +127,17 @@ def peaks(levels: Tensor, least: float) -> Tensor:
     return (levels > least) & (levels == dilated(levels, 9))
 
 
-def measure_weak_spots(printer: Printer, scenes: Tensor, number: int) -> dict[str, dict[str, float]]:
+def measure_weak_spots(
+    printer: Printer, scenes: Tensor, number: int, sheet: Path
+) -> dict[str, dict[str, float]]:
     """All figures, of prints without captions and of what they can be compared with.
 
     Args:
         printer: Makes the prints.
         scenes: Unseen scenes (n, 3, 256, 256).
         number: How many scenes with stars or snow to add to them.
+        sheet: Where to write a picture of the first prints: some plain ones, some of the added scenes, each
+            between bicubic enlargement and the truth.
 
     Returns:
         For each way to make them, in the order of the table, its figures by name.
@@ -151,6 +157,10 @@ def measure_weak_spots(printer: Printer, scenes: Tensor, number: int) -> dict[st
         "print, wavelet on input": colour.wavelet(bare, enlarged),
     }
     a, b = len(plain), len(plain) + len(scenes)
+    columns = [enlarged, made["print, wavelet on input"], truth]
+    rows = [np.concatenate([np.asarray(to_pil(column[k])) for column in columns], 1)
+            for k in (*range(2, 4), *range(b, min(b + 6, len(truth))))]  # fmt: skip
+    Image.fromarray(np.concatenate(rows)).save(sheet)
     return {name: _figures(pictures, truth, given, a, b) for name, pictures in made.items()}
 
 
