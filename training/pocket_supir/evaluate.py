@@ -2,10 +2,13 @@
 
     python -m training.pocket_supir.evaluate --out tb_logs/pocket_supir
     python -m training.pocket_supir.evaluate --count 24 --effects
+    python -m training.pocket_supir.evaluate --count 16 --weak-spots
 
 The options are those of configs/supir_pocket.yaml; a scene's full caption is its prompt. Prints a table
 against bicubic enlargement, and with ``--effects`` one of what the options do. Writes ``figures.json`` and
-``sheet.png`` (one row per scene: nearest, bicubic, first stage, SUPIR, the true scene).
+``sheet.png`` (one row per scene: nearest, bicubic, first stage, SUPIR, the true scene). ``--weak-spots``
+prints another table alone, without captions, and writes ``weak_spots.json`` and ``weak_spots.png``: what is
+wrong at plain pictures, outermost lines, mean colour, stars and snow (`weak_spots`).
 """
 
 from __future__ import annotations
@@ -13,15 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from training.command_line import command_parser, run_command, use_threads
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs" / "supir_pocket.yaml"
 
 EFFECTS: list[tuple[str, dict[str, Any]]] = [
     ("as the configuration has it", {}),
@@ -50,6 +50,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8, help="prints made together")
     parser.add_argument("--steps", type=int, default=30, help="sampler steps")
     parser.add_argument("--effects", action="store_true", help="measure what the options do")
+    parser.add_argument("--weak-spots", action="store_true", help="measure only what prints are bad at")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     return parser.parse_args(argv)
 
@@ -67,21 +68,19 @@ def evaluate(args: argparse.Namespace) -> None:
     """Make the prints, print the tables and write the files that the command's help names."""
     import numpy as np
     import torch
-    import yaml
     from PIL import Image
     from transformers import CLIPModel, CLIPTokenizer
 
-    from lightning_drift import SupirUpscaler
     from lightning_drift.assets import POCKET_CLIP
-    from lightning_drift.supir.restoration import Restorer
-    from lightning_drift.supir.sampling.noise import AddressedNoise
     from training.pocket.clip import text_features
     from training.pocket.scenes import HELD_OUT_SEED, Scenes
     from training.pocket.tokenizer import tokenize
     from training.pocket.world.captions import full_caption
     from training.pocket_supir.degradation import RATIO, enlarge, reduce, to_pil
     from training.pocket_supir.models import PRINT
+    from training.pocket_supir.printing import Printer
     from training.pocket_supir.quality import measure, whole_features
+    from training.pocket_supir.weak_spots import measure_weak_spots
 
     args.out.mkdir(parents=True, exist_ok=True)
     clip: Any = CLIPModel.from_pretrained(str(POCKET_CLIP), torch_dtype=torch.float32)
@@ -93,43 +92,24 @@ def evaluate(args: argparse.Namespace) -> None:
     given = (reduce(truth) * 127.5 + 127.5).round() / 127.5 - 1
     bicubic = torch.stack([enlarge(picture) for picture in given])
 
-    options: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"]["init_args"]
-    options |= {"supir": args.supir, "sdxl": args.sdxl, "edm_steps": args.steps, "memory": "full"}
-    module = SupirUpscaler(**options)
-    module.setup("predict")
-    checkpoints = module.checkpoints
-    assert checkpoints is not None
+    printer = Printer(args.supir, args.sdxl, args.steps, args.batch_size)
+    if args.weak_spots:
+        show_weak_spots(measure_weak_spots(printer, truth, args.count, args.out / "weak_spots.png"), args.out)
+        return
 
-    def restored(
-        change: dict[str, Any],
-        colour: Literal["Wavelet", "AdaIn", "None"],
-        sample: int = 0,
-        texts: Sequence[str] = captions,
-    ) -> torch.Tensor:
-        """The prints, not clamped."""
-        method = module.method()
-        method = replace(method, sampling=replace(method.sampling, **change), color_fix=colour)
-        restorer = Restorer(checkpoints, method, torch.device("cpu"))
-        prints = []
-        for k in range(0, args.count, args.batch_size):
-            part = slice(k, k + args.batch_size)
-            noises = [AddressedNoise(index, sample, torch.device("cpu")) for index in indices[part]]
-            prints.append(restorer.restore(bicubic[part], [(text,) for text in texts[part]], noises))
-        return torch.cat(prints)
+    def restored(texts: Sequence[str], **change: Any) -> torch.Tensor:
+        return printer.prints(bicubic, texts, indices, **change)
 
-    stage = checkpoints.first_stage(torch.float32)
-    first = torch.cat([stage.decode(stage.encode_degraded(row)) for row in bicubic.unsqueeze(1)])
     start = time.perf_counter()
-    prints = restored({}, "Wavelet")
+    prints = restored(captions)
     seconds = (time.perf_counter() - start) / args.count
     figures: dict[str, Any] = {"seconds_a_print_in_batches": round(seconds, 2), "against_bicubic": {}}
-    coded = torch.cat([stage.decode(stage.encode(row)) for row in truth.unsqueeze(1)])
     rows = {
         "bicubic": bicubic,
-        "first stage": first,
+        "first stage": (first := printer.first(bicubic)),
         "SUPIR": prints,
-        "SUPIR without captions": restored({}, "Wavelet", texts=[""] * args.count),
-        "true scene through the autoencoder": coded,
+        "SUPIR without captions": restored([""] * args.count),
+        "true scene through the autoencoder": printer.coded(truth),
     }
     print(f"{'':36s} fidelity  ssim   psnr   CLIP   energy (error)")
     for name, pictures in rows.items():
@@ -155,7 +135,7 @@ def evaluate(args: argparse.Namespace) -> None:
         figures["effects"] = {}
         print(f"\n{'':36s} fidelity   CLIP   energy caption  spread")
         for name, change in EFFECTS:
-            one, other = restored(change, "None"), restored(change, "None", 1)
+            one, other = (restored(captions, sample=sample, colour="None", **change) for sample in range(2))
             q = measure(one, truth, given, clip)
             similarity = float((whole_features(clip, one.clamp(-1, 1)) * texts).sum(-1).mean())
             spread = float((one.clamp(-1, 1) - other.clamp(-1, 1)).abs().mean()) / 2
@@ -173,6 +153,18 @@ def evaluate(args: argparse.Namespace) -> None:
                 flush=True,
             )
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def show_weak_spots(figures: Mapping[str, Mapping[str, float]], out: Path) -> None:
+    """Print the table of `weak_spots.measure_weak_spots` and write it to a folder."""
+    names = list(next(iter(figures.values())))
+    print(" " * 36 + "".join(f"{name.replace('_', ' '):>15s}" for name in names))
+    for row, values in figures.items():
+        print(f"{row:36s}" + "".join(f"{values[name]:15.2f}" for name in names))
+    text = json.dumps(
+        {row: {k: round(v, 3) for k, v in values.items()} for row, values in figures.items()}, indent=2
+    )
+    (out / "weak_spots.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class LatentSquares(LatentScenes):
         device = next(self.vae.parameters()).device
         latents = []
         for pictures in parts:
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 latents.append(self.latents(pictures.to(device)).float().cpu())
         return torch.cat(latents)
 

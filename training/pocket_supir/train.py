@@ -6,11 +6,13 @@
     python -m training.pocket_supir.train --stage control     --state STATE --cache STATE/cache
     python -m training.pocket_supir.train --stage decoder     --state STATE --cache STATE/cache
     python -m training.pocket_supir.train --stage assemble    --state STATE --out supir
+    python -m training.pocket_supir.train --stage unpack      --state STATE
 
 Each stage keeps ``last.ckpt``, its averaged weights (fp16) and a TensorBoard log in ``STATE/<stage>``, and
 reads the averaged weights of those above it. ``decoder`` improves the autoencoder's decoder alone, so that
 the latents stay; it can run beside any stage after ``autoencoder``. ``assemble`` writes the two models that
-``model.supir`` and ``model.sdxl`` of the upscaler take.
+``model.supir`` and ``model.sdxl`` of the upscaler take, ``unpack`` takes those of the package apart, so that
+``--init`` can begin with them.
 
 A GPU is used where there is one. ``--stage paint --cache FOLDER --workers N`` paints all prints beforehand,
 ``--stage encode`` makes the latents of ``control`` while ``base`` trains, and ``--workers N`` prepares
@@ -36,9 +38,20 @@ from training.command_line import (
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser(__doc__)
-    stages = ["paint", "encode", "autoencoder", "decoder", "denoise", "base", "control", "assemble"]
+    stages = [
+        "paint",
+        "encode",
+        "autoencoder",
+        "decoder",
+        "denoise",
+        "base",
+        "control",
+        "assemble",
+        "unpack",
+    ]
     parser.add_argument("--stage", required=True, choices=stages)
     parser.add_argument("--init", type=Path, help="base, control: another STATE whose weights to begin with")
+    parser.add_argument("--dotted", action="store_true", help="more stars and snow among the scenes")
     parser.add_argument("--side", type=int, default=128, help="side of the squares of prints to train on")
     parser.add_argument("--variants", type=int, default=2, help="base, control: squares of a scene")
     parser.add_argument("--stop-after", type=float, help="stop this many minutes after the command began")
@@ -63,13 +76,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training.pocket.run import train
     from training.pocket.scenes import Scenes, paint
     from training.pocket_supir.assembly import assemble
+    from training.pocket_supir.dotted_scenes import DottedScenes
     from training.pocket_supir.models import PRINT
     from training.pocket_supir.stages import DEFAULTS, build_stage, encode
+    from training.pocket_supir.unpacking import unpack
 
     if args.stage == "assemble":
         assemble(args.state, args.out or args.state / "supir", args.storage)
         return
-    scenes = Scenes(args.world, args.scenes, PRINT, args.cache)
+    if args.stage == "unpack":
+        unpack("pocket", "pocket", args.state)
+        return
+    if args.dotted:
+        scenes: Scenes = DottedScenes(args.world, args.scenes, PRINT, args.cache and args.cache / "dotted")
+    else:
+        scenes = Scenes(args.world, args.scenes, PRINT, args.cache)
     if args.stage == "paint":
         paint(scenes, args.workers)
         return

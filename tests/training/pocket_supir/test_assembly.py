@@ -1,5 +1,7 @@
 """The assembled models load with the real loader, print, and are measured."""
 
+import json
+
 import torch
 from helpers.supir.running import opened, predict
 from PIL import Image
@@ -12,6 +14,7 @@ from training.pocket_supir.evaluate import main as evaluate_main
 from training.pocket_supir.stages import first_stage, trained_network
 from training.pocket_supir.text import pocket_text_encoders
 from training.pocket_supir.train import main as train_main
+from training.pocket_supir.unpacking import unpack
 
 
 def test_eight_bits_keep_weights_through_the_real_loader(trained, models):
@@ -32,6 +35,15 @@ def test_eight_bits_keep_weights_through_the_real_loader(trained, models):
         t.numel() for t in stored.values()
     )
     assert share > 0.97
+
+
+def test_the_assembled_models_come_apart_into_the_weights_of_their_stages(trained, models, tmp_path):
+    unpack(str(models / "supir.safetensors"), str(models / "sdxl"), tmp_path)
+    for build in (first_stage, trained_network):
+        ours, theirs = build(tmp_path).state_dict(), build(trained).state_dict()
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            assert (ours[name] - tensor).norm() <= 0.012 * tensor.norm() + 1e-6, name
 
 
 def test_the_assembled_models_print(models, tmp_path, capsys):
@@ -60,3 +72,7 @@ def test_the_commands_run(trained, models, tmp_path, capsys):
     assert torch.is_grad_enabled()
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"figures.json", "sheet.png"}
     assert "bicubic" in capsys.readouterr().out
+    evaluate_main(f"{paths} --out {tmp_path / 'spots'} --count 1 --steps 2 --weak-spots --threads 1".split())
+    figures = json.loads((tmp_path / "spots" / "weak_spots.json").read_text())
+    assert figures["bicubic"]["plain_worst"] < 1 < figures["first stage"]["plain_worst"]
+    assert figures["print, wavelet on input"]["shift_most"] < figures["print, no colour fix"]["shift_most"]
