@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_drift.common.atomic import atomic_write
 from lightning_drift.pages.page import render
-from lightning_drift.prints.page_pictures import FOLDER
+from lightning_drift.prints.proof_pictures import FOLDER
 from lightning_drift.prints.sizes import Box, Size
 
 PAGE = "proof.html"

@@ -1,6 +1,7 @@
 """What follows when all prints are there: the proof page, and the labelled sheets of proofs."""
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from lightning_drift.images.infotext import settings_of
 from lightning_drift.pages.thumbnails import data_uri
 from lightning_drift.prints.command_words import PROOFS, print_command, proof_command
 from lightning_drift.prints.images import UpscaleRequest
-from lightning_drift.prints.page_pictures import PagePictures
 from lightning_drift.prints.proof_page import (
     PAGE,
     Item,
@@ -27,6 +27,7 @@ from lightning_drift.prints.proof_page import (
     is_foreign,
     write_page,
 )
+from lightning_drift.prints.proof_pictures import ProofPictures
 from lightning_drift.prints.proof_sheets import (
     ProofSheet,
     found_sheet,
@@ -67,11 +68,10 @@ class ProofReport(Callback):
         writing = _Writing(pl_module, writer, data.words)
         try:
             items = writing.proofs(sheets) if sheets else writing.prints(data.requests, self._settings)
-            if data.page:
+            if data.page and writing.may_write():
                 writing.page(items)
-            else:
-                for _ in items:
-                    pass
+            elif sheets:
+                deque(items, maxlen=0)  # on the way to a page the sheets are written
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
@@ -86,14 +86,18 @@ class _Writing:
     def __init__(self, module: Any, writer: ImageWriter, words: Any) -> None:
         self._module, self._writer, self._words = module, writer, words
         self._folder = writer.output_dir
-        self._pictures = PagePictures(self._folder / PAGE)
+        self._pictures = ProofPictures(self._folder / PAGE)
+
+    def may_write(self) -> bool:
+        """Whether nothing of another's lies at the page's place; a notice says so where it does."""
+        page = self._folder / PAGE
+        if foreign := is_foreign(page):
+            notice(f"{page} is no page of lightning-drift's prints; it stays, and no page is written")
+        return not foreign
 
     def page(self, items: Iterator[Item]) -> None:
         """Write the page."""
         page = self._folder / PAGE
-        if is_foreign(page):
-            notice(f"{page} is no page of lightning-drift's prints; it stays, and no page is written")
-            return
         shown = list(items)
         if not shown:
             return

@@ -21,12 +21,13 @@ SHEET_BY = "lightning-drift proof sheet"
 SHEET_SIDE = 8192
 """Pixels of a sheet's pictures along a side; larger ones shrink."""
 MOST_CELLS = 400
+"""Cells of a sheet at most."""
 _CONTROL, _SCALE = "Control scale", "CFG scale"
 _NAME = re.compile(r"(.+)_control[0-9][^_]*_cfg[0-9][^_]*(?:_[0-9a-f]{8})?\.png")
 
 
 @dataclass(frozen=True)
-class Cell:
+class ProofCell:
     """One picture of a sheet.
 
     Attributes:
@@ -46,7 +47,7 @@ class Cell:
 class ProofSheet:
     """Cells that differ in these two settings alone."""
 
-    cells: list[Cell]
+    cells: list[ProofCell]
 
     @property
     def rows(self) -> list[float]:
@@ -108,7 +109,7 @@ def found_sheet(request: UpscaleRequest, files: Iterable[Path]) -> ProofSheet | 
 
     What cannot be read, or was made of another picture or with another seed, is passed over.
     """
-    groups: dict[tuple[object, ...], list[Cell]] = {}
+    groups: dict[tuple[object, ...], list[ProofCell]] = {}
     for path in files:
         try:
             text = text_of(read_file(path), "parameters") or ""
@@ -139,7 +140,7 @@ def write_sheet(path: Path, sheet: ProofSheet, title: str) -> bool:
     return True
 
 
-def _newest(cells: list[Cell]) -> float:
+def _newest(cells: list[ProofCell]) -> float:
     def written(path: Path) -> float:
         try:
             return path.stat().st_mtime
@@ -153,7 +154,7 @@ def _shared(text: str) -> dict[str, str]:
     return {name: value for name, value in settings_of(text).items() if name not in (_CONTROL, _SCALE)}
 
 
-def _cell(path: Path, text: str) -> Cell | None:
+def _cell(path: Path, text: str) -> ProofCell | None:
     settings = settings_of(text)
     try:
         control, scale = float(settings[_CONTROL]), float(settings[_SCALE])
@@ -161,4 +162,4 @@ def _cell(path: Path, text: str) -> Cell | None:
         return None
     if not (math.isfinite(scale) and 0 <= control <= 1 and scale >= 0):
         return None
-    return Cell(path, text, control, scale)
+    return ProofCell(path, text, control, scale)

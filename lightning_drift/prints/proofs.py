@@ -9,10 +9,9 @@ from lightning_drift.common.number_lists import decimals
 from lightning_drift.common.numbers import real, whole
 from lightning_drift.prints.detail import Detail
 from lightning_drift.prints.images import UpscaleImages, UpscaleRequest
+from lightning_drift.prints.proof_sheets import MOST_CELLS
 from lightning_drift.supir.options import RANGES
 
-MOST_CELLS = 400
-"""Cells of a proof sheet at most."""
 LEAST_SIDE = 32
 MOST_SIDE = 8192
 

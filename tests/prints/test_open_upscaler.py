@@ -279,7 +279,9 @@ def test_the_command_prints_a_folder_in_shares_without_weights(photos, tmp_path,
     (photos / "bad.png").unlink()
     for share in ("1/2", "2/2"):
         assert main([*words, f"--image_writer.output_dir={tmp_path / 'many'}", f"--data.share={share}"]) == 0
-    assert files_of(tmp_path / "many") == files_of(tmp_path / "one")
+    made = files_of(tmp_path / "one")
+    assert b": the prints</title>" in made.pop("proof.html")
+    assert files_of(tmp_path / "many") == made
     assert opened(tmp_path / "one" / "a.png").size == (160, 132)
 
 

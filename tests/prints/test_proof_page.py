@@ -18,7 +18,7 @@ from lightning_drift.cli import main
 from lightning_drift.common.errors import UserError
 from lightning_drift.common.text import shell_word
 from lightning_drift.images.image_writer import ImageWriter
-from lightning_drift.prints import page_pictures
+from lightning_drift.prints import proof_pictures
 from lightning_drift.prints.command_words import print_command, proof_command
 from lightning_drift.prints.proof_sheets import proof_files
 
@@ -74,7 +74,7 @@ def test_too_many_pictures_lie_in_files_beside_the_page(tmp_path, monkeypatch):
     lanczos(str(tmp_path / "in"), tmp_path / "out")
     embedded = data_of(tmp_path / "out" / "proof.html")
     assert not (tmp_path / "out" / "proof_pictures").exists()
-    monkeypatch.setattr(page_pictures, "BUDGET", 12_000)  # the first print's fit
+    monkeypatch.setattr(proof_pictures, "BUDGET", 12_000)  # the first print's fit
     lanczos(str(tmp_path / "in"), tmp_path / "out")
     page = tmp_path / "out" / "proof.html"
     assert "lie in the folder proof_pictures beside this page" in page.read_text()
@@ -112,7 +112,7 @@ def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
     lanczos(str(tmp_path / "a.png"), tmp_path / "out")  # a folder is somebody's
     (tmp_path / "out" / "proof.html").rmdir()
     (tmp_path / "out" / "proof_pictures").write_text("mine")
-    monkeypatch.setattr(page_pictures, "BUDGET", 0)
+    monkeypatch.setattr(proof_pictures, "BUDGET", 0)
     with pytest.raises(UserError, match="the same command goes on"):
         lanczos(str(tmp_path / "a.png"), tmp_path / "out")
     assert (tmp_path / "out" / "proof_pictures").read_text() == "mine"

@@ -60,10 +60,16 @@ def test_cells_are_parts_of_the_print_at_other_settings(models, tmp_path, passes
     # What is missing is made again, with the same bits; a file of another's stays.
     kept = written[1].read_bytes()
     written[1].unlink()
-    sheet.write_bytes(b"mine")
+    page = sheet.with_name("proof.html")
+    page.write_text("mine")
+    sheet.unlink()
     again = predict(module, data, tmp_path / "proofs")
     assert (again.written, again.skipped) == ([written[1]], [written[0]])
     assert written[1].read_bytes() == kept
+    assert page.read_text() == "mine"
+    assert sheet.is_file()
+    sheet.write_bytes(b"mine")
+    predict(module, data, tmp_path / "proofs")
     assert sheet.read_bytes() == b"mine"
 
 

@@ -20,7 +20,7 @@ LOSSLESS = 512
 QUALITY = 92
 
 
-class PagePictures:
+class ProofPictures:
     """Collects the pictures of one page, encoded: without loss up to `LOSSLESS` pixels, else as JPEG.
 
     Args:
