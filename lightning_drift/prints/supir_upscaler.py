@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,7 +28,8 @@ from lightning_drift.prints.images import UpscaleRequest
 from lightning_drift.prints.paper import Sheet
 from lightning_drift.prints.plan import Costs, Route, plan
 from lightning_drift.prints.proof_report import ProofReport
-from lightning_drift.prints.sizes import Frame, Sizing, to_image, to_pixels, to_tensor
+from lightning_drift.prints.restoring import Task, restored
+from lightning_drift.prints.sizes import Frame, Sizing, to_image, to_pixels
 from lightning_drift.prints.trial import costs
 from lightning_drift.supir.memory.levels import Memory, smaller
 from lightning_drift.supir.network.find import find_lora, find_sdxl, find_supir, find_vae
@@ -43,7 +43,6 @@ from lightning_drift.supir.options import (
     read_windows,
 )
 from lightning_drift.supir.restoration import Restorer
-from lightning_drift.supir.sampling.noise import AddressedNoise, Noise, ReferenceNoise
 from lightning_drift.supir.sampling.samplers import EdmSampling
 from lightning_drift.supir.settings import LATENT, ColorFix, Method
 
@@ -54,28 +53,6 @@ LICENCE = (
 MOST_PASSES = 4
 PROMPT = "sharp textures, fine grain, rich color depth"
 NEGATIVE_PROMPT = "blurry, low quality, jpeg artifacts"
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A request on its way: its picture, the passes over it, and its paper."""
-
-    request: UpscaleRequest
-    source: Source
-    frames: list[Frame]
-    sheet: Sheet | None
-
-    @property
-    def pixels(self) -> Image.Image | Tensor:
-        """The source's colours as `to_tensor` takes them, with all the bits they have."""
-        if self.source.deep is None:
-            return self.source.image
-        return torch.from_numpy(self.source.deep.astype("float32") / 32767.5 - 1).permute(2, 0, 1)
-
-    def captions(self, number: int) -> tuple[str, ...]:
-        """What is in the windows of a pass; captions of windows are those of the last."""
-        last = number == len(self.frames) - 1
-        return self.request.captions if last else (self.request.caption,)
 
 
 class SupirUpscaler(LightningModule):
@@ -372,7 +349,7 @@ class SupirUpscaler(LightningModule):
         """Upscale a batch of requests; those that fail are reported at the end."""
         # Weights are swapped in and out of the modules, which inference tensors do not allow.
         with torch.inference_mode(False), torch.no_grad():
-            groups: dict[tuple[object, ...], list[_Task]] = {}
+            groups: dict[tuple[object, ...], list[Task]] = {}
             for request in batch:
                 try:
                     task = self._read(request)
@@ -388,7 +365,7 @@ class SupirUpscaler(LightningModule):
                 groups.setdefault(key, []).append(task)
             return [picture for group in groups.values() for picture in self._upscale(group)]
 
-    def _read(self, request: UpscaleRequest) -> "_Task":
+    def _read(self, request: UpscaleRequest) -> Task:
         if self._sources is None or self._sources[0] != request.path:
             try:
                 self._sources = (request.path, read_source(request.path))
@@ -403,7 +380,7 @@ class SupirUpscaler(LightningModule):
                 f"has {len(request.tile_captions)} tile captions, but is sampled in {count} windows; give as "
                 "many lines, or set model.tile_size and model.tile_overlap accordingly"
             )
-        return _Task(request, source, frames, sheet)
+        return Task(request, source, frames, sheet)
 
     def frames(self, request: UpscaleRequest) -> tuple[list[Frame], Sheet | None]:
         """The passes over a request's picture, and its paper.
@@ -439,13 +416,13 @@ class SupirUpscaler(LightningModule):
         changes: dict[str, Any] = dict(request.changes)
         return replace(method, sampling=replace(method.sampling, **changes))
 
-    def _upscale(self, group: "list[_Task]") -> list[Picture]:
+    def _upscale(self, group: list[Task]) -> list[Picture]:
         """The pictures of a group that goes through the network together, as far as memory goes."""
         with during("loading SUPIR's text encoders", lambda _: Remedy(f"try {self._less()}")):
             self._ready()
         return [picture for picture in self._batch.map(group, self._some) if picture is not None]
 
-    def _some(self, part: "Sequence[_Task]") -> list[Picture | None]:
+    def _some(self, part: Sequence[Task]) -> list[Picture | None]:
         """The pictures of a part; one that does not fit by itself is skipped."""
         try:
             return self._restored(part)
@@ -458,59 +435,25 @@ class SupirUpscaler(LightningModule):
         give_back()
         return [None]
 
-    def _restored(self, part: "Sequence[_Task]") -> list[Picture | None]:
+    def _restored(self, part: Sequence[Task]) -> list[Picture | None]:
         sampling = self._method_of(part[0].request).sampling
-        count = len(part[0].frames)
-        seen: list[Image.Image | Tensor] = [task.pixels for task in part]
         first: list[Tensor] = []
         wanted = self.describe_beside(part[0].request) is not None
         name = ", ".join(task.request.name for task in part)
-        with self._bar(name, sampling.steps * count) as bar:
-            for number in range(count):
-                frames = [task.frames[number] for task in part]
-                images = [to_tensor(each, frame, frame.box) for each, frame in zip(seen, frames, strict=True)]
-                stacked = torch.stack(images)
-                results = self._ready().restore(
-                    stacked,
-                    [task.captions(number) for task in part],
-                    [self._noise(task.request, number) for task in part],
-                    [(task.request.path, task.request.content, task.frames[0]) for task in part]
-                    if number == 0
-                    else None,
-                    on_step=bar.update,
-                    styles=self._styles(part, number, stacked),
-                    sampling=sampling,
-                    on_stage_one=first.extend if wanted and number == count - 1 else None,
-                )
-                seen = [to_pixels(result, frame) for result, frame in zip(results, frames, strict=True)]
-        pictures: list[Picture | None] = []
-        for task, pixels in zip(part, seen, strict=True):
-            assert isinstance(pixels, Tensor)
-            pictures.append(self._finish(task, pixels))
+        with self._bar(name, sampling.steps * len(part[0].frames)) as bar:
+            made = restored(self._ready(), part, sampling, bar.update, first.extend if wanted else None)
+        pictures = [self._finish(task, pixels) for task, pixels in zip(part, made, strict=True)]
         for task, picture, stage in zip(part, pictures, first, strict=False):  # none unless they are wanted
-            assert picture is not None
             picture.beside = self._stage_one(task, stage)
-        return pictures
+        return [*pictures]
 
-    def _stage_one(self, task: "_Task", pixels: Tensor) -> Picture | None:
+    def _stage_one(self, task: Task, pixels: Tensor) -> Picture | None:
         """What the first stage of the last pass made, of the size of the print's picture."""
         described = self.describe_beside(task.request)
         if described is None:
             return None
         image = to_image(to_pixels(pixels, task.frames[-1]))
         return Picture(task.request, described[0], image, described[1], task.source.icc_profile)
-
-    def _styles(self, part: "Sequence[_Task]", number: int, images: Tensor) -> Tensor | None:
-        """Where passes after the first take colours from, so that shifts do not add up.
-
-        The source where `color_reference` is input, else what the pass before made, which is not degraded.
-        """
-        if number == 0 or self.color_reference != "input":
-            return images if number else None
-        frames = [task.frames[number] for task in part]
-        return torch.stack(
-            [to_tensor(task.pixels, frame, frame.source) for task, frame in zip(part, frames, strict=True)]
-        )
 
     def _less(self) -> str:
         """The next thing that takes less memory."""
@@ -536,17 +479,12 @@ class SupirUpscaler(LightningModule):
     def _skip(self, request: UpscaleRequest, reason: str) -> None:
         self.failures.add(request.path, reason, tell=request.sample == 0)
 
-    def _noise(self, request: UpscaleRequest, number: int) -> Noise:
-        if self.sampling.reference:
-            return ReferenceNoise(request.seed + number, request.sample, request.samples, self.device)
-        return AddressedNoise(request.seed, request.sample, self.device, number)
-
     def _bar(self, name: str, steps: int) -> Any:
         shown = self._trainer is not None and self.trainer.progress_bar_callback is not None
         hidden = not shown or not self.trainer.is_global_zero
         return tqdm(total=steps, desc=name, unit="step", leave=False, position=1, disable=hidden)
 
-    def _finish(self, task: "_Task", pixels: Tensor) -> Picture:
+    def _finish(self, task: Task, pixels: Tensor) -> Picture:
         described = self.describe(task.request)
         frame = task.frames[-1]
         return finished(
