@@ -191,6 +191,9 @@ class OpenUpscaler(LightningModule):
         settings["Input hash"] = request.content
         return request.name, {"parameters": infotext("", "", settings)}
 
+    def describe_beside(self, request: UpscaleRequest) -> None:
+        """There is no picture beside a print: no first stage was made."""
+
     def predict_step(self, batch: list[UpscaleRequest], batch_idx: int = 0) -> list[Picture]:
         """Upscale a batch of requests; those that fail are reported at the end."""
         groups: dict[Passes, list[_Task]] = {}

@@ -70,6 +70,10 @@ class Prints(Protocol):
         """File name and PNG text."""
         ...
 
+    def describe_beside(self, request: UpscaleRequest) -> tuple[str, dict[str, str]] | None:
+        """Likewise of the picture beside it; None where there is none."""
+        ...
+
     def route(self, request: UpscaleRequest) -> Route:
         """The passes over a request's picture, and its paper."""
         ...
@@ -178,4 +182,7 @@ def _bytes(module: Prints, request: UpscaleRequest) -> int:
     route = module.route(request)
     wide, high = route.sheet.size if route.sheet else route.output
     deep = request.bits == 16 or (request.bits == "auto" and request.deep)
-    return (6 if deep else 3) * wide * high + _TEXT
+    size = (6 if deep else 3) * wide * high + _TEXT
+    if module.describe_beside(request) is None:
+        return size
+    return size + 3 * route.output[0] * route.output[1] + _TEXT

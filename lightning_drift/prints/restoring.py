@@ -17,7 +17,7 @@ from lightning_drift.supir.sampling.samplers import EdmSampling
 
 
 @dataclass(frozen=True)
-class Task:
+class PrintTask:
     """A request on its way: its picture, the passes over it, and its paper."""
 
     request: UpscaleRequest
@@ -47,7 +47,7 @@ class Task:
 
 def restored(
     restorer: Restorer,
-    part: Sequence[Task],
+    part: Sequence[PrintTask],
     sampling: EdmSampling,
     on_step: Callable[[], None],
     on_stage_one: Callable[[Tensor], None] | None = None,
@@ -89,7 +89,7 @@ def restored(
     return results
 
 
-def _styles(part: Sequence[Task], number: int, images: Tensor, from_source: bool) -> Tensor | None:
+def _styles(part: Sequence[PrintTask], number: int, images: Tensor, from_source: bool) -> Tensor | None:
     """Where passes after the first take colours from, so that shifts do not add up.
 
     The source where `color_reference` is input, else what the pass before made, which is not degraded.

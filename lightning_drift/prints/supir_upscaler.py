@@ -28,7 +28,7 @@ from lightning_drift.prints.images import UpscaleRequest
 from lightning_drift.prints.paper import Sheet
 from lightning_drift.prints.plan import Costs, Route, plan
 from lightning_drift.prints.proof_report import ProofReport
-from lightning_drift.prints.restoring import Task, restored
+from lightning_drift.prints.restoring import PrintTask, restored
 from lightning_drift.prints.sizes import Frame, Sizing, to_image, to_pixels
 from lightning_drift.prints.trial import costs
 from lightning_drift.supir.memory.levels import Memory, smaller
@@ -349,7 +349,7 @@ class SupirUpscaler(LightningModule):
         """Upscale a batch of requests; those that fail are reported at the end."""
         # Weights are swapped in and out of the modules, which inference tensors do not allow.
         with torch.inference_mode(False), torch.no_grad():
-            groups: dict[tuple[object, ...], list[Task]] = {}
+            groups: dict[tuple[object, ...], list[PrintTask]] = {}
             for request in batch:
                 try:
                     task = self._read(request)
@@ -365,7 +365,7 @@ class SupirUpscaler(LightningModule):
                 groups.setdefault(key, []).append(task)
             return [picture for group in groups.values() for picture in self._upscale(group)]
 
-    def _read(self, request: UpscaleRequest) -> Task:
+    def _read(self, request: UpscaleRequest) -> PrintTask:
         if self._sources is None or self._sources[0] != request.path:
             try:
                 self._sources = (request.path, read_source(request.path))
@@ -380,7 +380,7 @@ class SupirUpscaler(LightningModule):
                 f"has {len(request.tile_captions)} tile captions, but is sampled in {count} windows; give as "
                 "many lines, or set model.tile_size and model.tile_overlap accordingly"
             )
-        return Task(request, source, frames, sheet)
+        return PrintTask(request, source, frames, sheet)
 
     def frames(self, request: UpscaleRequest) -> tuple[list[Frame], Sheet | None]:
         """The passes over a request's picture, and its paper.
@@ -416,13 +416,13 @@ class SupirUpscaler(LightningModule):
         changes: dict[str, Any] = dict(request.changes)
         return replace(method, sampling=replace(method.sampling, **changes))
 
-    def _upscale(self, group: list[Task]) -> list[Picture]:
+    def _upscale(self, group: list[PrintTask]) -> list[Picture]:
         """The pictures of a group that goes through the network together, as far as memory goes."""
         with during("loading SUPIR's text encoders", lambda _: Remedy(f"try {self._less()}")):
             self._ready()
         return [picture for picture in self._batch.map(group, self._some) if picture is not None]
 
-    def _some(self, part: Sequence[Task]) -> list[Picture | None]:
+    def _some(self, part: Sequence[PrintTask]) -> list[Picture | None]:
         """The pictures of a part; one that does not fit by itself is skipped."""
         try:
             return self._restored(part)
@@ -435,7 +435,7 @@ class SupirUpscaler(LightningModule):
         give_back()
         return [None]
 
-    def _restored(self, part: Sequence[Task]) -> list[Picture | None]:
+    def _restored(self, part: Sequence[PrintTask]) -> list[Picture | None]:
         sampling = self._method_of(part[0].request).sampling
         first: list[Tensor] = []
         wanted = self.describe_beside(part[0].request) is not None
@@ -447,7 +447,7 @@ class SupirUpscaler(LightningModule):
             picture.beside = self._stage_one(task, stage)
         return [*pictures]
 
-    def _stage_one(self, task: Task, pixels: Tensor) -> Picture | None:
+    def _stage_one(self, task: PrintTask, pixels: Tensor) -> Picture | None:
         """What the first stage of the last pass made, of the size of the print's picture."""
         described = self.describe_beside(task.request)
         if described is None:
@@ -484,7 +484,7 @@ class SupirUpscaler(LightningModule):
         hidden = not shown or not self.trainer.is_global_zero
         return tqdm(total=steps, desc=name, unit="step", leave=False, position=1, disable=hidden)
 
-    def _finish(self, task: Task, pixels: Tensor) -> Picture:
+    def _finish(self, task: PrintTask, pixels: Tensor) -> Picture:
         described = self.describe(task.request)
         frame = task.frames[-1]
         return finished(

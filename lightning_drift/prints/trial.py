@@ -52,7 +52,7 @@ def costs(
     restorer.first_stage()
     restorer.network()
     loading = perf_counter() - begin
-    trial = Trial(restorer)
+    trial = PrintTrial(restorer)
     held = trial.held()
     seconds = [trial.seconds(caption, frames) for caption, frames in tasks]
     return Costs(
@@ -60,7 +60,7 @@ def costs(
     )
 
 
-class Trial:
+class PrintTrial:
     """Times and counts the parts of one restorer.
 
     Args:

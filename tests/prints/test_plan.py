@@ -14,7 +14,7 @@ from lightning_drift.images.image_writer import ImageWriter
 from lightning_drift.images.picture import Picture
 from lightning_drift.images.png import write_png
 from lightning_drift.lightning_cli import DriftCLI
-from lightning_drift.prints.trial import Trial
+from lightning_drift.prints.trial import PrintTrial
 from lightning_drift.supir.restoration import Restorer
 
 SMALL = {"min_size": 64, "edm_steps": 2}
@@ -107,7 +107,7 @@ def test_disk_counts_the_bits_that_are_written(tmp_path):
 def trial():
     module = pocket(tile_size=256)
     module.setup("predict")
-    return Trial(Restorer(module.checkpoints, module.method(), torch.device("cpu")))
+    return PrintTrial(Restorer(module.checkpoints, module.method(), torch.device("cpu")))
 
 
 def test_memory_is_that_of_a_window_and_of_the_whole_first_stage(trial):
