@@ -159,7 +159,7 @@ def measure_weak_spots(
     a, b = len(plain), len(plain) + len(scenes)
     columns = [enlarged, made["print, wavelet on input"], truth]
     rows = [np.concatenate([np.asarray(to_pil(column[k])) for column in columns], 1)
-            for k in (*range(2, 4), *range(b, min(b + 6, len(truth))))]  # fmt: skip
+            for k in (*range(min(a, 4)), *range(b, min(b + 6, len(truth))))]  # fmt: skip
     Image.fromarray(np.concatenate(rows)).save(sheet)
     return {name: _figures(pictures, truth, given, a, b) for name, pictures in made.items()}
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from helpers.supir.running import opened, predict
 from PIL import Image
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from lightning_drift import SupirUpscaler, UpscaleImages
 from lightning_drift.supir.network.weights import open_checkpoints
 from training.pocket.world.render import render, sample_scene
+from training.pocket_supir import weak_spots
 from training.pocket_supir.evaluate import main as evaluate_main
 from training.pocket_supir.stages import first_stage, trained_network
 from training.pocket_supir.text import pocket_text_encoders
@@ -72,6 +74,12 @@ def test_the_commands_run(trained, models, tmp_path, capsys):
     assert torch.is_grad_enabled()
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"figures.json", "sheet.png"}
     assert "bicubic" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_weak_spots_are_measured_by_the_command(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(weak_spots, "PLAIN", ((64, 64, 64), (200, 40, 40)))
+    paths = f"--supir {models / 'supir.safetensors'} --sdxl {models / 'sdxl'}"
     evaluate_main(f"{paths} --out {tmp_path / 'spots'} --count 1 --steps 2 --weak-spots --threads 1".split())
     figures = json.loads((tmp_path / "spots" / "weak_spots.json").read_text())
     assert figures["bicubic"]["plain_worst"] < 1 < figures["first stage"]["plain_worst"]
