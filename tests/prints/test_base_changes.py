@@ -32,6 +32,7 @@ def parameters(path):
     return opened(path).text["parameters"]
 
 
+@pytest.mark.slow
 def test_a_print_tells_of_them_and_is_made_again_when_they_change(models, photos, lora, tmp_path):
     captions = photos / "metadata.jsonl"
     captions.write_text('{"file_name": "a.png", "text": "a cup"}\n')

@@ -43,6 +43,7 @@ def pocket(**options):
     )
 
 
+@pytest.mark.slow
 def test_it_says_the_pixels_passes_and_windows_that_are_made(tmp_path, capsys):
     photo(tmp_path / "a.png", size=(30, 20))
     options = [
